@@ -1,0 +1,64 @@
+# Needs Python >= 3.11 and make. Everything is installed into .venv at the versions of constraints.txt.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
+PINNED = $(PIP) install --constraint constraints.txt
+
+.PHONY: help demo test test-slow check format mnist classifier install clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed-train ## see it work: a short tour of the toolkit on the CPU
+	@$(BIN)/unistep demo
+
+test: $(VENV)/.installed-dev ## run the fast tests (PYTEST_ARGS="..." is passed on)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev ## run the slow tests
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "formatting differs: run 'make format'" >&2; exit 1; }
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/codespell
+
+format: $(VENV)/.installed-dev ## format the code and sort the imports
+	@$(BIN)/ruff check --quiet --fix --select I .
+	@$(BIN)/ruff format .
+
+mnist: $(VENV)/.installed-train ## make the MNIST data set
+	@$(BIN)/python scripts/make_mnist.py
+
+classifier: $(VENV)/.installed-train ## train the MNIST classifier that the metrics use
+	@$(BIN)/python scripts/train_mnist_classifier.py
+
+install: $(VENV)/.installed-dev ## install everything into .venv, and do no more
+
+clean: ## remove .venv, caches and build outputs (runs/ stays)
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# torch is installed first and alone: whichever build of the pinned version is nearest (or was put into
+# .venv by hand) is taken, and no later resolution replaces it.
+$(VENV)/.installed-base: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("unistep needs Python >= 3.11; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV) (minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PINNED) torch
+	@$(PINNED) hatchling editables
+	@touch $@
+
+$(VENV)/.installed-train: $(VENV)/.installed-base pyproject.toml
+	@$(PINNED) --no-build-isolation --editable '.[train]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
+	@$(PINNED) --no-build-isolation --editable '.[train,dev]'
+	@touch $@ $(VENV)/.installed-train

@@ -1,0 +1,274 @@
+"""The one place that turns a config into objects, and runs the stages of a training.
+
+A run directory:
+
+    config.yaml                      the resolved config
+    teacher/  student/               a stage each: checkpoints/, samples/, metrics.jsonl, tensorboard/, model/
+
+Every stage ends in its `model/` folder. A killed run goes on from its newest checkpoint; a finished stage is not
+trained again.
+"""
+
+import dataclasses
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
+from unistep.core.parameterization import Preconditioned
+from unistep.data import ImageDataset, open_dataset
+from unistep.errors import UserError
+from unistep.formats.card import model_card
+from unistep.formats.model_folder import LoadedModel, ModelInfo, load_model, precondition, save_model
+from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
+from unistep.objectives.consistency import ConsistencyObjective, copy_target
+from unistep.objectives.denoising import DenoisingObjective
+from unistep.objectives.protocol import Objective
+from unistep.pipelines.generate import DiffusionPlan, Plan, consistency_plan, generate, spaced_timesteps
+from unistep.pipelines.grid import save_grid
+from unistep.training.checkpoint import checkpoint_steps
+from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision
+
+EMBEDDED = Path(__file__).parent / "assets" / "mnist"
+STAGES = ("student", "teacher")
+
+
+def build_accelerator(precision: Precision) -> Accelerator:
+    """Devices and processes as the launcher gave them; gradients are split by the trainer."""
+    cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    device = torch.device("cpu" if cpu else "cuda" if torch.cuda.is_available() else "mps")
+    return Accelerator(mixed_precision=pick_precision(precision, device), cpu=cpu)
+
+
+def network_config(config: RunConfig, dataset: ImageDataset) -> PatchedUNetConfig:
+    """The network's config with size, channels and classes of the data.
+
+    Raises:
+        UserError: the images are not square, or their size does not fit the network.
+    """
+    height, width = dataset.image_size
+    if height != width:
+        raise UserError(f"{config.data.source}: images are {width}x{height}; set data.resolution to make them square")
+    classes = dataset.num_classes if config.use_labels else 0
+    try:
+        return replace(
+            config.network,
+            sample_size=height,
+            in_channels=dataset.channels,
+            out_channels=dataset.channels,
+            num_class_embeds=classes or None,
+        )
+    except ValueError as error:
+        raise UserError(f"network: {error}; set data.resolution or another network") from None
+
+
+def build_network(config: UNetConfig, seed: int) -> UNet | PatchedUNet:
+    """The backbone with random weights drawn from `seed`; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(config, PatchedUNetConfig) and config.patch_size > 1:
+            return PatchedUNet(config)
+        return UNet(UNetConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(UNetConfig)}))
+
+
+def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:
+    """How a model is sampled where the user does not say.
+
+    A consistency model takes 1 step, or the model's own schedule where it has one of `steps` steps, or levels spaced
+    evenly over its grid. A diffusion model takes 18 Heun steps, or `steps`.
+    """
+    if info.kind == "diffusion":
+        return DiffusionPlan("heun", steps or 18, info.sigma_min, info.sigma_max, info.rho)
+    steps = steps or 1
+    own = info.timesteps
+    chosen = list(own) if own and len(own) == steps else spaced_timesteps(steps, info.num_train_timesteps)
+    return consistency_plan(chosen, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+
+
+def resolve_model(name: str | None) -> Path:
+    """The model folder of a folder, a run or a stage; None is the embedded model.
+
+    Raises:
+        UserError: there is none; what to do is said.
+    """
+    if name is None:
+        return EMBEDDED
+    path = Path(name)
+    candidates = [path, path / "model", *(path / stage / "model" for stage in STAGES)]
+    for candidate in candidates:
+        if (candidate / "model_index.json").exists():
+            return candidate
+    if (path / "config.yaml").exists():
+        raise UserError(f"{name} is a run without a finished model; go on with: unistep train --resume {name}")
+    if not path.exists():
+        raise UserError(f"model {name} does not exist; give a model folder or a run directory")
+    raise UserError(f"{name} is neither a model folder (no model_index.json) nor a run directory (no config.yaml)")
+
+
+def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> Path:
+    """Runs the stages of `config` in `folder` and returns the last one's model folder.
+
+    Raises:
+        UserError: the config does not fit the data, or the folder holds another run.
+        Interrupted: a signal came; what is done is saved.
+    """
+    accelerator = build_accelerator(config.precision)
+    dataset = open_dataset(config.data)
+    architecture = network_config(config, dataset)
+    if accelerator.is_main_process:
+        claim_folder(folder, config)
+    accelerator.wait_for_everyone()
+
+    model = folder
+    teacher: LoadedModel | None = None
+    if config.teacher_model is not None:
+        teacher = load_model(resolve_model(config.teacher_model))
+        if teacher.info.kind != "diffusion":
+            raise UserError(f"teacher_model {config.teacher_model} is a consistency model; a teacher is a diffusion model")
+    stage = _Stage(config, folder, accelerator, dataset, say)
+    if config.teacher is not None:
+        network = build_network(architecture, config.seed)
+        info = ModelInfo(kind="diffusion", sigma_data=config.sigma_data)
+        objective = DenoisingObjective(config.teacher.objective, config.sigma_data)
+        model = stage.run("teacher", config.teacher, precondition(network, info), objective, info)
+        teacher = load_model(model)
+    if config.student is not None:
+        student, info = build_student(config, config.student, architecture, teacher)
+        student.to(accelerator.device)
+        denoiser = None if teacher is None else teacher.denoiser.to(accelerator.device)
+        objective = ConsistencyObjective(
+            config.student.objective,
+            config.student.steps,
+            config.sigma_data,
+            teacher=denoiser,
+            target=copy_target(student) if config.student.objective.target == "ema" else None,
+        )
+        model = stage.run("student", config.student, student, objective, info)
+    return model
+
+
+def build_student(
+    config: RunConfig, stage: StudentConfig, architecture: PatchedUNetConfig, teacher: LoadedModel | None
+) -> tuple[Preconditioned, ModelInfo]:
+    """The student, from the teacher's weights where the config says so."""
+    c = stage.objective
+    info = ModelInfo(
+        "consistency", c.sigma_min, c.sigma_max, c.rho, config.sigma_data, stage.num_train_timesteps, stage.timesteps
+    )
+    network = build_network(architecture, config.seed)
+    if stage.from_teacher and teacher is not None:
+        try:
+            network.load_state_dict(teacher.denoiser.network.state_dict())
+        except RuntimeError:
+            raise UserError(
+                f"the student's network differs from the teacher's ({teacher.path}); give it the same `network`, "
+                "or set student.from_teacher to false"
+            ) from None
+    return precondition(network, info), info
+
+
+class _Stage:
+    """Trains one stage and saves its model folder."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        dataset: ImageDataset,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.folder, self.accelerator, self.dataset, self.say = config, folder, accelerator, dataset, say
+
+    def run(
+        self,
+        name: str,
+        stage: TeacherConfig | StudentConfig,
+        student: Preconditioned,
+        objective: Objective,
+        info: ModelInfo,
+    ) -> Path:
+        """Returns the stage's model folder; a finished stage is only looked up."""
+        folder = self.folder / name
+        model = folder / "model"
+        main = self.accelerator.is_main_process
+        done = checkpoint_steps(folder / "checkpoints")
+        if (model / "model_index.json").exists() and done and done[-1] >= stage.steps:
+            if main:
+                self.say(f"{name}: finished before, {model}")
+            return model
+        if main and done:
+            self.say(f"{name}: resuming after step {done[-1]} of {stage.steps}")
+        trainer_fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(TrainerConfig)}
+        trainer = Trainer(
+            folder,
+            student,
+            objective,
+            self.dataset,
+            TrainerConfig(**trainer_fields),
+            seed=self.config.seed + (name == "student"),
+            accelerator=self.accelerator,
+            use_labels=bool(student.network.config.num_class_embeds),  # pyright: ignore
+            flip=self.config.data.flip,
+            preview=lambda model, path: self.preview(model, info, path),
+            title=name,
+        )
+        averaged = trainer.run()
+        if main:
+            network = averaged.network
+            assert isinstance(network, UNet | PatchedUNet)
+            compute = {
+                "steps": stage.steps,
+                "images": stage.steps * stage.batch_size,
+                "seconds": round(trainer.seconds),
+                "parameters": sum(p.numel() for p in network.parameters()),
+            }
+            card = model_card(self.folder.name, info, self.config.data.source, compute, dump(self.config))
+            save_model(model, network, info, card=card)
+            self.say(f"{name}: {stage.steps} steps in {trainer.seconds / 60:.1f} minutes, {model}")
+        self.accelerator.wait_for_everyone()
+        return model
+
+    def preview(self, model: nn.Module, info: ModelInfo, path: Path) -> None:
+        """A sample grid: eight images a class, or 64; for a consistency model one step above two steps."""
+        assert isinstance(model, Preconditioned)
+        config: UNetConfig = model.network.config  # pyright: ignore
+        classes = config.num_class_embeds or 0
+        columns = min(classes, 10) or 8
+        indices = list(range(columns * (4 if classes else 8)))
+        labels = torch.arange(len(indices)) % columns if classes else None
+        shape = (config.in_channels, config.sample_size or 64, config.sample_size or 64)
+        plans = [default_plan(info, n) for n in ((1, 2) if info.kind == "consistency" else (18,))]
+        with self.accelerator.autocast():
+            batches = [
+                torch.cat(list(generate(model, p, shape, indices, labels=labels, device=self.accelerator.device)))
+                for p in plans
+            ]
+        save_grid(torch.cat(batches), path, columns)
+
+
+def claim_folder(folder: Path, config: RunConfig) -> None:
+    """Writes `config.yaml`, or checks that the one there is the same run.
+
+    Raises:
+        UserError: the folder holds a run of another config, or something else.
+    """
+    path = folder / "config.yaml"
+    text = dump(config)
+    if path.exists():
+        if path.read_text() != text:
+            raise UserError(f"{folder} holds a run with another config; choose another --output, or delete it")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not a run directory; choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

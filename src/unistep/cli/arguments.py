@@ -1,0 +1,73 @@
+"""jsonargparse with errors of one line: what is wrong, and the nearest thing that is right."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from unistep.errors import UserError
+
+
+def new_parser(command: str, description: str) -> ArgumentParser:
+    """The parser of one command."""
+    return ArgumentParser(prog=f"unistep {command}", description=description, exit_on_error=False)
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], keys: Iterable[str] | None = None) -> Namespace:
+    """Parses, or raises a UserError of one line.
+
+    Args:
+        parser: of the command.
+        arguments: after the command's name.
+        keys: valid flags without their dashes; None takes them from the parser.
+    """
+    known = set(keys or ()) | {s.lstrip("-") for action in parser._actions for s in action.option_strings}
+    check_flags(arguments, known)
+    try:
+        return parser.parse_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(one_line(str(error))) from None
+
+
+def instantiate(parser: ArgumentParser, parsed: Namespace) -> Any:
+    """Builds the dataclasses; what their checks refuse becomes a UserError."""
+    try:
+        return parser.instantiate_classes(parsed)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(one_line(str(error))) from None
+
+
+def check_flags(arguments: Sequence[str], known: set[str]) -> None:
+    """Refuses flags that do not exist, and names the nearest."""
+    for argument in arguments:
+        if not argument.startswith("--") or argument == "--":
+            continue
+        name = argument[2:].split("=", 1)[0]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean --{near[0]}?" if near else "; see --help"
+            raise UserError(f"unknown option --{name}{hint}")
+
+
+def one_line(message: str) -> str:
+    """The gist of a jsonargparse error: which key, what was expected, the nearest valid value."""
+    keys = re.findall(r'(?:Parser key|Problem with given value for key|key) "([\w.]+)"', message)
+    expected = re.search(r"Expected an? (.+?)\. Got value: (.*)", message)
+    if expected and keys:
+        kind, value = expected.groups()
+        name = ".".join(dict.fromkeys(keys))
+        if literal := re.search(r"Literal\[(.*)\]", kind):
+            choices = [c.strip().strip("'\"") for c in literal[1].split(",")]
+            near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"--{name} {value}: must be one of {', '.join(choices)}{hint}"
+        kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
+        return f"--{name} {value}: expected {kind}"
+    own = re.search(r"Problem with given class_path.*?:\n\s+(.+)", message)
+    line = own[1] if own else next((s.strip() for s in message.splitlines() if s.strip()), message)
+    return re.sub(r"\s+", " ", line)

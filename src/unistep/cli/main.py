@@ -1,0 +1,75 @@
+"""The entry point: finds the command, runs it, and turns user errors into one line and exit code 2.
+
+Nothing heavy is imported here: `unistep --help` answers at once.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from importlib.metadata import version
+
+COMMANDS = {
+    "train": "train a model by a recipe or a YAML file; resume a run",
+    "sample": "make images with a model, a run, or the embedded MNIST model",
+    "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",
+    "recipes": "list the recipes that ship, or print one",
+    "data": "inspect a dataset: counts, sizes, classes, mean and standard deviation",
+}
+
+_HELP = """usage: unistep COMMAND [options]
+
+Consistency models: images in one network evaluation.
+
+commands:
+{commands}
+
+`unistep COMMAND --help` tells a command's options.  `unistep --version` tells the version.
+
+examples:
+  unistep demo                                    digits from the embedded model
+  unistep sample --steps 2 --num-images 100       the same, your way
+  unistep train mnist-quick                       train one from scratch in minutes
+  unistep train mnist-quick --data.source photos/ --data.resolution 32
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 2 a mistake in the arguments or inputs, 128 + n stopped by signal n."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())), end="")
+        sys.exit(0)
+    if arguments[0] == "--version":
+        print(f"unistep {version('unistep')}")
+        sys.exit(0)
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        _fail(f"unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''} (unistep --help lists them)")
+    from unistep.errors import UserError
+
+    try:
+        importlib.import_module(f"unistep.cli.{name}").run(rest)
+    except UserError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name in ("accelerate", "tensorboard"):
+            _fail(f"{name} needs {error.name}: pip install 'unistep[train]'")
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    print(f"unistep: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

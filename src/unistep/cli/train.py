@@ -1,0 +1,66 @@
+"""`unistep train`: a recipe or YAML file plus flags, or a run to resume."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile
+
+from unistep.cli.arguments import check_flags, instantiate, new_parser, parse
+from unistep.config import RunConfig, config_keys, find_recipe, read_yaml
+from unistep.errors import UserError
+
+_DESCRIPTION = """Train a model: `unistep train RECIPE|FILE.yaml [--key value ...]`.
+
+RECIPE is a name from `unistep recipes`, or a YAML file with the keys below. Every key is also a flag and overrides
+the recipe. A run killed at any moment goes on exactly where it was: `unistep train --resume RUN`."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parses, trains, and says where the model is."""
+    parser = new_parser("train", _DESCRIPTION)
+    parser.add_argument("--output", type=str | None, default=None, help="run directory (default: runs/RECIPE)")
+    parser.add_argument("--resume", type=str | None, default=None, help="run directory to go on with")
+    parser.add_argument("--config", action=ActionConfigFile, help="set by the recipe")
+    parser.add_class_arguments(RunConfig, None)
+    parser.usage = "unistep train RECIPE|FILE.yaml [--output RUN] [--key value ...]\n       unistep train --resume RUN"
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        sys.exit(0 if arguments else 2)
+
+    check_flags(arguments, {"output", "resume", "help", *config_keys()})
+    if arguments[0].startswith("-"):
+        recipe, flags = _resumed(arguments), []
+        folder = recipe.parent
+    else:
+        recipe, flags = find_recipe(arguments[0]), arguments[1:]
+        folder = Path("runs") / recipe.stem
+    values = read_yaml(recipe)
+    del values
+    parsed = parse(parser, ["--config", str(recipe), *flags], config_keys())
+    folder = Path(parsed.pop("output") or folder)
+    if parsed.pop("resume"):
+        raise UserError("--resume RUN stands alone: the run's own config.yaml is used")
+    parsed.pop("config")
+    config = instantiate(parser, parsed)
+    _train(RunConfig(**vars(config)), folder)
+
+
+def _resumed(arguments: list[str]) -> Path:
+    if arguments[0] == "--resume" and len(arguments) == 2:
+        path = Path(arguments[1]) / "config.yaml"
+        if not path.is_file():
+            raise UserError(f"{arguments[1]} is not a run directory: {path} is missing")
+        return path
+    raise UserError("give a recipe first: unistep train RECIPE [--key value]; or a run: unistep train --resume RUN")
+
+
+def _train(config: RunConfig, folder: Path) -> None:
+    from unistep.build import train
+    from unistep.training.interrupt import Interrupted
+
+    try:
+        model = train(config, folder)
+    except Interrupted as stopped:
+        print(f"{stopped}; the checkpoint is written. Go on with: unistep train --resume {folder}", file=sys.stderr)
+        sys.exit(128 + stopped.signal.value)
+    print(f"done: {model}\nlook at samples with: unistep sample {folder} --output samples.png")

@@ -1,0 +1,179 @@
+"""The config of a training run: it composes the frozen dataclass that each component declares beside itself.
+
+The same names are the constructor's signature, the flags of `unistep train` and the keys of a recipe's YAML.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unistep.data.config import DataConfig
+from unistep.errors import UserError
+from unistep.networks.patched import PatchedUNetConfig
+from unistep.objectives.consistency import ConsistencyConfig
+from unistep.objectives.denoising import DenoisingConfig
+from unistep.training.trainer import Precision, TrainerConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class TeacherConfig(TrainerConfig):
+    """The diffusion model, trained first.
+
+    Args:
+        objective: EDM denoising.
+    """
+
+    objective: DenoisingConfig = field(default_factory=DenoisingConfig)
+
+
+@dataclass(frozen=True)
+class StudentConfig(TrainerConfig):
+    """The consistency model.
+
+    Args:
+        objective: the five slots of the consistency objective.
+        from_teacher: start from the teacher's averaged weights; else from random ones.
+        timesteps: indices of the two-step schedule that the saved model uses by default.
+        num_train_timesteps: N of the grid they refer to.
+    """
+
+    objective: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    from_teacher: bool = True
+    timesteps: tuple[int, ...] | None = None
+    num_train_timesteps: int = 40
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run: data, a network, and one or two stages that train it.
+
+    Args:
+        description: one line about the recipe.
+        seed: of everything random.
+        precision: "auto" takes bf16 where the machine multiplies it fast, else fp32.
+        sigma_data: standard deviation that the scalings assume of the data.
+        use_labels: train a class-conditional model, where the data has classes.
+        data: where images come from.
+        network: the backbone; image size, channels and classes are taken from the data.
+        teacher: the diffusion stage; null where there is none, or where `teacher_model` is given.
+        teacher_model: a model folder or run to use as the teacher, instead of training one.
+        student: the consistency stage; null trains the teacher only.
+    """
+
+    description: str = ""
+    seed: int = 0
+    precision: Precision = "auto"
+    sigma_data: float = 0.5
+    use_labels: bool = True
+    data: DataConfig = field(default_factory=DataConfig)
+    network: PatchedUNetConfig = field(default_factory=PatchedUNetConfig)
+    teacher: TeacherConfig | None = None
+    teacher_model: str | None = None
+    student: StudentConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher is None and self.student is None:
+            raise ValueError("nothing to train: give a teacher or a student stage")
+        has_teacher = self.teacher is not None or self.teacher_model is not None
+        if self.teacher is not None and self.teacher_model is not None:
+            raise ValueError("teacher and teacher_model exclude each other; set one of them to null")
+        if self.student is not None and not has_teacher:
+            if self.student.objective.step != "same-noise":
+                raise ValueError(f"student.objective.step {self.student.objective.step} needs a teacher")
+            if self.student.from_teacher:
+                raise ValueError("student.from_teacher needs a teacher; set it to false to start from random weights")
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship, sorted."""
+    return sorted(p.stem for p in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The YAML file of a recipe's name, or of a path.
+
+    Raises:
+        UserError: there is none; the nearest name is named.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"recipe file {name} does not exist")
+        return Path(name)
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}; `unistep recipes` lists them")
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe file as nested dictionaries, its keys checked against `RunConfig`.
+
+    Raises:
+        UserError: not YAML, not a mapping, or an unknown key; the nearest valid key is named.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not readable YAML ({reason})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold `key: value` lines")
+    check_keys(values, str(path))
+    return values
+
+
+def check_keys(values: dict[str, Any], where: str) -> None:
+    """Refuses keys that `RunConfig` does not have."""
+    valid = set(config_keys())
+    for key in _flatten(values):
+        if key not in valid:
+            raise UserError(f"{where}: unknown key {key}{did_you_mean(key, valid)}")
+
+
+def config_keys(config_type: type = RunConfig, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a config, the inner ones included."""
+    hints = typing.get_type_hints(config_type)
+    for f in dataclasses.fields(config_type):
+        yield prefix + f.name
+        if (inner := _dataclass_in(hints[f.name])) is not None:
+            yield from config_keys(inner, f"{prefix}{f.name}.")
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved config as YAML; `unistep train` reads it back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)

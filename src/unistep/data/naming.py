@@ -1,0 +1,35 @@
+"""How files are named in messages, and the nearest name for one that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def shown(name: object) -> str:
+    """`name` on one line of printable text: control characters and undecodable bytes are escaped."""
+    text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `name`, or None if none is much like it."""
+    by_folded = {candidate.lower(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
+    return by_folded[matches[0]] if matches else None
+
+
+def nearest_path(path: Path) -> Path | None:
+    """The existing path most like `path`: its own folder, or the first folder above it that exists, is searched."""
+    missing = path
+    while not os.path.isdir(missing.parent):
+        if missing.parent == missing:
+            return None
+        missing = missing.parent
+    try:
+        match = nearest(missing.name, os.listdir(missing.parent))
+    except OSError:
+        return None
+    return None if match is None else missing.parent / match

@@ -1,0 +1,206 @@
+"""Images and labels from an `.npz`, read a block at a time and never unpickled."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from unistep.data.naming import shown
+from unistep.data.parallel import cpu_count
+from unistep.data.prepare import composite_on_white, fit, to_pixels
+from unistep.data.reader import Labels, Pixels, Shape, Skipped
+from unistep.errors import UserError
+
+_BLOCK_BYTES = 8 << 20
+
+
+class NpzReader:
+    """uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W] (C = 1, 3 or 4) with integer labels [N] or [N, 1].
+
+    Where both layouts fit, as in [N, 3, 32, 3], the last axis is taken for the channels.
+
+    Args:
+        file: the file's path, or its content.
+        location: the source as the user wrote it.
+        image_keys, label_keys: names of the arrays; the first that is there counts.
+        class_names: names of the classes, where they are known.
+
+    Raises:
+        UserError: if the file is damaged, or its images are not there, not uint8 or not of these shapes.
+    """
+
+    def __init__(
+        self,
+        file: Path | bytes,
+        location: str,
+        image_keys: Sequence[str] = ("arr_0", "images"),
+        label_keys: Sequence[str] = ("arr_1", "labels"),
+        class_names: list[str] | None = None,
+    ) -> None:
+        self.location = location
+        self._file = file
+        self._label_keys = label_keys
+        self._class_names = class_names
+        with self._archive() as archive:
+            key = self._find(archive, image_keys)
+            if key is None:
+                found = ", ".join(shown(name.removesuffix(".npy")) for name in archive.namelist()[:8]) or "nothing"
+                raise UserError(f"{shown(location)}: no array is called {' or '.join(image_keys)}; it holds {found}")
+            self._key = key
+            member = archive.getinfo(f"{key}.npy")
+            self._checksum = f"{key} {member.CRC:08x} {member.file_size}"
+            with archive.open(member) as stream:
+                shape, self._fortran, dtype = self._header(stream, key)
+                self._offset = stream.tell()
+        if dtype != np.uint8:
+            raise UserError(
+                f"{shown(location)}: {key} is {dtype}, not uint8; save the pixels as whole numbers 0 to 255 in uint8"
+            )
+        self._array_shape = shape
+        self._channels_last = self._layout(shape)
+        if 0 in shape:
+            raise UserError(f"{shown(location)}: {key} has the shape {shape} and so holds no images")
+        if member.file_size != self._offset + int(np.prod(shape, dtype=object)):
+            raise UserError(f"{shown(location)}: {key} does not hold as many pixels as its shape {shape} says")
+
+    def __len__(self) -> int:
+        return self._array_shape[0]
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name for the kind of pixels: L, RGB or RGBA."""
+        return {1: "L", 3: "RGB", 4: "RGBA"}[self._native_shape[0]]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the images in the file."""
+        _, height, width = self._native_shape
+        return width, height
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the file."""
+        return len(self._file) if isinstance(self._file, bytes) else self._file.stat().st_size
+
+    def labels(self) -> Labels | None:
+        with self._archive() as archive:
+            key = self._find(archive, self._label_keys)
+            if key is None:
+                return None
+            with archive.open(f"{key}.npy") as stream:
+                self._header(stream, key)
+            with archive.open(f"{key}.npy") as stream:
+                values = np.lib.format.read_array(stream, allow_pickle=False)
+        if not np.issubdtype(values.dtype, np.integer):
+            raise UserError(f"{shown(self.location)}: {key} is {values.dtype}; labels must be integers from 0")
+        if values.shape not in ((len(self),), (len(self), 1)):
+            raise UserError(
+                f"{shown(self.location)}: {key} has the shape {values.shape}, but there are {len(self)} images; give"
+                " one integer label an image, or leave labels unread with --data.use_labels false"
+            )
+        values = values.reshape(-1).astype(np.int64)
+        if values.min() < 0:
+            raise UserError(f"{shown(self.location)}: {key} holds the label {values.min()}; labels count from 0")
+        return Labels(values, self._class_names)
+
+    def fingerprint(self) -> str:
+        return f"npz {self._checksum}"
+
+    def shape(self, resolution: int | None, channels: int | None, skip_bad: bool) -> Shape:
+        native, height, width = self._native_shape
+        return channels or min(native, 3), resolution or height, resolution or width
+
+    def blocks(self, shape: Shape, resolution: int | None, skipped: list[Skipped] | None) -> Iterator[Pixels]:
+        def convert(row: Pixels) -> Pixels:
+            image = Image.fromarray(row.transpose(1, 2, 0) if row.shape[0] > 1 else row[0])
+            if image.mode == "RGBA":
+                image = composite_on_white(image)
+            return to_pixels(fit(image, resolution), shape[0])
+
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            for rows in self._rows():
+                yield rows if rows.shape[1:] == shape else np.stack(list(pool.map(convert, rows)))
+
+    def _rows(self) -> Iterator[Pixels]:
+        """The stored images as [k, C, H, W] blocks."""
+        with self._archive() as archive, archive.open(f"{self._key}.npy") as stream:
+            if self._fortran:
+                # The first axis varies fastest, so no image is whole before the end of the file.
+                yield self._channels_first(np.lib.format.read_array(stream, allow_pickle=False))
+                return
+            stream.read(self._offset)
+            row_bytes = int(np.prod(self._array_shape[1:]))
+            left = len(self)
+            while left:
+                count = min(left, max(1, _BLOCK_BYTES // row_bytes))
+                content = stream.read(count * row_bytes)
+                if len(content) != count * row_bytes:
+                    raise UserError(f"{shown(self.location)}: {self._key} ends early; the file is incomplete")
+                rows = np.frombuffer(content, np.uint8).reshape(count, *self._array_shape[1:])
+                yield self._channels_first(rows)
+                left -= count
+
+    def _channels_first(self, rows: Pixels) -> Pixels:
+        if rows.ndim == 3:
+            return rows[:, None]
+        return rows.transpose(0, 3, 1, 2) if self._channels_last else rows
+
+    @property
+    def _native_shape(self) -> Shape:
+        _, *shape = self._array_shape
+        if len(shape) == 2:
+            return 1, shape[0], shape[1]
+        return (shape[2], shape[0], shape[1]) if self._channels_last else (shape[0], shape[1], shape[2])
+
+    def _layout(self, shape: tuple[int, ...]) -> bool:
+        """Whether the channels come last."""
+        if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4)):
+            return True
+        if len(shape) == 4 and shape[1] in (1, 3, 4):
+            return False
+        raise UserError(
+            f"{shown(self.location)}: {self._key} has the shape {shape}; images must be [N, H, W, C], [N, C, H, W] or"
+            " [N, H, W] with 1, 3 or 4 channels"
+        )
+
+    @contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        file = io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except UserError:
+            raise
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{shown(self.location)}: it is damaged or no .npz file ({shown(error)})") from error
+        # zipfile, the decompressors and numpy's header parser each have exceptions of their own for damaged bytes.
+        except Exception as error:
+            raise UserError(f"{shown(self.location)}: it cannot be read ({shown(error)})") from error
+
+    @staticmethod
+    def _find(archive: zipfile.ZipFile, keys: Sequence[str]) -> str | None:
+        names = set(archive.namelist())
+        return next((key for key in keys if f"{key}.npy" in names), None)
+
+    def _header(self, stream: IO[bytes], key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise UserError(f"{shown(self.location)}: {key} is in an unknown version of the .npy format, {version}")
+        if dtype.hasobject:
+            raise UserError(
+                f"{shown(self.location)}: {key} holds pickled Python objects, which are never loaded; save it as a"
+                " plain array of numbers"
+            )
+        return shape, fortran, dtype

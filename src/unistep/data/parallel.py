@@ -1,0 +1,53 @@
+"""Work on many files at once, in threads: Pillow and the file system run outside the interpreter lock."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+PROGRESS_ABOVE = 2000
+"""Number of items from which a progress bar is shown on a terminal."""
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def ordered_map(function: Callable[[int], T], count: int, description: str) -> Iterator[T]:
+    """`function(0)`, `function(1)`, ... `function(count - 1)`, computed in threads, yielded in order.
+
+    Only a few results are computed ahead of the one that is taken, so memory stays bounded. The first exception
+    reaches the caller and ends the work.
+    """
+    workers = min(cpu_count(), max(count, 1))
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = count <= PROGRESS_ABOVE or not console.is_terminal
+    with (
+        Progress(*columns, console=console, transient=True, disable=hidden) as progress,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        task = progress.add_task(description, total=count)
+        pending: deque[Future[T]] = deque()
+        try:
+            for index in range(count):
+                pending.append(pool.submit(function, index))
+                if len(pending) > 8 * workers:
+                    yield pending.popleft().result()
+                    progress.advance(task)
+            while pending:
+                yield pending.popleft().result()
+                progress.advance(task)
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,166 @@
+"""From an image file's bytes to the pixels of a dataset, with Pillow.
+
+Every image becomes 8-bit grey or RGB: upright (EXIF orientation), transparent pixels composited on white, 16-bit grey
+scaled to 8 bits, CMYK and palettes converted. Embedded colour profiles are not applied, as in the published tools.
+Cropping and resizing are those of EDM's dataset_tool (`--transform=center-crop`): the central square, then one Lanczos
+resize, whose support grows with the reduction (antialiasing).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unistep.data.naming import shown
+from unistep.data.reader import BadImage, Pixels
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
+"""The formats Pillow may decode here. The list is closed as others run programs (EPS) or are no images (PDF)."""
+
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .avif .jp2 .j2k".split()
+)
+"""Suffixes, in lower case, of the files that are taken for images."""
+
+_WIDE_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_UPRIGHT = 1
+_QUARTER_TURNS = (5, 6, 7, 8)
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself before its pixels are decoded; width and height are those when upright."""
+
+    width: int
+    height: int
+    mode: str
+    grey: bool
+
+
+def read_header(content: bytes) -> Header:
+    """The header of an encoded image, from the file or the first part of it.
+
+    Raises:
+        BadImage: if it is not an image of a known format, or too short a part.
+    """
+    try:
+        with _open(content) as image:
+            width, height = image.size
+            if _orientation(image) in _QUARTER_TURNS:
+                width, height = height, width
+            return Header(width, height, image.mode, _is_grey(image))
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode an image file to upright 8-bit pixels in mode `L` or `RGB`.
+
+    Raises:
+        BadImage: whatever is wrong with the file.
+    """
+    # Pillow's decoders raise nearly every built-in exception on damaged files (SyntaxError and struct.error among
+    # them), so anything raised in here means that this file is bad.
+    try:
+        with _open(content) as image:
+            grey = _is_grey(image)
+            image.load()
+            return _flatten(_upright(image), grey)
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def fit(image: Image.Image, resolution: int | None) -> Image.Image:
+    """The central square of an image, resized to `resolution`; None leaves the image as it is."""
+    if resolution is None:
+        return image
+    width, height = image.size
+    side = min(width, height)
+    if (width, height) != (side, side):
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return image if side == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def to_pixels(image: Image.Image, channels: int) -> Pixels:
+    """The pixels [C, H, W] of an image in mode `L` or `RGB`, as 1 channel (ITU-R 601 luma) or 3."""
+    if channels == 1:
+        return np.asarray(image.convert("L"))[None]
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def composite_on_white(image: Image.Image) -> Image.Image:
+    """An image of any 8-bit mode that has transparency, laid on white; mode `RGB`."""
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+
+
+def _open(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=_available_formats())
+
+
+@cache
+def _available_formats() -> tuple[str, ...]:
+    # AVIF and JPEG 2000 depend on how Pillow was built, and Image.open refuses a name that it does not know.
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 ... 8, if the header has one; PNG may carry it after the pixels, where it is not seen."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return _UPRIGHT
+    return image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels, which are already decoded
+        return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P" and image.palette is not None:
+        layout, entries = image.palette.getdata()
+        stride = {"RGB": 3, "BGR": 3, "BGRX": 4, "RGBX": 4}.get(layout)
+        if stride is None:
+            return False
+        colours = np.frombuffer(bytes(entries), np.uint8)
+        colours = colours[: len(colours) // stride * stride].reshape(-1, stride)[:, :3]
+        return bool((colours == colours[:, :1]).all())
+    return image.mode in ("1", "L", "LA", "La", *_WIDE_GREY)
+
+
+def _flatten(image: Image.Image, grey: bool) -> Image.Image:
+    """8 bits, no transparency; mode `L` for grey images and `RGB` for others."""
+    if image.mode in _WIDE_GREY:
+        return _reduce_to_8_bits(image)
+    if image.mode == "F":
+        raise BadImage("its pixels are floating-point numbers of no known range")
+    if image.has_transparency_data:
+        image = composite_on_white(image)
+    return image.convert("L" if grey else "RGB")
+
+
+def _reduce_to_8_bits(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion to L clips at 255 instead of scaling.
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage("its pixels are integers of more than 16 bits")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, BadImage):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it decodes to more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, Pillow's limit for safety"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is not an image in a format that can be read here"
+    return shown(error) or type(error).__name__

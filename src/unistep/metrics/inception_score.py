@@ -1,0 +1,45 @@
+"""Inception score: are samples clearly of one class each, and is every class drawn?
+
+Salimans et al. 2016, "Improved techniques for training GANs", section 4: exp(E_x KL(p(y|x) || p(y))), with p(y) the
+mean of p(y|x) over the samples. It is 1 for a classifier that learns nothing from the images and at most the number of
+classes. The published figures are means over parts of the samples.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unistep.errors import UserError
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """Mean and standard deviation (divisor: the number of parts) of the score over the parts."""
+
+    mean: float
+    std: float
+
+
+def inception_score(probabilities: Float[Tensor, "N K"], split_size: int = 5000) -> InceptionScore:
+    """The score of class probabilities (rows sum to 1), in consecutive parts of `split_size` rows.
+
+    A last part that is smaller counts as much as the others, as in the ADM evaluator. Raises UserError where nothing
+    was given or the rows are not probabilities.
+    """
+    if len(probabilities) == 0 or split_size < 1:
+        raise UserError(
+            f"the inception score needs samples and a positive split size, got {len(probabilities)} and {split_size}"
+        )
+    p = probabilities.to("cpu", torch.float64)
+    if not ((p >= 0).all() and torch.allclose(p.sum(dim=1), torch.ones(len(p), dtype=p.dtype), atol=1e-3)):
+        raise UserError("the inception score needs rows of probabilities that sum to 1; apply a softmax to the logits")
+    scores = []
+    for part in p.split(split_size):
+        marginal = part.mean(dim=0)
+        # xlogy is 0 at p = 0, the limit; a class of marginal 0 has p = 0 throughout.
+        divergence = (torch.xlogy(part, part) - torch.xlogy(part, marginal)).sum(dim=1)
+        scores.append(divergence.mean().exp())
+    values = torch.stack(scores)
+    return InceptionScore(values.mean().item(), values.std(correction=0).item())

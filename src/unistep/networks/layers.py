@@ -1,0 +1,159 @@
+"""The parts U-Nets are made of: dropout with an explicit generator, time embedding, residual block, attention.
+
+Parameter names are those of diffusers' blocks, so that weights need no renaming.
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose mask comes from the generator given to the call.
+
+    Student and target networks called with equally seeded generators see the same mask, on every device.
+    Identity in `eval()` mode, for `p = 0` and where no generator is given.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Shaped[Tensor, "..."], generator: torch.Generator | None) -> Shaped[Tensor, "..."]:
+        if not self.training or self.p == 0 or generator is None:
+            return x
+        keep = torch.rand(x.shape, device=x.device, generator=generator) >= self.p
+        return x * keep / (1 - self.p)
+
+
+def sinusoidal_embedding(c_noise: Float[Tensor, " B"], dim: int) -> Float[Tensor, "B dim"]:
+    """`[cos(c w_i), sin(c w_i)]`, `w_i = 10000^(-i / (dim/2))`; fp32. Source: ADM (Dhariwal & Nichol 2021)."""
+    half = dim // 2
+    w = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=c_noise.device))
+    angles = c_noise.float()[:, None] * w
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers with SiLU between."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, out_channels)
+        self.linear_2 = nn.Linear(out_channels, out_channels)
+
+    def forward(self, x: Shaped[Tensor, "B C"]) -> Shaped[Tensor, "B E"]:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class ResBlock(nn.Module):
+    """Residual block of ADM: GroupNorm, SiLU, [resample], conv, + embedding, GroupNorm, SiLU, dropout, conv.
+
+    `scale_shift` modulates the second norm (`h (1 + scale) + shift`); else the embedding is added before it.
+    `resample` is "up" (nearest, x2), "down" (mean of 2x2) or None, applied to both branches.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        groups: int,
+        eps: float,
+        dropout: float,
+        scale_shift: bool,
+        resample: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(emb_channels, 2 * out_channels if scale_shift else out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.dropout = Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.scale_shift = scale_shift
+        self.resample = resample
+
+    def forward(
+        self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
+    ) -> Shaped[Tensor, "B C2 H2 W2"]:
+        # `emb` arrives activated: SiLU of it is the same for every block, so the network does it once.
+        h = F.silu(self.norm1(x))
+        if self.resample == "up":
+            h, x = (F.interpolate(v, scale_factor=2.0, mode="nearest") for v in (h, x))
+        elif self.resample == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        h = self.conv1(h)
+        e = self.time_emb_proj(emb).to(h.dtype)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = e.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + e)
+        h = self.conv2(self.dropout(F.silu(h), generator))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels with heads of `head_dim`, residual; scaled dot product by SDPA."""
+
+    def __init__(self, channels: int, head_dim: int, *, groups: int, eps: float) -> None:
+        super().__init__()
+        self.heads = channels // head_dim
+        self.group_norm = nn.GroupNorm(groups, channels, eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([zero_init(nn.Linear(channels, channels))])
+
+    def forward(self, x: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
+        b, c, height, width = x.shape
+        h = self.group_norm(x).flatten(2).transpose(1, 2)
+        q, k, v = (
+            layer(h).view(b, -1, self.heads, c // self.heads).transpose(1, 2)
+            for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, -1, c)
+        return x + self.to_out[0](h).transpose(1, 2).reshape(b, c, height, width)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(
+        self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
+    ) -> Shaped[Tensor, "B C H2 W2"]:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Nearest x2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(
+        self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
+    ) -> Shaped[Tensor, "B C H2 W2"]:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def zero_init(module: M) -> M:
+    """Zero a module's parameters: residual branches start as the identity."""
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    return module

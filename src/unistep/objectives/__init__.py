@@ -1,0 +1,1 @@
+"""What a training step minimises: denoising (the teacher) and the consistency objective (its students)."""

@@ -1,0 +1,251 @@
+"""The consistency objective: one loss with five slots, of which every discrete-time method is a row.
+
+    L = E w(t, r) d( f(x_t, t), f_target(x_r, r) ),   t > r
+
+    pairs    which (t, r): neighbours on the Karras grid of N(k) levels, drawn uniformly or from a discretised
+             log-normal, or a log-normal t with r = mapping(t, stage)
+    step     from x_t to x_r: the teacher's ODE step (Heun or Euler), or the same noise at the lower level
+    target   an EMA of the student with rate mu(k), or the student itself without gradient
+    distance d
+    weight   w
+
+Rows: CD and CT (Song et al. 2023, arXiv 2303.01469, algorithms 2 and 3), iCT (Song & Dhariwal 2023, 2310.14189),
+ECT (Geng et al. 2024, 2406.14548). `methods.py` holds them.
+
+Where r is 0 or below sigma_min the target is the clean image itself: f(x, sigma_min) = x.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unistep.core import curriculum, distance, noise
+from unistep.core.denoiser import Denoiser
+from unistep.core.parameterization import expand
+from unistep.core.random import ImageRandom
+from unistep.core.weighting import WEIGHTINGS, reciprocal_gap
+from unistep.objectives.protocol import Student, dropout_generator
+from unistep.samplers.ode_step import euler_step, heun_step
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """The five slots and their numbers.
+
+    Args:
+        pairs: "uniform" or "lognormal" index on the Karras grid of N(k) levels; "mapping" for r(t) of ECT.
+        step: "same-noise", or the teacher's "heun" or "euler".
+        target: "ema" or "stop-gradient".
+        distance: "l1", "l2", "l2-32" or "pseudo-huber".
+        weighting: "uniform", "snr", "snr+1", "karras", "truncated-snr" (of t), or "1/(t-r)".
+        scales: how N grows: "fixed", "progressive" (CT) or "doubling" (iCT).
+        start_scales, end_scales: N at the first and the last step (s0, s1 of the papers; fixed uses start_scales).
+        ema_decay: mu of the target, or mu0 where `ema_adaptive`.
+        ema_adaptive: mu(k) follows N(k), as CT's.
+        P_mean, P_std: of ln t, for "lognormal" and "mapping".
+        q, k, b, adj: the mapping r(t) of ECT.
+        stages: how many times the mapping tightens, at equal intervals of the run.
+        huber_c: constant of the pseudo-Huber distance; None is 0.00054 sqrt(C H W); 0 is the Euclidean norm.
+        sigma_min, sigma_max, rho: the noise range and the grid.
+    """
+
+    pairs: Literal["uniform", "lognormal", "mapping"] = "uniform"
+    step: Literal["same-noise", "heun", "euler"] = "same-noise"
+    target: Literal["ema", "stop-gradient"] = "stop-gradient"
+    distance: Literal["l1", "l2", "l2-32", "pseudo-huber"] = "l2"
+    weighting: Literal["uniform", "snr", "snr+1", "karras", "truncated-snr", "1/(t-r)"] = "uniform"
+    scales: Literal["fixed", "progressive", "doubling"] = "fixed"
+    start_scales: int = 40
+    end_scales: int = 40
+    ema_decay: float = 0.95
+    ema_adaptive: bool = False
+    P_mean: float = -1.1
+    P_std: float = 2.0
+    q: float = 2.0
+    k: float = 8.0
+    b: float = 1.0
+    adj: Literal["sigmoid", "const"] = "sigmoid"
+    stages: int = 8
+    huber_c: float | None = None
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if self.start_scales < 2 or self.end_scales < self.start_scales:
+            raise ValueError(
+                f"scales must grow from at least 2: start_scales {self.start_scales}, end_scales {self.end_scales}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay {self.ema_decay} is outside [0, 1)")
+        if not 0 <= self.sigma_min < self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
+        if self.q <= 1 or self.stages < 1:
+            raise ValueError(f"q {self.q} must exceed 1 and stages {self.stages} be at least 1")
+
+    def num_scales(self, step: int, total_steps: int) -> int:
+        """N(k): levels of the grid at `step`."""
+        match self.scales:
+            case "fixed":
+                return self.start_scales
+            case "progressive":
+                return curriculum.num_scales_progressive(step, total_steps, self.start_scales, self.end_scales)
+            case "doubling":
+                return curriculum.num_scales_doubling(step, total_steps, self.start_scales, self.end_scales)
+
+    def target_decay(self, step: int, total_steps: int) -> float:
+        """mu(k): how much of the target stays at `step`."""
+        if not self.ema_adaptive:
+            return self.ema_decay
+        return curriculum.ema_decay_adaptive(
+            step, total_steps, self.start_scales, self.end_scales, self.ema_decay
+        )
+
+    def stage(self, step: int, total_steps: int) -> int:
+        """The stage of the mapping r(t) at `step`, from 0."""
+        return min(step * self.stages // total_steps, self.stages - 1)
+
+
+class ConsistencyObjective:
+    """The loss of `ConsistencyConfig` over a run of `total_steps`.
+
+    Args:
+        config: the row.
+        total_steps: length of the curriculum.
+        sigma_data: standard deviation of the data, for the weightings.
+        teacher: the diffusion denoiser; needed where the step is the teacher's.
+        target: a copy of the student's initial weights, needed where the target is an EMA; see `copy_target`.
+
+    Raises:
+        ValueError: teacher or target missing.
+    """
+
+    def __init__(
+        self,
+        config: ConsistencyConfig,
+        total_steps: int,
+        sigma_data: float = 0.5,
+        *,
+        teacher: Denoiser | None = None,
+        target: nn.Module | None = None,
+    ) -> None:
+        if config.step != "same-noise" and teacher is None:
+            raise ValueError(f"step {config.step!r} needs a teacher")
+        if config.target == "ema" and target is None:
+            raise ValueError("an EMA target needs its network")
+        self.config = config
+        self.total_steps = total_steps
+        self.sigma_data = sigma_data
+        self.teacher = teacher
+        self.target = target if config.target == "ema" else None
+
+    def loss(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        step: int,
+        random: ImageRandom,
+        dropout_seed: int,
+    ) -> Float[Tensor, " B"]:
+        """The loss of each image at `step`, with pairs and noise drawn from `random`."""
+        t, r = self.draw_pairs(step, random)
+        return self.loss_at(student, x, class_labels, t, r, random.randn(*x.shape[1:]), dropout_seed)
+
+    def draw_pairs(self, step: int, random: ImageRandom) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Noise levels t > r, one pair an image; r is 0 where the mapping says so."""
+        c = self.config
+        if c.pairs == "mapping":
+            t = noise.LogNormal(c.P_mean, c.P_std).sample(random.randn()).clamp(c.sigma_min, c.sigma_max)
+            return t, curriculum.ect_r(t, c.stage(step, self.total_steps), c.q, c.k, c.b, c.adj)
+        num = c.num_scales(step, self.total_steps)
+        if c.pairs == "uniform":
+            index = random.randint(num - 1)
+        else:
+            p = noise.discretized_lognormal(
+                num, c.P_mean, c.P_std, c.sigma_min, c.sigma_max, c.rho, device=random.device
+            )
+            index = noise.sample_index(p, random.rand())
+        return noise.pair_sigmas(index, num, c.sigma_min, c.sigma_max, c.rho)
+
+    def loss_at(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        t: Float[Tensor, " B"],
+        r: Float[Tensor, " B"],
+        unit_noise: Float[Tensor, "B C H W"],
+        dropout_seed: int = 0,
+    ) -> Float[Tensor, " B"]:
+        """The loss at given pairs and unit noise."""
+        x_t = x + expand(t, x.ndim) * unit_noise
+        prediction = student(x_t, t, class_labels, generator=dropout_generator(dropout_seed, x))
+        with torch.no_grad():
+            x_r = self._step(x, x_t, t, r, unit_noise, class_labels)
+            target: Student = student if self.target is None else self.target
+            y = target(x_r, r, class_labels, generator=dropout_generator(dropout_seed, x))
+            # At the end of the trajectory the consistency function is the identity; at r = 0 x_r is x.
+            y = torch.where(expand(r <= self.config.sigma_min, x.ndim), x_r, y)
+        return self._weight(t, r) * self._distance(prediction, y)
+
+    def _step(self, x: Tensor, x_t: Tensor, t: Tensor, r: Tensor, unit_noise: Tensor, labels: Tensor | None) -> Tensor:
+        if self.config.step == "same-noise":
+            return x + expand(r, x.ndim) * unit_noise
+        assert self.teacher is not None
+        solver = heun_step if self.config.step == "heun" else euler_step
+        return solver(self.teacher, x_t, t, r, labels)
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        c = self.config.huber_c
+        distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "l1": distance.l1,
+            "l2": distance.l2,
+            "l2-32": distance.l2_32,
+            "pseudo-huber": lambda a, b: distance.pseudo_huber(
+                a, b, distance.pseudo_huber_c(a[0].numel()) if c is None else c
+            ),
+        }
+        return distances[self.config.distance](a, b)
+
+    def _weight(self, t: Tensor, r: Tensor) -> Tensor:
+        if self.config.weighting == "1/(t-r)":
+            return reciprocal_gap(t, r)
+        return WEIGHTINGS[self.config.weighting](t, self.sigma_data)
+
+    @torch.no_grad()
+    def after_step(self, student: nn.Module, step: int) -> None:
+        """Moves the EMA target towards the student with rate mu(step)."""
+        if self.target is None:
+            return
+        weight = 1 - self.config.target_decay(step, self.total_steps)
+        torch._foreach_lerp_(list(self.target.parameters()), list(student.parameters()), weight)
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """N(k) and mu(k), or the mapping's stage."""
+        if self.config.pairs == "mapping":
+            return {"stage": float(self.config.stage(step, self.total_steps))}
+        values = {"num_scales": float(self.config.num_scales(step, self.total_steps))}
+        if self.target is not None:
+            values["target_decay"] = self.config.target_decay(step, self.total_steps)
+        return values
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The target network's parameters."""
+        return {} if self.target is None else dict(self.target.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores the target network."""
+        if self.target is not None:
+            self.target.load_state_dict(state)
+
+
+def copy_target(student: nn.Module) -> nn.Module:
+    """A frozen copy of the student in training mode: it sees the student's dropout masks."""
+    target = copy.deepcopy(student).requires_grad_(False)
+    return target.train(student.training)

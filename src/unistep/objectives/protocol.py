@@ -1,0 +1,62 @@
+"""The one interface the trainer sees instead of a method."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unistep.core.random import ImageRandom
+
+
+class Student(Protocol):
+    """A `Denoiser` in training: a generator draws its dropout masks."""
+
+    def __call__(
+        self,
+        x_t: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, " B"],
+        class_labels: Int[Tensor, " B"] | None = None,
+        /,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """Returns clean images."""
+        ...
+
+
+class Objective(Protocol):
+    """A loss a step, and the networks it keeps beside the student."""
+
+    def loss(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        step: int,
+        random: ImageRandom,
+        dropout_seed: int,
+    ) -> Float[Tensor, " B"]:
+        """The loss of each image. All randomness comes from `random` (one generator an image) and `dropout_seed`."""
+        ...
+
+    def after_step(self, student: nn.Module, step: int) -> None:
+        """Called with the unwrapped student when step number `step` has changed its weights."""
+        ...
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """What the curriculum says at `step`, for the log."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run needs: the target network's, where there is one."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores `state_dict`."""
+        ...
+
+
+def dropout_generator(seed: int, x: Tensor) -> torch.Generator:
+    """A fresh generator on the device of `x`: two networks given one each of the same seed drop the same units."""
+    return torch.Generator(x.device).manual_seed(seed)

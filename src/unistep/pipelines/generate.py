@@ -1,0 +1,135 @@
+"""Images from a model, each from its own seed: image i is the same in any batch and on any number of processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from unistep.core.denoiser import Denoiser
+from unistep.core.pixels import to_uint8
+from unistep.core.random import ImageRandom, image_seed
+from unistep.errors import UserError
+from unistep.samplers import ode
+from unistep.samplers.consistency import sample_multistep, sigmas_from_indices
+
+Solver = Literal["heun", "euler", "dpm2", "ancestral"]
+_LABEL_STREAM = 0x1ABE1
+
+
+@dataclass(frozen=True)
+class ConsistencyPlan:
+    """Noise levels of a consistency sampler, from sigma_max down; nfe = len(sigmas)."""
+
+    sigmas: tuple[float, ...]
+    sigma_min: float = 0.002
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations an image."""
+        return len(self.sigmas)
+
+    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
+        """Images in [-1, 1] from unit noise."""
+        return sample_multistep(
+            denoiser, noise, self.sigmas, labels, random=random, sigma_min=self.sigma_min, sigma_max=self.sigmas[0]
+        )
+
+
+@dataclass(frozen=True)
+class DiffusionPlan:
+    """An ODE solver for a diffusion model."""
+
+    solver: Solver = "heun"
+    steps: int = 18
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations an image."""
+        return {"heun": 2 * self.steps - 1, "dpm2": 2 * self.steps}.get(self.solver, self.steps)
+
+    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
+        """Images in [-1, 1] from unit noise."""
+        grid = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+        if self.solver == "ancestral":
+            return ode.ancestral(denoiser, noise, self.steps, labels, noise=random, **grid)
+        solver = {"heun": ode.heun, "euler": ode.euler, "dpm2": ode.dpm2}[self.solver]
+        return solver(denoiser, noise, self.steps, labels, **grid)
+
+
+Plan = ConsistencyPlan | DiffusionPlan
+
+
+def spaced_timesteps(steps: int, num_timesteps: int) -> list[int]:
+    """`steps` indices from 0, evenly spaced over a grid of `num_timesteps` levels.
+
+    Raises:
+        UserError: more steps than levels above sigma_min.
+    """
+    if not 1 <= steps < num_timesteps:
+        raise UserError(f"steps {steps} must lie between 1 and {num_timesteps - 1}, the levels above sigma_min")
+    return [i * (num_timesteps - 1) // steps for i in range(steps)]
+
+
+def consistency_plan(
+    timesteps: Sequence[int], num_timesteps: int, sigma_min: float, sigma_max: float, rho: float
+) -> ConsistencyPlan:
+    """The plan of grid indices; index 0 is sigma_max."""
+    sigmas = sigmas_from_indices(timesteps, num_timesteps, sigma_min or 0.002, sigma_max, rho)
+    return ConsistencyPlan(tuple(sigmas), sigma_min)
+
+
+def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Tensor, " B"]:
+    """A class for each image of a run, drawn from the run's seed and the image's index."""
+    return torch.tensor([image_seed(seed ^ _LABEL_STREAM, i) % num_classes for i in indices], dtype=torch.int64)
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    indices: Sequence[int],
+    *,
+    seed: int = 0,
+    labels: Int64[Tensor, " N"] | None = None,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[int], None] | None = None,
+) -> Iterator[UInt8[Tensor, "B C H W"]]:
+    """Yields the images `indices` of the run `seed`, a batch at a time, as uint8 on the CPU.
+
+    Args:
+        denoiser: the model.
+        plan: how it is sampled.
+        shape: channels, height, width.
+        indices: numbers of the images in the run; image i is always made from `image_seed(seed, i)`.
+        seed: of the run.
+        labels: the class of each index; None for unconditional models.
+        batch_size: images at once.
+        device: of the model. Noise is drawn on the CPU, so that every device makes the same image.
+        on_batch: told how many images are done.
+    """
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        random = _CPURandom([image_seed(seed, i) for i in part], device)
+        batch_labels = None if labels is None else labels[start : start + len(part)].to(device)
+        yield to_uint8(plan.sample(denoiser, random.randn(*shape), batch_labels, random)).cpu()
+        if on_batch:
+            on_batch(start + len(part))
+
+
+class _CPURandom(ImageRandom):
+    """Draws on the CPU, hands over on the model's device."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
+        super().__init__(seeds, "cpu")
+        self.target = device
+
+    def randn(self, *shape: int) -> Float[Tensor, "B ..."]:
+        return super().randn(*shape).to(self.target)

@@ -1,0 +1,43 @@
+"""Many images in one PNG."""
+
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+
+def grid(images: UInt8[Tensor, "N C H W"], columns: int, *, gap: int = 2) -> UInt8[Tensor, "C GH GW"]:
+    """Images row by row on a white ground, `gap` pixels apart."""
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    sheet = torch.full((c, rows * (h + gap) + gap, columns * (w + gap) + gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
+        sheet[:, top : top + h, left : left + w] = image
+    return sheet
+
+
+def to_pil(image: UInt8[Tensor, "C H W"]) -> Image.Image:
+    """A grey (C = 1) or colour (C = 3) image."""
+    array = image.cpu().numpy()
+    return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
+
+
+def save_grid(images: UInt8[Tensor, "N C H W"], path: Path, columns: int, *, min_width: int = 640) -> Path:
+    """Writes the grid as PNG, enlarged by a whole factor to about `min_width`; the file appears whole."""
+    image = to_pil(grid(images, columns))
+    factor = max(1, round(min_width / image.width))
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    return save_png(image, path)
+
+
+def save_png(image: Image.Image, path: Path) -> Path:
+    """Writes a PNG under a temporary name and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    image.save(temporary, format="PNG")
+    os.replace(temporary, path)
+    return path

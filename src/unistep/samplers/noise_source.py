@@ -1,0 +1,24 @@
+"""Where a stochastic sampler takes its fresh noise from."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from unistep.core.random import ImageRandom
+
+NoiseSource = ImageRandom | Callable[[Tensor], Tensor]
+"""One generator per image, or a function that returns unit Gaussian noise shaped like the images it is given."""
+
+
+def draw(source: NoiseSource, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Unit Gaussian noise of the shape, dtype and device of `x`.
+
+    Raises:
+        ValueError: an `ImageRandom` of another number of images than `x` has.
+    """
+    if not isinstance(source, ImageRandom):
+        return source(x).to(x)
+    if len(source) != len(x):
+        raise ValueError(f"{len(source)} generators cannot draw noise for {len(x)} images")
+    return source.randn(*x.shape[1:]).to(x)

@@ -1,0 +1,1 @@
+"""The training loop: method-blind, resumable at any step, on any number of processes."""

@@ -1,0 +1,66 @@
+"""Checkpoints: one file a step, whole or absent.
+
+A file is written under a temporary name, flushed to disk and renamed, so that a killed run leaves either the
+former checkpoints or the new one. Files hold tensors and plain numbers and are read without executing anything.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unistep.errors import UserError
+
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in `folder`, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(m[1]) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps stands."""
+    return folder / f"step-{step:08d}.pt"
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Writes the checkpoint of `step` and removes all but the newest `keep` (at least one)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = checkpoint_path(folder, step)
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write checkpoint {path}: {error.strerror or error}; free the disk and resume") from None
+    for old in checkpoint_steps(folder)[: -max(keep, 1)]:
+        checkpoint_path(folder, old).unlink()
+    return path
+
+
+def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The newest checkpoint of `folder`, or None where there is none.
+
+    Raises:
+        UserError: the file is damaged (a full disk, a copy that broke off).
+    """
+    steps = checkpoint_steps(folder)
+    if not steps:
+        return None
+    path = checkpoint_path(folder, steps[-1])
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"checkpoint {path} cannot be read ({reason}); delete it to resume from the one before"
+        ) from None

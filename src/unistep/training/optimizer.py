@@ -1,0 +1,57 @@
+"""The optimizer and its learning rate, a pure function of the step."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights move.
+
+    Args:
+        name: "radam" (the paper's) or "adamw".
+        lr: peak learning rate.
+        betas: decay of the gradient's first and second moment.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled.
+        warmup_steps: steps of linear rise to `lr`.
+        decay: "constant", or "cosine" down to `lr * final_lr` at the last step.
+        final_lr: fraction of `lr` left at the end of a cosine.
+        clip_grad_norm: gradients of larger norm are scaled down to it; None leaves them.
+    """
+
+    name: Literal["radam", "adamw"] = "radam"
+    lr: float = 4e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+    final_lr: float = 0.0
+    clip_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr {self.lr} must be positive")
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """The learning rate of step number `step` (from 0) of `total_steps`."""
+        warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        if self.decay == "constant":
+            return self.lr * warmup
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / max(total_steps, 1), 1.0)))
+        return self.lr * warmup * (self.final_lr + (1 - self.final_lr) * cosine)
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of `config`; the trainer sets its learning rate before every step."""
+    kind = {"radam": torch.optim.RAdam, "adamw": torch.optim.AdamW}[config.name]
+    extra = {"decoupled_weight_decay": True} if config.name == "radam" else {}
+    return kind(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, **extra
+    )

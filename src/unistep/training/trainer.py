@@ -1,0 +1,260 @@
+"""The training loop. It knows a student, an objective and a dataset; of methods and networks it knows nothing.
+
+All randomness is a pure function of (seed, step, position in the global batch): nothing random is carried from step
+to step. So a resumed run equals the uninterrupted one, and image j of a step sees the same noise on any number of
+processes and with any accumulation.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from unistep.core.random import ImageRandom, image_seed
+from unistep.data.dataset import ImageDataset
+from unistep.data.order import batch_flips, batch_indices
+from unistep.data.pixels import to_float
+from unistep.errors import UserError
+from unistep.objectives.protocol import Objective
+from unistep.training.checkpoint import load_checkpoint, save_checkpoint
+from unistep.training.ema import EMA
+from unistep.training.interrupt import Interrupted, StopRequest
+from unistep.training.log import RunLog
+from unistep.training.optimizer import OptimizerConfig, build_optimizer
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and how a stage trains.
+
+    Args:
+        steps: optimizer steps.
+        batch_size: images a step, over all processes together.
+        accumulation: forward and backward passes a process splits its share of the batch into.
+        optimizer: see `OptimizerConfig`.
+        ema_decays: one average of the weights is kept for each; the first is the model that is saved and shown.
+        log_every, sample_every, checkpoint_every: steps between log lines, sample grids and checkpoints.
+        keep_checkpoints: how many of the newest checkpoints stay.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 128
+    accumulation: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decays: tuple[float, ...] = (0.999,)
+    log_every: int = 50
+    sample_every: int = 1000
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):
+            raise ValueError(f"ema_decays {self.ema_decays} must hold at least one number in [0, 1)")
+
+
+def pick_precision(precision: Precision, device: torch.device) -> str:
+    """Accelerate's name of the precision; "auto" takes bf16 where the machine multiplies it fast, else fp32."""
+    if precision != "auto":
+        return "no" if precision == "fp32" else precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore
+        return "bf16" if fast else "no"
+    return "no"
+
+
+class Trainer:
+    """Trains `student` on `dataset` for `config.steps` steps, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        folder: of the stage: checkpoints/, samples/, metrics.jsonl, tensorboard/.
+        student: a `Preconditioned` network; its weights are the start.
+        objective: what is minimised.
+        dataset: images and labels.
+        config: lengths and rates.
+        seed: of everything random.
+        accelerator: devices, processes and precision.
+        use_labels: give the network class labels.
+        flip: mirror half of the images.
+        preview: called with the averaged model, writes a sample grid to the path it is given.
+        title: for the progress display.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        student: nn.Module,
+        objective: Objective,
+        dataset: ImageDataset,
+        config: TrainerConfig,
+        *,
+        seed: int,
+        accelerator: Accelerator,
+        use_labels: bool = False,
+        flip: bool = False,
+        preview: Callable[[nn.Module, Path], None] | None = None,
+        title: str = "train",
+    ) -> None:
+        parts = accelerator.num_processes * config.accumulation
+        if config.batch_size % parts:
+            raise UserError(
+                f"batch_size {config.batch_size} cannot be split into {accelerator.num_processes} processes "
+                f"x {config.accumulation} accumulation steps; make it a multiple of {parts}"
+            )
+        self.folder = folder
+        self.config = config
+        self.dataset = dataset
+        self.objective = objective
+        self.seed = seed
+        self.accelerator = accelerator
+        self.use_labels = use_labels
+        self.flip = flip
+        self.preview = preview
+        self.title = title
+        self.student = student.to(accelerator.device).train()
+        self.ema = EMA(self.student, config.ema_decays)
+        self.optimizer = build_optimizer(config.optimizer, self.student.parameters())
+        self.model = accelerator.prepare_model(self.student)
+        self.step = 0
+        self.seconds = 0.0
+
+    def run(self) -> nn.Module:
+        """Trains to the end and returns the student with the averaged weights, in eval mode.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint is written.
+            UserError: the loss is not finite, or a checkpoint cannot be read or written.
+        """
+        self._restore()
+        c = self.config
+        main = self.accelerator.is_main_process
+        loss_sum, since = torch.zeros((), device=self.accelerator.device), 0
+        started = last = time.monotonic()
+        before = self.seconds
+        with StopRequest() as stop, RunLog(self.folder, self.title, c.steps, self.step, main) as log:
+            while self.step < c.steps:
+                loss, norm, lr = self._train_step(self.step)
+                loss_sum, since = loss_sum + loss, since + 1
+                self.step += 1
+                self.seconds = before + time.monotonic() - started
+                log.advance(self.step)
+                if self.step % c.log_every == 0 or self.step == c.steps:
+                    mean = self.accelerator.reduce(loss_sum / since, "mean").item()  # pyright: ignore
+                    self._check_finite(mean)
+                    now = time.monotonic()
+                    rate = since * c.batch_size / max(now - last, 1e-9)
+                    values = {"loss": mean, "lr": lr, "images_per_second": rate, "seconds": self.seconds}
+                    values |= {"images": float(self.step * c.batch_size), "grad_norm": float(norm)}
+                    log.write(self.step, values | self.objective.scalars(self.step - 1))
+                    loss_sum, since, last = torch.zeros_like(loss_sum), 0, now
+                stopped = self._agree(stop.signal is not None)
+                if stopped or self.step % c.checkpoint_every == 0 or self.step == c.steps:
+                    self._check_finite(float(loss))
+                    self._save()
+                if self.preview and main and (self.step % c.sample_every == 0 or self.step == c.steps):
+                    self.preview(self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png")
+                if stopped and self.step < c.steps:
+                    import signal
+
+                    raise Interrupted(stop.signal or signal.SIGTERM, self.step)
+        return self.averaged()
+
+    def _train_step(self, step: int) -> tuple[Tensor, Tensor, float]:
+        c, accelerator = self.config, self.accelerator
+        lr = c.optimizer.lr_at(step, c.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images = batch_indices(step, c.batch_size, len(self.dataset), self.seed)
+        flips = batch_flips(step, c.batch_size, self.seed) if self.flip else None
+        seeds = [image_seed(image_seed(self.seed, step), j) for j in range(c.batch_size)]
+        size = c.batch_size // (accelerator.num_processes * c.accumulation)
+        total = torch.zeros((), device=accelerator.device)
+        for part in range(c.accumulation):
+            start = (accelerator.process_index * c.accumulation + part) * size
+            mine = slice(start, start + size)
+            x, labels = self.dataset.batch(images[mine], None if flips is None else flips[mine])
+            x = to_float(x.to(accelerator.device))
+            labels = labels.to(accelerator.device) if self.use_labels and labels is not None else None
+            random = ImageRandom(seeds[mine], accelerator.device)
+            last = part == c.accumulation - 1
+            with accelerator.autocast():
+                if last:
+                    loss = self.objective.loss(self.model, x, labels, step, random, seeds[start])
+                else:
+                    with accelerator.no_sync(self.model):
+                        loss = self.objective.loss(self.model, x, labels, step, random, seeds[start])
+            loss = loss.float().mean() / c.accumulation
+            if last:
+                accelerator.backward(loss)
+            else:
+                with accelerator.no_sync(self.model):
+                    accelerator.backward(loss)
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), c.optimizer.clip_grad_norm or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.objective.after_step(self.student, step)
+        self.ema.update(self.student, step)
+        return total, norm, lr
+
+    def averaged(self) -> nn.Module:
+        """A copy of the student with the first average's weights, in eval mode."""
+        import copy
+
+        model = copy.deepcopy(self.student).eval().requires_grad_(False)
+        model.load_state_dict(self.ema.averages[self.config.ema_decays[0]])
+        return model
+
+    def _check_finite(self, loss: float) -> None:
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise UserError(
+                f"{self.title}: the loss became {loss} by step {self.step}; lower optimizer.lr or set "
+                f"optimizer.clip_grad_norm, and start again from the last checkpoint in {self.folder / 'checkpoints'}"
+            )
+
+    def _agree(self, stop: bool) -> bool:
+        """True on every process if it is on one: all must leave the loop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        flag = torch.tensor([float(stop)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() > 0)  # pyright: ignore
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "student": self.student.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "objective": self.objective.state_dict(),
+            }
+            save_checkpoint(self.folder / "checkpoints", self.step, state, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.folder / "checkpoints", self.accelerator.device)
+        if state is None:
+            return
+        try:
+            self.student.load_state_dict(state["student"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.objective.load_state_dict(state["objective"])
+        except (KeyError, ValueError, RuntimeError):
+            raise UserError(
+                f"{self.folder} was trained with another network or other ema_decays; "
+                f"choose another --output or the settings in its config.yaml"
+            ) from None
+        self.step, self.seconds = state["step"], state["seconds"]

@@ -1,0 +1,69 @@
+"""What all tests share: shape and type checks switched on, the golden values, the toy networks they were made with."""
+
+from jaxtyping import install_import_hook
+
+# Before any module of unistep is imported: every annotated function then checks its tensors' shapes and types.
+# The tower is PEP 484's: an int where a float is asked for is right, as it is for every static checker.
+install_import_hook("unistep", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import json  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+
+class Golden:
+    """The values of the published reference code in tests/golden."""
+
+    folder = Path(__file__).parent / "golden"
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.path(name).read_text())
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        with np.load(self.path(name)) as arrays:
+            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+class Toy(nn.Module):
+    """toy(a, b, c)(x, t) = a x + b sin(0.01 t) flip(x) + c tanh(x), behind the interface of a network."""
+
+    def __init__(self, a: float, b: float, c: float) -> None:
+        super().__init__()
+        self.a, self.b, self.c = a, b, c
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        wave = torch.sin(0.01 * c_noise)[:, None, None, None]
+        return self.a * x + self.b * wave * x.flip(-1) + self.c * torch.tanh(x)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    return Golden()
+
+
+@pytest.fixture
+def toy() -> Callable[[str], nn.Module]:
+    """toy("online"), toy("target") and toy("teacher"): the networks of the golden values."""
+    weights = {"online": (0.3, 0.2, 0.4), "target": (0.25, 0.15, 0.35), "teacher": (0.35, 0.1, 0.3)}
+    return lambda name: Toy(*weights[name])
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
