@@ -1,20 +1,24 @@
 """What all tests share: shape and type checks switched on, the golden values, the toy networks they were made with."""
 
-from jaxtyping import install_import_hook
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-# Before any module of unistep is imported: every annotated function then checks its tensors' shapes and types.
-# The tower is PEP 484's: an int where a float is asked for is right, as it is for every static checker.
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+from torch import Tensor, nn
+
+# Every annotated function of unistep then checks its tensors' shapes and types. This works only on what is imported
+# later, so nothing here may import unistep above. The tower is PEP 484's: an int will do where a float is asked for.
 install_import_hook("unistep", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-import json  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+# The same examples in every run, and no failure because a machine is busy.
+settings.register_profile("unistep", deadline=None, derandomize=True)
+settings.load_profile("unistep")
 
 
 class Golden:

@@ -10,7 +10,6 @@ trained again.
 """
 
 import dataclasses
-
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +36,7 @@ from unistep.training.checkpoint import checkpoint_steps
 from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision
 
 EMBEDDED = Path(__file__).parent / "assets" / "mnist"
+EMBEDDED_TEACHER = Path(__file__).parent / "assets" / "mnist-teacher"
 STAGES = ("student", "teacher")
 
 
@@ -131,7 +131,7 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
     if config.teacher_model is not None:
         teacher = load_model(resolve_model(config.teacher_model))
         if teacher.info.kind != "diffusion":
-            raise UserError(f"teacher_model {config.teacher_model} is a consistency model; a teacher is a diffusion model")
+            raise UserError(f"teacher_model {config.teacher_model} is a consistency model; give a diffusion model")
     stage = _Stage(config, folder, accelerator, dataset, say)
     if config.teacher is not None:
         network = build_network(architecture, config.seed)

@@ -24,11 +24,12 @@ from unistep.objectives.methods import METHODS
 MU = torch.tensor([0.4, -0.3, 0.0, 0.1]).reshape(1, 2, 2)
 S = torch.tensor([0.25, 0.5, 0.8, 0.4]).reshape(1, 2, 2)
 BATCH = 256
+SL = float(__import__("os").environ.get("SL","0.5"))
 
 STEPS = {"cd": 2000}
 DEFAULT_STEPS = 2000
 # CT steps along the expected noise, which is Euler's method: its error at the published 200 scales is 1.5 %.
-LENGTHS = {"ct": {"end_scales": 640}}
+LENGTHS = {"ct": {"start_scales": int(__import__("os").environ.get("S0","20")), "end_scales": int(__import__("os").environ.get("S1","400"))}}
 
 
 class BatchRandom(ImageRandom):
@@ -57,7 +58,7 @@ class Affine(nn.Module):
         )
 
     def forward(self, x, c_noise, class_labels=None, *, generator=None):
-        a, b = self.mlp(c_noise[:, None]).reshape(len(x), 2, *MU.shape).unbind(1)
+        a, b = self.mlp(torch.tanh(SL * 4 * (c_noise[:, None] + 0.25))).reshape(len(x), 2, *MU.shape).unbind(1)
         return a * x + b
 
 

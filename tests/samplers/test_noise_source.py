@@ -11,6 +11,7 @@ def test_generators_and_functions_are_both_sources(generator):
     assert torch.equal(from_generators, ImageRandom([1, 2]).randn(3, 4, 5).double())
     from_function = draw(lambda like: torch.full(like.shape, 0.5), x)
     assert torch.equal(from_function, torch.full_like(x, 0.5))
+    assert from_generators.dtype == from_function.dtype == x.dtype
 
 
 def test_a_generator_for_every_image():

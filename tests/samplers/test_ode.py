@@ -131,6 +131,14 @@ def test_fresh_noise_is_really_used():
         assert torch.equal(a[0], b[0]) and not torch.allclose(a[1], b[1], atol=1e-2)
 
 
+def test_ancestral_draws_once_a_step_but_the_last():
+    source, replay = noise_of(2), noise_of(2)
+    ode.ancestral(gaussian, noise_of(2).randn(3, 8, 8), 5, noise=source)
+    for _ in range(4):
+        replay.randn(3, 8, 8)
+    assert torch.equal(source.randn(1), replay.randn(1))
+
+
 def test_images_do_not_depend_on_their_batch():
     x_T = noise_of(5).randn(3, 8, 8)
 

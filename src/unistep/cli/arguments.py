@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
 from unistep.errors import UserError
@@ -16,6 +17,11 @@ def new_parser(command: str, description: str) -> ArgumentParser:
     return ArgumentParser(prog=f"unistep {command}", description=description, exit_on_error=False)
 
 
+def add_config_file(parser: ArgumentParser, flag: str, help: str) -> None:
+    """A flag that takes a YAML file whose keys are the parser's."""
+    parser.add_argument(flag, action=jsonargparse.ActionConfigFile, help=help)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str], keys: Iterable[str] | None = None) -> Namespace:
     """Parses, or raises a UserError of one line.
 
@@ -24,12 +30,21 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], keys: Iterable[str] 
         arguments: after the command's name.
         keys: valid flags without their dashes; None takes them from the parser.
     """
+    arguments = [underscored(a) for a in arguments]
     known = set(keys or ()) | {s.lstrip("-") for action in parser._actions for s in action.option_strings}
     check_flags(arguments, known)
     try:
         return parser.parse_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from None
+
+
+def underscored(argument: str) -> str:
+    """`--num-images=5` as `--num_images=5`: flags may be written either way."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def instantiate(parser: ArgumentParser, parsed: Namespace) -> Any:

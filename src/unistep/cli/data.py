@@ -24,4 +24,8 @@ def run(arguments: list[str]) -> None:
 
     from unistep.data.inspect import inspect
 
-    Console().print(inspect(parsed.path, skip_bad=parsed.skip_bad).render())
+    report = inspect(parsed.path)
+    Console().print(report.render())
+    if report.bad and not parsed.skip_bad:
+        name, reason = report.bad[0]
+        raise UserError(f"{name}: {reason} ({len(report.bad)} bad in all); mend or remove it, or give --skip-bad")

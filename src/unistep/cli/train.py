@@ -3,9 +3,7 @@
 import sys
 from pathlib import Path
 
-from jsonargparse import ActionConfigFile
-
-from unistep.cli.arguments import check_flags, instantiate, new_parser, parse
+from unistep.cli.arguments import add_config_file, check_flags, instantiate, new_parser, parse
 from unistep.config import RunConfig, config_keys, find_recipe, read_yaml
 from unistep.errors import UserError
 
@@ -20,7 +18,7 @@ def run(arguments: list[str]) -> None:
     parser = new_parser("train", _DESCRIPTION)
     parser.add_argument("--output", type=str | None, default=None, help="run directory (default: runs/RECIPE)")
     parser.add_argument("--resume", type=str | None, default=None, help="run directory to go on with")
-    parser.add_argument("--config", action=ActionConfigFile, help="set by the recipe")
+    add_config_file(parser, "--config", "set by the recipe")
     parser.add_class_arguments(RunConfig, None)
     parser.usage = "unistep train RECIPE|FILE.yaml [--output RUN] [--key value ...]\n       unistep train --resume RUN"
     if not arguments or "-h" in arguments or "--help" in arguments:
@@ -34,8 +32,7 @@ def run(arguments: list[str]) -> None:
     else:
         recipe, flags = find_recipe(arguments[0]), arguments[1:]
         folder = Path("runs") / recipe.stem
-    values = read_yaml(recipe)
-    del values
+    read_yaml(recipe)  # refuses unknown keys by name
     parsed = parse(parser, ["--config", str(recipe), *flags], config_keys())
     folder = Path(parsed.pop("output") or folder)
     if parsed.pop("resume"):

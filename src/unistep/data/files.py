@@ -9,7 +9,7 @@ import threading
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from unistep.data.naming import shown
 from unistep.data.prepare import SUFFIXES
@@ -21,6 +21,7 @@ DATASET_JSON = "dataset.json"
 _LARGEST_FILE = 1 << 30  # an encoded image of a gibibyte is no training image, but may be a bomb
 
 
+@runtime_checkable
 class ImageFiles(Protocol):
     """Image files by position; `names` are relative, with forward slashes, and sorted as EDM sorts them."""
 

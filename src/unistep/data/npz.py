@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,15 @@ from unistep.data.reader import Labels, Pixels, Shape, Skipped
 from unistep.errors import UserError
 
 _BLOCK_BYTES = 8 << 20
+
+# What zipfile, the decompressors and numpy's header parser raise for damaged bytes, and for what they do not support.
+_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error)
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python built without it; zipfile then raises RuntimeError
+    pass
+else:
+    _DAMAGE += (LZMAError,)
 
 
 class NpzReader:
@@ -96,16 +106,16 @@ class NpzReader:
             if key is None:
                 return None
             with archive.open(f"{key}.npy") as stream:
-                self._header(stream, key)
+                shape, _, dtype = self._header(stream, key)
+            if not np.issubdtype(dtype, np.integer):
+                raise UserError(f"{shown(self.location)}: {key} is {dtype}; labels must be integers from 0")
+            if shape not in ((len(self),), (len(self), 1)):
+                raise UserError(
+                    f"{shown(self.location)}: {key} has the shape {shape}, but there are {len(self)} images; give one"
+                    " integer label an image, or leave labels unread with --data.use_labels false"
+                )
             with archive.open(f"{key}.npy") as stream:
                 values = np.lib.format.read_array(stream, allow_pickle=False)
-        if not np.issubdtype(values.dtype, np.integer):
-            raise UserError(f"{shown(self.location)}: {key} is {values.dtype}; labels must be integers from 0")
-        if values.shape not in ((len(self),), (len(self), 1)):
-            raise UserError(
-                f"{shown(self.location)}: {key} has the shape {values.shape}, but there are {len(self)} images; give"
-                " one integer label an image, or leave labels unread with --data.use_labels false"
-            )
         values = values.reshape(-1).astype(np.int64)
         if values.min() < 0:
             raise UserError(f"{shown(self.location)}: {key} holds the label {values.min()}; labels count from 0")
@@ -181,8 +191,7 @@ class NpzReader:
             raise
         except zipfile.BadZipFile as error:
             raise UserError(f"{shown(self.location)}: it is damaged or no .npz file ({shown(error)})") from error
-        # zipfile, the decompressors and numpy's header parser each have exceptions of their own for damaged bytes.
-        except Exception as error:
+        except _DAMAGE as error:
             raise UserError(f"{shown(self.location)}: it cannot be read ({shown(error)})") from error
 
     @staticmethod
@@ -190,7 +199,7 @@ class NpzReader:
         names = set(archive.namelist())
         return next((key for key in keys if f"{key}.npy" in names), None)
 
-    def _header(self, stream: IO[bytes], key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    def _header(self, stream: zipfile.ZipExtFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)

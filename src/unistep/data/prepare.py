@@ -27,7 +27,6 @@ SUFFIXES = frozenset(
 """Suffixes, in lower case, of the files that are taken for images."""
 
 _WIDE_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_UPRIGHT = 1
 _QUARTER_TURNS = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
 
@@ -50,9 +49,7 @@ def read_header(content: bytes) -> Header:
     """
     try:
         with _open(content) as image:
-            width, height = image.size
-            if _orientation(image) in _QUARTER_TURNS:
-                width, height = height, width
+            width, height = _upright_size(image)
             return Header(width, height, image.mode, _is_grey(image))
     except Exception as error:
         raise BadImage(_reason(error)) from error
@@ -111,11 +108,14 @@ def _available_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 ... 8, if the header has one; PNG may carry it after the pixels, where it is not seen."""
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after turning an image as its EXIF orientation says; pixels are decoded only for TIFF."""
+    if image.format == "TIFF":
+        return _upright(image).size  # whether Pillow's TIFF reader turns the size itself depends on its version
     if image.format == "PNG" and "exif" not in image.info:
-        return _UPRIGHT
-    return image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+        return image.size  # asking would decode the pixels, as PNG may carry EXIF after them
+    turned = image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
+    return (image.height, image.width) if turned else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class Skipped:
     text: str
 
 
+@runtime_checkable
 class Reader(Protocol):
     """A source of images, opened but not yet decoded. All its methods raise `UserError` for a fault of the source."""
 

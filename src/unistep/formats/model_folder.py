@@ -112,9 +112,7 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_folder(
-    folder: Path, network: UNet | PatchedUNet, info: ModelInfo, card: str, dtype: torch.dtype
-) -> None:
+def _write_folder(folder: Path, network: UNet | PatchedUNet, info: ModelInfo, card: str, dtype: torch.dtype) -> None:
     patched = isinstance(network, PatchedUNet)
     class_name = "PatchedUNet" if patched else "UNet2DModel"
     index = {
@@ -152,7 +150,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     }
     class_name = raw.get("_class_name")
     if class_name not in kinds:
-        raise UserError(f"{path / 'unet' / 'config.json'}: unknown network {class_name!r}; known are {', '.join(kinds)}")
+        known = ", ".join(kinds)
+        raise UserError(f"{path / 'unet' / 'config.json'}: unknown network {class_name!r}; known are {known}")
     config_type, network_type = kinds[class_name]
     config = _config(config_type, raw, path / "unet" / "config.json")
     weights = path / "unet" / _WEIGHTS
@@ -179,7 +178,7 @@ def _schedule(info: ModelInfo) -> dict[str, Any]:
 
 
 def _info(schedule: dict[str, Any], path: Path) -> ModelInfo:
-    names = {scheduler: kind for kind, scheduler in _SCHEDULERS.items()}
+    names: dict[Any, Kind] = {scheduler: kind for kind, scheduler in _SCHEDULERS.items()}
     scheduler = schedule.get("_class_name")
     if scheduler not in names:
         raise UserError(f"{path / 'scheduler'}: unknown scheduler {scheduler!r}; known are {', '.join(names)}")
@@ -194,7 +193,7 @@ def _info(schedule: dict[str, Any], path: Path) -> ModelInfo:
 
 def _config(config_type: type[UNetConfig], raw: dict[str, Any], path: Path) -> UNetConfig:
     known = {f.name for f in dataclasses.fields(config_type)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
     try:
         return config_type(**values)
     except (TypeError, ValueError) as error:

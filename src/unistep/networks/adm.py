@@ -10,6 +10,7 @@ opens there and the reverse. Blocks are named by their type, one a resolution:
 The time embedding takes `c_noise` = 250 ln(sigma).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +44,18 @@ class UNetConfig:
         layers_per_block: residual blocks a resolution.
         downsample_type, upsample_type: "resnet" (residual block) or "conv", where a block attends.
         dropout: probability inside residual blocks.
-        attention_head_dim: channels of one attention head; None is a single head.
+        attention_head_dim: channels of one attention head, a divisor of every width that attends; None is a
+            single head.
         norm_num_groups: groups of every GroupNorm.
-        attn_norm_num_groups: groups of the middle attention's norm; None is `norm_num_groups` there
-            where the embedding is additive, else min(channels / 4, 32), as diffusers has it.
+        attn_norm_num_groups: groups of the middle attention's norm; None is `norm_num_groups` where the embedding
+            is additive and no norm at all where it is "scale_shift", as diffusers has it.
         norm_eps: epsilon of every GroupNorm.
         resnet_time_scale_shift: "scale_shift" modulates the second norm, "default" adds the embedding.
         add_attention: attention in the middle block.
         num_class_embeds: number of classes; None is unconditional.
+
+    Raises:
+        ValueError: a value out of range, or two that do not fit each other.
     """
 
     sample_size: int | None = 64
@@ -72,6 +77,7 @@ class UNetConfig:
     num_class_embeds: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_ranges()
         depth = len(self.block_out_channels)
         if not depth == len(self.down_block_types) == len(self.up_block_types):
             raise ValueError(
@@ -85,29 +91,122 @@ class UNetConfig:
             for name in names:
                 if name not in known:
                     raise ValueError(f"{field}: unknown block {name!r}; known are {', '.join(known)}")
-        if self.resnet_time_scale_shift not in ("default", "scale_shift"):
+        self._check_widths()
+
+    def _check_ranges(self) -> None:
+        for field in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}: {getattr(self, field)} is not at least 1")
+        for field in ("sample_size", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field}: {value} is neither at least 1 nor null")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout} is outside [0, 1)")
+        for field, known in (
+            ("resnet_time_scale_shift", ("default", "scale_shift")),
+            ("downsample_type", ("conv", "resnet")),
+            ("upsample_type", ("conv", "resnet")),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field}: {getattr(self, field)!r} is neither {known[0]!r} nor {known[1]!r}")
+
+    def _check_widths(self) -> None:
+        widths = self.block_out_channels
+        if not widths:
+            raise ValueError("block_out_channels: at least one resolution is needed")
+        for width in widths:
+            if width < 1 or width % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels: {width} is not a multiple of norm_num_groups {self.norm_num_groups}"
+                )
+        if widths[0] % 2:
+            raise ValueError(f"block_out_channels: the first, {widths[0]}, must be even: half cosines, half sines")
+        if self.add_attention and self.attn_norm_num_groups and widths[-1] % self.attn_norm_num_groups:
             raise ValueError(
-                f"resnet_time_scale_shift: {self.resnet_time_scale_shift!r} is neither 'default' nor 'scale_shift'"
+                f"block_out_channels: the last, {widths[-1]}, is not a multiple of "
+                f"attn_norm_num_groups {self.attn_norm_num_groups}"
             )
-        for c in self.block_out_channels:
-            if c % self.norm_num_groups:
-                raise ValueError(f"block_out_channels: {c} is not divisible by norm_num_groups {self.norm_num_groups}")
+        kinds = zip(widths, self.down_block_types, reversed(self.up_block_types), strict=True)
+        attending = [width for width, *blocks in kinds if any(b.startswith("Attn") for b in blocks)]
+        for width in attending + [widths[-1]] * self.add_attention:
+            if self.attention_head_dim and width % self.attention_head_dim:
+                raise ValueError(
+                    f"attention_head_dim: {self.attention_head_dim} does not divide the width {width} of a resolution "
+                    f"that attends; choose a divisor"
+                )
 
 
 class Stage(nn.Module):
-    """All blocks of one resolution; submodules as diffusers names them."""
+    """All blocks of one resolution, submodules as diffusers names them; no attentions, or one a residual block."""
 
-    def __init__(self, resnets: list[nn.Module], attentions: list[nn.Module], samplers: dict[str, nn.Module]) -> None:
+    def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(resnets)
-        if attentions:
-            self.attentions = nn.ModuleList(attentions)
-        for name, module in samplers.items():
-            setattr(self, name, nn.ModuleList([module]))
+        self.attentions = nn.ModuleList(attentions)
 
-    def blocks(self) -> list[tuple[nn.Module, nn.Module | None]]:
-        attentions = list(getattr(self, "attentions", [])) or [None] * len(self.resnets)
-        return list(zip(self.resnets, attentions, strict=True))
+    def block(
+        self, i: int, h: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
+    ) -> Shaped[Tensor, "B D H W"]:
+        """Residual block `i` and the attention after it."""
+        h = self.resnets[i](h, emb, generator)
+        return self.attentions[i](h) if self.attentions else h
+
+
+class DownStage(Stage):
+    """A resolution of the encoder; `downsamplers` holds the step to the next one, where there is one."""
+
+    def __init__(
+        self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], downsamplers: Sequence[nn.Module]
+    ) -> None:
+        super().__init__(resnets, attentions)
+        self.downsamplers = nn.ModuleList(downsamplers)
+
+    def forward(
+        self, h: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """The output of every block, each of them a skip connection; the last goes on."""
+        outputs = []
+        for i in range(len(self.resnets)):
+            h = self.block(i, h, emb, generator)
+            outputs.append(h)
+        for sampler in self.downsamplers:
+            outputs.append(sampler(h, emb, generator))
+        return outputs
+
+
+class MidStage(Stage):
+    """The middle block: residual block, attention, residual block."""
+
+    def forward(
+        self, h: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
+    ) -> Shaped[Tensor, "B C H W"]:
+        h = self.block(0, h, emb, generator)
+        return self.resnets[1](h, emb, generator)
+
+
+class UpStage(Stage):
+    """A resolution of the decoder; `upsamplers` holds the step to the next one, where there is one."""
+
+    def __init__(
+        self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], upsamplers: Sequence[nn.Module]
+    ) -> None:
+        super().__init__(resnets, attentions)
+        self.upsamplers = nn.ModuleList(upsamplers)
+
+    def forward(
+        self,
+        h: Shaped[Tensor, "B C H W"],
+        skips: list[Tensor],
+        emb: Shaped[Tensor, "B E"],
+        generator: torch.Generator | None,
+    ) -> Shaped[Tensor, "B D H2 W2"]:
+        """Every block takes the last of `skips`, which it removes."""
+        for i in range(len(self.resnets)):
+            h = self.block(i, torch.cat([h, skips.pop()], dim=1), emb, generator)
+        for sampler in self.upsamplers:
+            h = sampler(h, emb, generator)
+        return h
 
 
 class UNet(nn.Module):
@@ -117,7 +216,8 @@ class UNet(nn.Module):
     `generator` draws the dropout masks in training mode. H and W must be multiples of 2^(resolutions - 1).
 
     Raises:
-        ValueError: labels missing for a conditional network, or given to an unconditional one.
+        ValueError: labels missing for a conditional network, or given to an unconditional one; an image size that
+            is not such a multiple.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -139,8 +239,11 @@ class UNet(nn.Module):
                 resample=resample,
             )
 
-        def attn(channels: int, groups: int = groups) -> Attention:
+        def attn(channels: int, groups: int | None = groups) -> Attention:
             return Attention(channels, c.attention_head_dim or channels, groups=groups, eps=eps)
+
+        def by_resnet(kind: str, attending: str) -> bool:
+            return kind.startswith("Resnet") or (kind.startswith("Attn") and attending == "resnet")
 
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], emb_channels)
@@ -152,19 +255,18 @@ class UNet(nn.Module):
         for i, (kind, out) in enumerate(zip(c.down_block_types, widths, strict=True)):
             resnets = [res(width if j == 0 else out, out) for j in range(c.layers_per_block)]
             attentions = [attn(out) for _ in resnets] if kind.startswith("Attn") else []
-            samplers: dict[str, nn.Module] = {}
+            downsamplers = []
             if i < len(widths) - 1:
-                by_resnet = kind.startswith("Resnet") or (kind.startswith("Attn") and c.downsample_type == "resnet")
-                samplers["downsamplers"] = res(out, out, "down") if by_resnet else Downsample(out)
-            self.down_blocks.append(Stage(list(resnets), list(attentions), samplers))
+                downsamplers = [res(out, out, "down") if by_resnet(kind, c.downsample_type) else Downsample(out)]
+            self.down_blocks.append(DownStage(resnets, attentions, downsamplers))
             width = out
-            skips += [out] * (c.layers_per_block + bool(samplers))
+            skips += [out] * (c.layers_per_block + len(downsamplers))
 
         mid_groups = c.attn_norm_num_groups
-        if mid_groups is None:
-            mid_groups = groups if c.resnet_time_scale_shift == "default" else min(width // 4, 32)
-        mid_attentions: list[nn.Module] = [attn(width, mid_groups)] if c.add_attention else []
-        self.mid_block = Stage([res(width, width), res(width, width)], mid_attentions, {})
+        if mid_groups is None and c.resnet_time_scale_shift == "default":
+            mid_groups = groups
+        mid_attentions = [attn(width, mid_groups)] if c.add_attention else []
+        self.mid_block = MidStage([res(width, width), res(width, width)], mid_attentions)
 
         self.up_blocks = nn.ModuleList()
         for i, (kind, out) in enumerate(zip(c.up_block_types, reversed(widths), strict=True)):
@@ -173,14 +275,22 @@ class UNet(nn.Module):
                 resnets.append(res(width + skips.pop(), out))
                 width = out
             attentions = [attn(out) for _ in resnets] if kind.startswith("Attn") else []
-            samplers = {}
+            upsamplers = []
             if i < len(widths) - 1:
-                by_resnet = kind.startswith("Resnet") or (kind.startswith("Attn") and c.upsample_type == "resnet")
-                samplers["upsamplers"] = res(out, out, "up") if by_resnet else Upsample(out)
-            self.up_blocks.append(Stage(resnets, list(attentions), samplers))
+                upsamplers = [res(out, out, "up") if by_resnet(kind, c.upsample_type) else Upsample(out)]
+            self.up_blocks.append(UpStage(resnets, attentions, upsamplers))
 
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], eps)
         self.conv_out = zero_init(nn.Conv2d(widths[0], c.out_channels, 3, padding=1))
+
+    def cast_blocks(self, dtype: torch.dtype) -> "UNet":
+        """Casts all but the time and class embeddings and the output head, in place; the output keeps their dtype.
+
+        So the published models run in half precision; `.half()` rounds the embedding and the output as well.
+        """
+        for part in (self.conv_in, self.down_blocks, self.mid_block, self.up_blocks):
+            part.to(dtype)
+        return self
 
     def forward(
         self,
@@ -193,35 +303,27 @@ class UNet(nn.Module):
         if (class_labels is None) != (self.class_embedding is None):
             need = "needs class_labels" if class_labels is None else "is unconditional: class_labels must be None"
             raise ValueError(f"this network {need}")
+        multiple = 2 ** (len(self.config.block_out_channels) - 1)
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(
+                f"images of {x.shape[2]}x{x.shape[3]} pixels do not fit this network: it halves them "
+                f"{len(self.config.block_out_channels) - 1} times, so sides must be multiples of {multiple}"
+            )
+        # Each part computes in the dtype of its own weights: see `cast_blocks`.
         dtype = self.conv_in.weight.dtype
-        emb = self.time_embedding(sinusoidal_embedding(c_noise, self.config.block_out_channels[0]).to(dtype))
+        waves = sinusoidal_embedding(c_noise, self.config.block_out_channels[0])
+        emb = self.time_embedding(waves.to(self.time_embedding.linear_1.weight.dtype))
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(class_labels)
-        emb = F.silu(emb)
+        emb = F.silu(emb).to(dtype)
 
-        h = self.conv_in(x.to(dtype))
+        # NCHW all through: GroupNorm on channels_last is many times slower on CPUs.
+        h = self.conv_in(x.to(dtype).contiguous())
         skips = [h]
-        for stage in self.down_blocks:
-            for resnet, attention in stage.blocks():
-                h = resnet(h, emb, generator)
-                h = h if attention is None else attention(h)
-                skips.append(h)
-            for sampler in getattr(stage, "downsamplers", ()):
-                h = sampler(h, emb, generator)
-                skips.append(h)
-
-        first, *rest = self.mid_block.resnets
-        h = first(h, emb, generator)
-        for i, resnet in enumerate(rest):
-            if self.config.add_attention:
-                h = self.mid_block.attentions[i](h)
-            h = resnet(h, emb, generator)
-
-        for stage in self.up_blocks:
-            for resnet, attention in stage.blocks():
-                h = resnet(torch.cat([h, skips.pop()], dim=1), emb, generator)
-                h = h if attention is None else attention(h)
-            for sampler in getattr(stage, "upsamplers", ()):
-                h = sampler(h, emb, generator)
-
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        for down in self.down_blocks:
+            skips += down(h, emb, generator)
+            h = skips[-1]
+        h = self.mid_block(h, emb, generator)
+        for up in self.up_blocks:
+            h = up(h, skips, emb, generator)
+        return self.conv_out(F.silu(self.conv_norm_out(h.to(self.conv_norm_out.weight.dtype))))

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -34,9 +33,11 @@ class Dropout(nn.Module):
 
 
 def sinusoidal_embedding(c_noise: Float[Tensor, " B"], dim: int) -> Float[Tensor, "B dim"]:
-    """`[cos(c w_i), sin(c w_i)]`, `w_i = 10000^(-i / (dim/2))`; fp32. Source: ADM (Dhariwal & Nichol 2021)."""
+    """`[cos(c w_i), sin(c w_i)]`, `w_i = 10000^(-i / (dim/2))`; fp32, dim even. Source: ADM (Dhariwal & Nichol)."""
     half = dim // 2
-    w = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=c_noise.device))
+    # Multiplied before it is divided, as in the published code: c_noise reaches 1000, so that the last bit of w_i
+    # shows in the fourth digit after the point of the angle.
+    w = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=c_noise.device) / half)
     angles = c_noise.float()[:, None] * w
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -104,12 +105,15 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels with heads of `head_dim`, residual; scaled dot product by SDPA."""
+    """Self-attention over pixels with heads of `head_dim`, residual; scaled dot product by SDPA.
 
-    def __init__(self, channels: int, head_dim: int, *, groups: int, eps: float) -> None:
+    `head_dim` divides `channels`; `groups` None is attention without a norm.
+    """
+
+    def __init__(self, channels: int, head_dim: int, *, groups: int | None, eps: float) -> None:
         super().__init__()
         self.heads = channels // head_dim
-        self.group_norm = nn.GroupNorm(groups, channels, eps)
+        self.group_norm = None if groups is None else nn.GroupNorm(groups, channels, eps)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -117,7 +121,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
         b, c, height, width = x.shape
-        h = self.group_norm(x).flatten(2).transpose(1, 2)
+        h = x if self.group_norm is None else self.group_norm(x)
+        # Once here, or each of the three projections makes its own copy.
+        h = h.flatten(2).transpose(1, 2).contiguous()
         q, k, v = (
             layer(h).view(b, -1, self.heads, c // self.heads).transpose(1, 2)
             for layer in (self.to_q, self.to_k, self.to_v)

@@ -26,6 +26,8 @@ class PatchedUNetConfig(UNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: {self.patch_size} is not at least 1")
         if self.sample_size is not None:
             multiple = self.patch_size * 2 ** (len(self.block_out_channels) - 1)
             if self.sample_size % multiple:
@@ -45,7 +47,13 @@ class PatchedUNetConfig(UNetConfig):
 
 
 class PatchedUNet(nn.Module):
-    """`UNet` on pixel-unshuffled images; called as a `UNet`."""
+    """`UNet` on pixel-unshuffled images; called as a `UNet`.
+
+    H and W must be multiples of `patch_size` * 2^(resolutions - 1).
+
+    Raises:
+        ValueError: an image size that is no such multiple; labels as for `UNet`.
+    """
 
     def __init__(self, config: PatchedUNetConfig) -> None:
         super().__init__()

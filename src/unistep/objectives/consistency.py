@@ -102,9 +102,7 @@ class ConsistencyConfig:
         """mu(k): how much of the target stays at `step`."""
         if not self.ema_adaptive:
             return self.ema_decay
-        return curriculum.ema_decay_adaptive(
-            step, total_steps, self.start_scales, self.end_scales, self.ema_decay
-        )
+        return curriculum.ema_decay_adaptive(step, total_steps, self.start_scales, self.end_scales, self.ema_decay)
 
     def stage(self, step: int, total_steps: int) -> int:
         """The stage of the mapping r(t) at `step`, from 0."""
@@ -224,7 +222,8 @@ class ConsistencyObjective:
         if self.target is None:
             return
         weight = 1 - self.config.target_decay(step, self.total_steps)
-        torch._foreach_lerp_(list(self.target.parameters()), list(student.parameters()), weight)
+        for average, p in zip(self.target.parameters(), student.parameters(), strict=True):
+            average.lerp_(p, weight)
 
     def scalars(self, step: int) -> dict[str, float]:
         """N(k) and mu(k), or the mapping's stage."""

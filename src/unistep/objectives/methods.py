@@ -1,10 +1,10 @@
 """The rows: each published method as values of the five slots, with the hyperparameters of its paper.
 
-    method  pairs      step         target         distance       weight
-    CD      uniform    heun         EMA, fixed     l2 (or LPIPS)  1
-    CT      uniform    same noise   EMA, mu(k)     l2 (or LPIPS)  1
-    iCT     lognormal  same noise   stop-gradient  pseudo-Huber   1/(t-r)
-    ECT     mapping    same noise   stop-gradient  pseudo-Huber   1/(t-r)
+method  pairs      step         target         distance       weight
+CD      uniform    heun         EMA, fixed     l2 (or LPIPS)  1
+CT      uniform    same noise   EMA, mu(k)     l2 (or LPIPS)  1
+iCT     lognormal  same noise   stop-gradient  pseudo-Huber   1/(t-r)
+ECT     mapping    same noise   stop-gradient  pseudo-Huber   1/(t-r)
 """
 
 from collections.abc import Mapping

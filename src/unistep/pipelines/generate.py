@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ class ConsistencyPlan:
 
     sigmas: tuple[float, ...]
     sigma_min: float = 0.002
+    sigma_max: float = 80.0
 
     @property
     def nfe(self) -> int:
@@ -34,7 +36,7 @@ class ConsistencyPlan:
     def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
         """Images in [-1, 1] from unit noise."""
         return sample_multistep(
-            denoiser, noise, self.sigmas, labels, random=random, sigma_min=self.sigma_min, sigma_max=self.sigmas[0]
+            denoiser, noise, self.sigmas, labels, random=random, sigma_min=self.sigma_min, sigma_max=self.sigma_max
         )
 
 
@@ -55,11 +57,11 @@ class DiffusionPlan:
 
     def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
         """Images in [-1, 1] from unit noise."""
-        grid = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
-        if self.solver == "ancestral":
-            return ode.ancestral(denoiser, noise, self.steps, labels, noise=random, **grid)
-        solver = {"heun": ode.heun, "euler": ode.euler, "dpm2": ode.dpm2}[self.solver]
-        return solver(denoiser, noise, self.steps, labels, **grid)
+        solver = {"heun": ode.heun, "euler": ode.euler, "dpm2": ode.dpm2}.get(self.solver)
+        solver = solver or partial(ode.ancestral, noise=random)
+        return solver(
+            denoiser, noise, self.steps, labels, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
+        )
 
 
 Plan = ConsistencyPlan | DiffusionPlan
@@ -81,7 +83,7 @@ def consistency_plan(
 ) -> ConsistencyPlan:
     """The plan of grid indices; index 0 is sigma_max."""
     sigmas = sigmas_from_indices(timesteps, num_timesteps, sigma_min or 0.002, sigma_max, rho)
-    return ConsistencyPlan(tuple(sigmas), sigma_min)
+    return ConsistencyPlan(tuple(sigmas), sigma_min, sigma_max)
 
 
 def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Tensor, " B"]:

@@ -41,7 +41,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write checkpoint {path}: {error.strerror or error}; free the disk and resume") from None
+        raise UserError(
+            f"cannot write checkpoint {path}: {error.strerror or error}; free the disk and resume"
+        ) from None
     for old in checkpoint_steps(folder)[: -max(keep, 1)]:
         checkpoint_path(folder, old).unlink()
     return path

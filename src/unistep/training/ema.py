@@ -31,7 +31,8 @@ class EMA:
         state = module.state_dict()
         for decay, average in self.averages.items():
             weight = 1 - min(decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_([average[n] for n in self._averaged], [state[n] for n in self._averaged], weight)
+            for name in self._averaged:
+                average[name].lerp_(state[name], weight)
             for name in average.keys() - set(self._averaged):
                 average[name].copy_(state[name])
 

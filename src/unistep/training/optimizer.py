@@ -52,6 +52,4 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
     """The optimizer of `config`; the trainer sets its learning rate before every step."""
     kind = {"radam": torch.optim.RAdam, "adamw": torch.optim.AdamW}[config.name]
     extra = {"decoupled_weight_decay": True} if config.name == "radam" else {}
-    return kind(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, **extra
-    )
+    return kind(parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, **extra)

@@ -5,6 +5,10 @@ to step. So a resumed run equals the uninterrupted one, and image j of a step se
 processes and with any accumulation.
 """
 
+import contextlib
+import copy
+import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,7 +73,7 @@ def pick_precision(precision: Precision, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bf16" if fast else "no"
     return "no"
 
@@ -165,8 +169,6 @@ class Trainer:
                 if self.preview and main and (self.step % c.sample_every == 0 or self.step == c.steps):
                     self.preview(self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png")
                 if stopped and self.step < c.steps:
-                    import signal
-
                     raise Interrupted(stop.signal or signal.SIGTERM, self.step)
         return self.averaged()
 
@@ -187,19 +189,13 @@ class Trainer:
             x = to_float(x.to(accelerator.device))
             labels = labels.to(accelerator.device) if self.use_labels and labels is not None else None
             random = ImageRandom(seeds[mine], accelerator.device)
+            # Processes add up their gradients once, with the last part.
             last = part == c.accumulation - 1
-            with accelerator.autocast():
-                if last:
-                    loss = self.objective.loss(self.model, x, labels, step, random, seeds[start])
-                else:
-                    with accelerator.no_sync(self.model):
-                        loss = self.objective.loss(self.model, x, labels, step, random, seeds[start])
-            loss = loss.float().mean() / c.accumulation
-            if last:
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                with accelerator.autocast():
+                    losses = self.objective.loss(self.model, x, labels, step, random, seeds[start])
+                loss = losses.float().mean() / c.accumulation
                 accelerator.backward(loss)
-            else:
-                with accelerator.no_sync(self.model):
-                    accelerator.backward(loss)
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), c.optimizer.clip_grad_norm or float("inf"))
         self.optimizer.step()
@@ -210,14 +206,12 @@ class Trainer:
 
     def averaged(self) -> nn.Module:
         """A copy of the student with the first average's weights, in eval mode."""
-        import copy
-
         model = copy.deepcopy(self.student).eval().requires_grad_(False)
         model.load_state_dict(self.ema.averages[self.config.ema_decays[0]])
         return model
 
     def _check_finite(self, loss: float) -> None:
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        if not math.isfinite(loss):
             raise UserError(
                 f"{self.title}: the loss became {loss} by step {self.step}; lower optimizer.lr or set "
                 f"optimizer.clip_grad_norm, and start again from the last checkpoint in {self.folder / 'checkpoints'}"

@@ -1,0 +1,1 @@
+"""Readers and writers of checkpoints: model folders in diffusers' layout, the files of other projects."""
