@@ -29,7 +29,7 @@ SL = float(__import__("os").environ.get("SL","0.5"))
 STEPS = {"cd": 2000}
 DEFAULT_STEPS = 2000
 # CT steps along the expected noise, which is Euler's method: its error at the published 200 scales is 1.5 %.
-LENGTHS = {"ct": {"start_scales": int(__import__("os").environ.get("S0","20")), "end_scales": int(__import__("os").environ.get("S1","400"))}}
+LENGTHS = {"ct": {"start_scales": int(__import__("os").environ.get("S0","20")), "end_scales": int(__import__("os").environ.get("S1","400")), "ema_decay": float(__import__("os").environ.get("MU0","0.95"))}}
 
 
 class BatchRandom(ImageRandom):
@@ -58,7 +58,7 @@ class Affine(nn.Module):
         )
 
     def forward(self, x, c_noise, class_labels=None, *, generator=None):
-        a, b = self.mlp(torch.tanh(SL * 4 * (c_noise[:, None] + 0.25))).reshape(len(x), 2, *MU.shape).unbind(1)
+        a, b = self.mlp(c_noise[:, None]).reshape(len(x), 2, *MU.shape).unbind(1)
         return a * x + b
 
 

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
@@ -47,10 +47,13 @@ def underscored(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def instantiate(parser: ArgumentParser, parsed: Namespace) -> Any:
-    """Builds the dataclasses; what their checks refuse becomes a UserError."""
+T = TypeVar("T")
+
+
+def instantiate(parser: ArgumentParser, parsed: Namespace, config: type[T]) -> T:
+    """Builds `config` and the dataclasses within; what their checks refuse becomes a UserError."""
     try:
-        return parser.instantiate_classes(parsed)
+        return config(**vars(parser.instantiate(parsed)))
     except UserError:
         raise
     except (ValueError, TypeError) as error:
@@ -83,6 +86,8 @@ def one_line(message: str) -> str:
             return f"--{name} {value}: must be one of {', '.join(choices)}{hint}"
         kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
         return f"--{name} {value}: expected {kind}"
-    own = re.search(r"Problem with given class_path.*?:\n\s+(.+)", message)
-    line = own[1] if own else next((s.strip() for s in message.splitlines() if s.strip()), message)
-    return re.sub(r"\s+", " ", line)
+    # In a union's list of failures the last is `Expected a None`; ours is what a config's own checks said.
+    failures = [f for f in re.findall(r"^\s*- (.+)$", message, re.MULTILINE) if not f.startswith("Expected")]
+    own = [f for f in failures if not f.startswith("Problem with given class_path")]
+    lines = own or [s.strip() for s in message.splitlines() if s.strip()] or [message]
+    return re.sub(r"\s+", " ", lines[0])

@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
     if "-h" in arguments or "--help" in arguments:
         parser.print_help()
         sys.exit(0)
-    config = DemoConfig(**vars(instantiate(parser, parse(parser, arguments))))
+    config = instantiate(parser, parse(parser, arguments), DemoConfig)
 
     import torch
     from rich.console import Console

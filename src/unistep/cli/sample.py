@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> None:
         sys.exit(0)
     parsed = parse(parser, arguments)
     model = parsed.pop("model")
-    config = SampleConfig(**vars(instantiate(parser, parsed)))
+    config = instantiate(parser, parsed, SampleConfig)
     _sample(model, config)
 
 

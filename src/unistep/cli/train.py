@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-from unistep.cli.arguments import add_config_file, check_flags, instantiate, new_parser, parse
+from jsonargparse import ArgumentParser
+
+from unistep.cli.arguments import add_config_file, check_flags, instantiate, new_parser, parse, underscored
 from unistep.config import RunConfig, config_keys, find_recipe, read_yaml
 from unistep.errors import UserError
 
@@ -15,17 +17,19 @@ the recipe. A run killed at any moment goes on exactly where it was: `unistep tr
 
 def run(arguments: list[str]) -> None:
     """Parses, trains, and says where the model is."""
-    parser = new_parser("train", _DESCRIPTION)
-    parser.add_argument("--output", type=str | None, default=None, help="run directory (default: runs/RECIPE)")
-    parser.add_argument("--resume", type=str | None, default=None, help="run directory to go on with")
-    add_config_file(parser, "--config", "set by the recipe")
-    parser.add_class_arguments(RunConfig, None)
-    parser.usage = "unistep train RECIPE|FILE.yaml [--output RUN] [--key value ...]\n       unistep train --resume RUN"
     if not arguments or "-h" in arguments or "--help" in arguments:
-        parser.print_help()
+        _parser().print_help()
         sys.exit(0 if arguments else 2)
+    _train(*parse_run(arguments))
 
-    check_flags(arguments, {"output", "resume", "help", *config_keys()})
+
+def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
+    """The config that the arguments mean, and the run directory.
+
+    Raises:
+        UserError: no such recipe, an unknown key, a wrong value.
+    """
+    check_flags([underscored(a) for a in arguments], {"output", "resume", "help", *config_keys()})
     if arguments[0].startswith("-"):
         recipe, flags = _resumed(arguments), []
         folder = recipe.parent
@@ -33,13 +37,23 @@ def run(arguments: list[str]) -> None:
         recipe, flags = find_recipe(arguments[0]), arguments[1:]
         folder = Path("runs") / recipe.stem
     read_yaml(recipe)  # refuses unknown keys by name
+    parser = _parser()
     parsed = parse(parser, ["--config", str(recipe), *flags], config_keys())
     folder = Path(parsed.pop("output") or folder)
     if parsed.pop("resume"):
         raise UserError("--resume RUN stands alone: the run's own config.yaml is used")
     parsed.pop("config")
-    config = instantiate(parser, parsed)
-    _train(RunConfig(**vars(config)), folder)
+    return instantiate(parser, parsed, RunConfig), folder
+
+
+def _parser() -> ArgumentParser:
+    parser = new_parser("train", _DESCRIPTION)
+    parser.add_argument("--output", type=str | None, default=None, help="run directory (default: runs/RECIPE)")
+    parser.add_argument("--resume", type=str | None, default=None, help="run directory to go on with")
+    add_config_file(parser, "--config", "set by the recipe")
+    parser.add_class_arguments(RunConfig, None)
+    parser.usage = "unistep train RECIPE|FILE.yaml [--output RUN] [--key value ...]\n       unistep train --resume RUN"
+    return parser
 
 
 def _resumed(arguments: list[str]) -> Path:

@@ -265,7 +265,8 @@ def _check_representable(config: UNetConfig) -> None:
         refuse("norm_eps", config.norm_eps, f"{_EPS}")
     if not config.add_attention:
         refuse("add_attention", config.add_attention, "attention in the middle block")
-    if (config.attn_norm_num_groups or config.resnet_time_scale_shift) not in (_GROUPS, "default"):
+    inherits = config.attn_norm_num_groups is None and config.resnet_time_scale_shift == "default"
+    if config.attn_norm_num_groups != _GROUPS and not inherits:
         refuse("attn_norm_num_groups", config.attn_norm_num_groups, f"{_GROUPS} groups in every norm")
     attends = [kind.startswith("Attn") for kind in config.down_block_types]
     if attends != [kind.startswith("Attn") for kind in reversed(config.up_block_types)]:

@@ -69,5 +69,7 @@ class PatchedUNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B D H W"]:
         p = self.config.patch_size
+        if x.shape[2] % p or x.shape[3] % p:
+            raise ValueError(f"images of {x.shape[2]}x{x.shape[3]} pixels do not fold into patches of {p}x{p}")
         h = self.unet(F.pixel_unshuffle(x, p), c_noise, class_labels, generator=generator)
         return F.pixel_shuffle(h, p)
