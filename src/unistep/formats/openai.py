@@ -20,11 +20,11 @@ Nothing else tells the architecture, so it is read off the tensors, except what 
 channels of an attention head, the size of the images and the dropout.
 """
 
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -317,11 +317,13 @@ def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
-        # Only zip files, which torch writes since 2020, can be mapped instead of read.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        path.open("rb").close()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a .pt file") from None
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError):
+    try:
+        # Only zip files, which torch writes since 2020, can be mapped instead of read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, UnpicklingError):
         raise UserError(
             f"{path} is not a PyTorch file of tensors alone: it is damaged, or holds objects, which are not loaded"
         ) from None

@@ -128,7 +128,8 @@ class Trainer:
         self.title = title
         self.student = student.to(accelerator.device).train()
         self.ema = EMA(self.student, config.ema_decays)
-        self.optimizer = build_optimizer(config.optimizer, self.student.parameters())
+        # Accelerate's wrapper unscales fp16 gradients and skips the steps in which they overflowed.
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(config.optimizer, self.student.parameters()))
         self.model = accelerator.prepare_model(self.student)
         self.step = 0
         self.seconds = 0.0
@@ -197,7 +198,8 @@ class Trainer:
                 loss = losses.float().mean() / c.accumulation
                 accelerator.backward(loss)
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), c.optimizer.clip_grad_norm or float("inf"))
+        limit = c.optimizer.clip_grad_norm or math.inf
+        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.student.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.after_step(self.student, step)
@@ -233,6 +235,7 @@ class Trainer:
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "objective": self.objective.state_dict(),
+                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             }
             save_checkpoint(self.folder / "checkpoints", self.step, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
@@ -246,6 +249,8 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.objective.load_state_dict(state["objective"])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
         except (KeyError, ValueError, RuntimeError):
             raise UserError(
                 f"{self.folder} was trained with another network or other ema_decays; "
