@@ -23,7 +23,7 @@ from unistep.objectives.methods import METHODS
 # One image is [1, 2, 2]: four independent coordinates.
 MU = torch.tensor([0.4, -0.3, 0.0, 0.1]).reshape(1, 2, 2)
 S = torch.tensor([0.25, 0.5, 0.8, 0.4]).reshape(1, 2, 2)
-BATCH = 256
+BATCH = int(__import__("os").environ.get("BS","256"))
 SL = float(__import__("os").environ.get("SL","0.5"))
 
 STEPS = {"cd": 2000}

@@ -1,7 +1,5 @@
 """Between pixels and model values: uint8 0 ... 255 and float -1 ... 1."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor

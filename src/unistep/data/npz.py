@@ -135,9 +135,19 @@ class NpzReader:
                 image = composite_on_white(image)
             return to_pixels(fit(image, resolution), shape[0])
 
-        with ThreadPoolExecutor(cpu_count()) as pool:
+        def convert_all(rows: Pixels) -> Pixels:
+            return np.stack([convert(row) for row in rows])
+
+        workers = cpu_count()
+        with ThreadPoolExecutor(workers) as pool:
             for rows in self._rows():
-                yield rows if rows.shape[1:] == shape else np.stack(list(pool.map(convert, rows)))
+                if rows.shape[1:] == shape:
+                    yield rows
+                elif rows.shape[1:] == (1, *shape[1:]):
+                    yield np.repeat(rows, shape[0], axis=1)
+                else:
+                    parts = np.array_split(rows, min(workers, len(rows)))
+                    yield np.concatenate(list(pool.map(convert_all, parts)))
 
     def _rows(self) -> Iterator[Pixels]:
         """The stored images as [k, C, H, W] blocks."""

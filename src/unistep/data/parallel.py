@@ -16,6 +16,8 @@ T = TypeVar("T")
 PROGRESS_ABOVE = 2000
 """Number of items from which a progress bar is shown on a terminal."""
 
+_TASK_ITEMS = 8  # small images take little longer than handing them to a thread does
+
 
 def cpu_count() -> int:
     """Processors this process may use."""
@@ -29,25 +31,31 @@ def ordered_map(function: Callable[[int], T], count: int, description: str) -> I
     Only a few results are computed ahead of the one that is taken, so memory stays bounded. The first exception
     reaches the caller and ends the work.
     """
-    workers = min(cpu_count(), max(count, 1))
+    workers = cpu_count()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = count <= PROGRESS_ABOVE or not console.is_terminal
+
+    def work(start: int) -> list[T]:
+        return [function(index) for index in range(start, min(start + _TASK_ITEMS, count))]
+
     with (
         Progress(*columns, console=console, transient=True, disable=hidden) as progress,
         ThreadPoolExecutor(workers) as pool,
     ):
         task = progress.add_task(description, total=count)
-        pending: deque[Future[T]] = deque()
+        pending: deque[Future[list[T]]] = deque()
         try:
-            for index in range(count):
-                pending.append(pool.submit(function, index))
-                if len(pending) > 8 * workers:
-                    yield pending.popleft().result()
-                    progress.advance(task)
+            for start in range(0, count, _TASK_ITEMS):
+                pending.append(pool.submit(work, start))
+                if len(pending) > 2 * workers:
+                    results = pending.popleft().result()
+                    progress.advance(task, len(results))
+                    yield from results
             while pending:
-                yield pending.popleft().result()
-                progress.advance(task)
+                results = pending.popleft().result()
+                progress.advance(task, len(results))
+                yield from results
         finally:
             for future in pending:
                 future.cancel()

@@ -120,9 +120,10 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # a damaged EXIF block says nothing about the pixels, which are already decoded
-        return image
+        pass
+    return image
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -145,7 +146,8 @@ def _flatten(image: Image.Image, grey: bool) -> Image.Image:
         raise BadImage("its pixels are floating-point numbers of no known range")
     if image.has_transparency_data:
         image = composite_on_white(image)
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _reduce_to_8_bits(image: Image.Image) -> Image.Image:

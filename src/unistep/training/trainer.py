@@ -19,10 +19,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from unistep.core.pixels import to_float
 from unistep.core.random import ImageRandom, image_seed
 from unistep.data.dataset import ImageDataset
 from unistep.data.order import batch_flips, batch_indices
-from unistep.data.pixels import to_float
 from unistep.errors import UserError
 from unistep.objectives.protocol import Objective
 from unistep.training.checkpoint import load_checkpoint, save_checkpoint

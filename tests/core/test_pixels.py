@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unistep.data.pixels import to_float, to_uint8
+from unistep.core.pixels import to_float, to_uint8
 
 ALL = torch.arange(256, dtype=torch.uint8)
 
