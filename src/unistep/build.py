@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
+from unistep.core.denoiser import Denoiser
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, open_dataset
 from unistep.errors import UserError
@@ -27,11 +28,12 @@ from unistep.formats.card import model_card
 from unistep.formats.model_folder import LoadedModel, ModelInfo, load_model, precondition, save_model
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
-from unistep.objectives.consistency import ConsistencyObjective, copy_target
+from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target
 from unistep.objectives.denoising import DenoisingObjective
 from unistep.objectives.protocol import Objective
 from unistep.pipelines.generate import DiffusionPlan, Plan, consistency_plan, generate, spaced_timesteps
 from unistep.pipelines.grid import save_grid
+from unistep.samplers.guidance import Guided
 from unistep.training.checkpoint import checkpoint_steps
 from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision
 
@@ -134,24 +136,42 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
             raise UserError(f"teacher_model {config.teacher_model} is a consistency model; give a diffusion model")
     stage = _Stage(config, folder, accelerator, dataset, say)
     if config.teacher is not None:
-        network = build_network(architecture, config.seed)
-        info = ModelInfo(kind="diffusion", sigma_data=config.sigma_data)
-        objective = DenoisingObjective(config.teacher.objective, config.sigma_data)
+        null_label = architecture.num_class_embeds if config.teacher.objective.label_dropout else None
+        wider = architecture if null_label is None else replace(architecture, num_class_embeds=null_label + 1)
+        info = ModelInfo(kind="diffusion", sigma_data=config.sigma_data, null_label=null_label)
+        objective = DenoisingObjective(config.teacher.objective, config.sigma_data, null_label)
+        network = build_network(wider, config.seed)
         model = stage.run("teacher", config.teacher, precondition(network, info), objective, info)
         teacher = load_model(model)
     if config.student is not None:
         student, info = build_student(config, config.student, architecture, teacher)
         student.to(accelerator.device)
-        denoiser = None if teacher is None else teacher.denoiser.to(accelerator.device)
         objective = ConsistencyObjective(
             config.student.objective,
             config.student.steps,
             config.sigma_data,
-            teacher=denoiser,
+            teacher=None if teacher is None else build_teacher(teacher, config.student.objective, accelerator.device),
             target=copy_target(student) if config.student.objective.target == "ema" else None,
         )
         model = stage.run("student", config.student, student, objective, info)
     return model
+
+
+def build_teacher(teacher: LoadedModel, objective: ConsistencyConfig, device: torch.device) -> Denoiser:
+    """The teacher as the objective calls it, guided where the config says so.
+
+    Raises:
+        UserError: guidance by a teacher without a null class.
+    """
+    denoiser = teacher.denoiser.to(device)
+    if objective.guidance == 1:
+        return denoiser
+    if teacher.info.null_label is None:
+        raise UserError(
+            f"student.objective.guidance {objective.guidance:g} needs a teacher with a null class; "
+            f"train one with teacher.objective.label_dropout, or set guidance to 1"
+        )
+    return Guided(denoiser, objective.guidance, teacher.info.null_label)
 
 
 def build_student(
@@ -165,7 +185,11 @@ def build_student(
     network = build_network(architecture, config.seed)
     if stage.from_teacher and teacher is not None:
         try:
-            network.load_state_dict(teacher.denoiser.network.state_dict())
+            weights = teacher.denoiser.network.state_dict()
+            if teacher.info.null_label is not None:  # the student has no null class
+                name = next(n for n in weights if n.endswith("class_embedding.weight"))
+                weights[name] = weights[name][: teacher.info.null_label]
+            network.load_state_dict(weights)
         except RuntimeError:
             raise UserError(
                 f"the student's network differs from the teacher's ({teacher.path}); give it the same `network`, "
@@ -240,7 +264,7 @@ class _Stage:
         """A sample grid: eight images a class, or 64; for a consistency model one step above two steps."""
         assert isinstance(model, Preconditioned)
         config: UNetConfig = model.network.config  # pyright: ignore
-        classes = config.num_class_embeds or 0
+        classes = (config.num_class_embeds or 0) - (info.null_label is not None)
         columns = min(classes, 10) or 8
         indices = list(range(columns * (4 if classes else 8)))
         labels = torch.arange(len(indices)) % columns if classes else None

@@ -87,6 +87,8 @@ class RunConfig:
         if self.teacher is not None and self.teacher_model is not None:
             raise ValueError("teacher and teacher_model exclude each other; set one of them to null")
         if self.student is not None and not has_teacher:
+            if self.student.objective.guidance != 1:
+                raise ValueError(f"student.objective.guidance {self.student.objective.guidance} needs a teacher")
             if self.student.objective.step != "same-noise":
                 raise ValueError(f"student.objective.step {self.student.objective.step} needs a teacher")
             if self.student.from_teacher:

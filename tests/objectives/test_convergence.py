@@ -51,7 +51,7 @@ class BatchRandom(ImageRandom):
 class Affine(nn.Module):
     """Every coordinate times a(c_noise) plus b(c_noise), both from a small MLP: can be f, and must learn it."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = int(__import__("os").environ.get("W","64"))) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(1, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2 * MU.numel())
@@ -83,7 +83,7 @@ def train(name: str, lr: float = 3e-3) -> Preconditioned:
     student = Preconditioned(network, scaling)
     objective = ConsistencyObjective(config, steps, teacher=teacher, target=copy_target(student))
     random = BatchRandom(0)
-    optimizer = torch.optim.RAdam(student.parameters(), lr=lr, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
     for step in range(steps):
         x = MU + S * random.randn(*MU.shape)

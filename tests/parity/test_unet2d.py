@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 
 from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.layers import sinusoidal_embedding
 
 # Class-conditional ImageNet-64, the widths 192, 384, 576, 768 reduced.
 IMAGENET = UNetConfig(
@@ -114,3 +116,11 @@ def test_state_dict_of_diffusers_loads(pair: tuple[UNet, UNet2DModel]):
     ours.load_state_dict(weights, strict=True)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.parametrize("dim", [32, 192, 256])
+def test_same_sinusoids_to_the_bit(dim: int):
+    # c_noise reaches 1000: rounding the frequencies otherwise would move the angles by 5e-5.
+    c_noise = 250 * torch.tensor([0.002, 0.1, 1.7, 80.0]).log()
+    expected = get_timestep_embedding(c_noise, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+    assert torch.equal(sinusoidal_embedding(c_noise, dim), expected)

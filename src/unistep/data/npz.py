@@ -67,9 +67,7 @@ class NpzReader:
             self._key = key
             member = archive.getinfo(f"{key}.npy")
             self._checksum = f"{key} {member.CRC:08x} {member.file_size}"
-            with archive.open(member) as stream:
-                shape, self._fortran, dtype = self._header(stream, key)
-                self._offset = stream.tell()
+            shape, self._fortran, dtype, self._offset = self._header(archive, key)
         if dtype != np.uint8:
             raise UserError(
                 f"{shown(location)}: {key} is {dtype}, not uint8; save the pixels as whole numbers 0 to 255 in uint8"
@@ -105,8 +103,7 @@ class NpzReader:
             key = self._find(archive, self._label_keys)
             if key is None:
                 return None
-            with archive.open(f"{key}.npy") as stream:
-                shape, _, dtype = self._header(stream, key)
+            shape, _, dtype, _ = self._header(archive, key)
             if not np.issubdtype(dtype, np.integer):
                 raise UserError(f"{shown(self.location)}: {key} is {dtype}; labels must be integers from 0")
             if shape not in ((len(self),), (len(self), 1)):
@@ -209,17 +206,20 @@ class NpzReader:
         names = set(archive.namelist())
         return next((key for key in keys if f"{key}.npy" in names), None)
 
-    def _header(self, stream: zipfile.ZipExtFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise UserError(f"{shown(self.location)}: {key} is in an unknown version of the .npy format, {version}")
+    def _header(self, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+        """Shape, whether in Fortran order, type, and where the values begin in the member."""
+        with archive.open(f"{key}.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            elif version == (2, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+            else:
+                raise UserError(f"{shown(self.location)}: {key} is in an unknown version of the .npy format, {version}")
+            offset = stream.tell()
         if dtype.hasobject:
             raise UserError(
                 f"{shown(self.location)}: {key} holds pickled Python objects, which are never loaded; save it as a"
                 " plain array of numbers"
             )
-        return shape, fortran, dtype
+        return shape, fortran, dtype, offset

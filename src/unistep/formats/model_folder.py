@@ -43,6 +43,7 @@ class ModelInfo:
         sigma_min, sigma_max, rho, sigma_data: the noise range, its grid and the data's standard deviation.
         num_train_timesteps: N of the grid that timestep indices refer to.
         timesteps: indices of a good two-step schedule, index 0 first; None where nobody looked for one.
+        null_label: the class that stands for none, of a model trained for classifier-free guidance.
     """
 
     kind: Kind = "consistency"
@@ -52,6 +53,7 @@ class ModelInfo:
     sigma_data: float = 0.5
     num_train_timesteps: int = 40
     timesteps: tuple[int, ...] | None = None
+    null_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class LoadedModel:
 
     @property
     def num_classes(self) -> int:
-        """0 for an unconditional model."""
-        return self.config.num_class_embeds or 0
+        """0 for an unconditional model; the null class does not count."""
+        return (self.config.num_class_embeds or 0) - (self.info.null_label is not None)
 
 
 def precondition(network: nn.Module, info: ModelInfo) -> Preconditioned:
@@ -172,7 +174,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
 def _schedule(info: ModelInfo) -> dict[str, Any]:
     shared = {"sigma_min": info.sigma_min, "sigma_max": info.sigma_max, "sigma_data": info.sigma_data, "rho": info.rho}
     if info.kind == "diffusion":
-        return shared
+        return shared | ({} if info.null_label is None else {"null_label": info.null_label})
     schedule = shared | {"num_train_timesteps": info.num_train_timesteps, "s_noise": 1.0, "clip_denoised": True}
     return schedule | ({"timesteps": list(info.timesteps)} if info.timesteps else {})
 

@@ -12,6 +12,11 @@
 Rows: CD and CT (Song et al. 2023, arXiv 2303.01469, algorithms 2 and 3), iCT (Song & Dhariwal 2023, 2310.14189),
 ECT (Geng et al. 2024, 2406.14548). `methods.py` holds them.
 
+Guidance of scale w (Ho & Salimans 2022) enters the step: a teacher's step follows the guided teacher D_w, and the
+same-noise step, which puts the clean image x where the teacher says D, moves by what guidance adds to D:
+
+    x_r = x + r * noise + (1 - r/t) (w - 1) (D(x_t, t, c) - D(x_t, t))
+
 Where r is 0 or below sigma_min the target is the clean image itself: f(x, sigma_min) = x.
 """
 
@@ -30,6 +35,7 @@ from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, reciprocal_gap
 from unistep.objectives.protocol import Student, dropout_generator
+from unistep.samplers.guidance import Guided
 from unistep.samplers.ode_step import euler_step, heun_step
 
 
@@ -51,6 +57,7 @@ class ConsistencyConfig:
         q, k, b, adj: the mapping r(t) of ECT.
         stages: how many times the mapping tightens, at equal intervals of the run.
         huber_c: constant of the pseudo-Huber distance; None is 0.00054 sqrt(C H W); 0 is the Euclidean norm.
+        guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
         sigma_min, sigma_max, rho: the noise range and the grid.
     """
 
@@ -72,6 +79,7 @@ class ConsistencyConfig:
     adj: Literal["sigmoid", "const"] = "sigmoid"
     stages: int = 8
     huber_c: float | None = None
+    guidance: float = 1.0
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
@@ -116,7 +124,7 @@ class ConsistencyObjective:
         config: the row.
         total_steps: length of the curriculum.
         sigma_data: standard deviation of the data, for the weightings.
-        teacher: the diffusion denoiser; needed where the step is the teacher's.
+        teacher: the diffusion denoiser; needed where the step is the teacher's, and `Guided` where there is guidance.
         target: a copy of the student's initial weights, needed where the target is an EMA; see `copy_target`.
 
     Raises:
@@ -134,6 +142,8 @@ class ConsistencyObjective:
     ) -> None:
         if config.step != "same-noise" and teacher is None:
             raise ValueError(f"step {config.step!r} needs a teacher")
+        if config.guidance != 1 and not isinstance(teacher, Guided):
+            raise ValueError(f"guidance {config.guidance} needs a guided teacher")
         if config.target == "ema" and target is None:
             raise ValueError("an EMA target needs its network")
         self.config = config
@@ -194,7 +204,10 @@ class ConsistencyObjective:
 
     def _step(self, x: Tensor, x_t: Tensor, t: Tensor, r: Tensor, unit_noise: Tensor, labels: Tensor | None) -> Tensor:
         if self.config.step == "same-noise":
-            return x + expand(r, x.ndim) * unit_noise
+            x_r = x + expand(r, x.ndim) * unit_noise
+            if isinstance(self.teacher, Guided):
+                x_r = x_r + expand(1 - r / t, x.ndim) * self.teacher.correction(x_t, t, labels)
+            return x_r
         assert self.teacher is not None
         solver = heun_step if self.config.step == "heun" else euler_step
         return solver(self.teacher, x_t, t, r, labels)

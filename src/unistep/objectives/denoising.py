@@ -3,6 +3,9 @@
     L = E lambda(sigma) mean((D(x + sigma * noise, sigma) - x)^2),   ln sigma ~ N(P_mean, P_std^2)
 
 with lambda = 1/c_out^2 = 1/sigma^2 + 1/sigma_data^2 ("karras").
+
+With `label_dropout` p the class of an image is replaced by the null class with probability p, so that one network
+learns D(x, sigma, class) and D(x, sigma): what classifier-free guidance needs (Ho & Salimans 2022, algorithm 1).
 """
 
 from dataclasses import dataclass
@@ -25,18 +28,36 @@ class DenoisingConfig:
     Args:
         P_mean, P_std: mean and standard deviation of ln sigma.
         weighting: lambda(sigma); "karras" is EDM's.
+        label_dropout: probability of the null class in place of an image's own; 0 trains no null class.
     """
 
     P_mean: float = -1.2
     P_std: float = 1.2
     weighting: WeightingName = "karras"
+    label_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"label_dropout {self.label_dropout} is outside [0, 1)")
 
 
 class DenoisingObjective:
-    """The loss of `DenoisingConfig` for data of standard deviation `sigma_data`."""
+    """The loss of `DenoisingConfig` for data of standard deviation `sigma_data`.
 
-    def __init__(self, config: DenoisingConfig, sigma_data: float = 0.5) -> None:
+    Args:
+        config: noise levels and weights.
+        sigma_data: standard deviation of the data.
+        null_label: the class that stands for none; needed where labels are dropped.
+
+    Raises:
+        ValueError: labels are to be dropped and there is no null class.
+    """
+
+    def __init__(self, config: DenoisingConfig, sigma_data: float = 0.5, null_label: int | None = None) -> None:
+        if config.label_dropout and null_label is None:
+            raise ValueError("label_dropout needs a null class")
         self.config = config
+        self.null_label = null_label
         self.sigma_data = sigma_data
         self.noise_levels = LogNormal(config.P_mean, config.P_std)
 
@@ -52,6 +73,9 @@ class DenoisingObjective:
         """The weighted denoising error of each image; independent of `step`."""
         sigma = self.noise_levels.sample(random.randn())
         noise = random.randn(*x.shape[1:])
+        if self.config.label_dropout and class_labels is not None:
+            dropped = random.rand() < self.config.label_dropout
+            class_labels = class_labels.masked_fill(dropped, self.null_label)  # pyright: ignore[reportArgumentType]
         return self.loss_at(student, x, class_labels, sigma, noise, dropout_seed)
 
     def loss_at(
