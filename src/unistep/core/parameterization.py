@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 NoiseEmbedding = Literal["adm", "edm"]
@@ -118,7 +118,7 @@ class ConsistencyScaling:
         return _c_noise(sigma, self.noise_embedding)
 
 
-def expand(v: Float[Tensor, " B"], ndim: int) -> Float[Tensor, "B ..."]:
+def expand(v: Shaped[Tensor, " B"], ndim: int) -> Shaped[Tensor, "B ..."]:
     """Appends axes of length 1 until `v` has `ndim` axes, so that it multiplies a batch image by image."""
     return v.reshape(-1, *(1,) * (ndim - 1))
 

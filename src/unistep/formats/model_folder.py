@@ -193,9 +193,36 @@ def _info(schedule: dict[str, Any], path: Path) -> ModelInfo:
     return ModelInfo(kind=names[scheduler], timesteps=tuple(timesteps) if timesteps else None, **values)
 
 
+# Fields of diffusers' `UNet2DModel` that change what the network computes and that this one has in one form only.
+_FIXED = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2D",
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+}
+# What `UNet2DModel` takes for fields that a config.json leaves out, where our own default differs.
+_DIFFUSERS_DEFAULTS = {
+    "attention_head_dim": 8,
+    "attn_norm_num_groups": None,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "resnet_time_scale_shift": "default",
+}
+
+
 def _config(config_type: type[UNetConfig], raw: dict[str, Any], path: Path) -> UNetConfig:
+    for name, value in _FIXED.items():
+        if raw.get(name, value) != value:
+            raise UserError(f"{path}: {name} {raw[name]!r} is not supported; only {value!r} is")
     known = {f.name for f in dataclasses.fields(config_type)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
+    given = _DIFFUSERS_DEFAULTS | {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
+    values: dict[str, Any] = dict(given)
     try:
         return config_type(**values)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """The one interface the trainer sees instead of a method."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unistep.core.random import ImageRandom
 
 
+@runtime_checkable
 class Student(Protocol):
     """A `Denoiser` in training: a generator draws its dropout masks."""
 
@@ -25,6 +26,7 @@ class Student(Protocol):
         ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss a step, and the networks it keeps beside the student."""
 
