@@ -122,7 +122,8 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
         Interrupted: a signal came; what is done is saved.
     """
     accelerator = build_accelerator(config.precision)
-    dataset = open_dataset(config.data)
+    with accelerator.main_process_first():  # one process prepares the cache, the others find it
+        dataset = open_dataset(config.data)
     architecture = network_config(config, dataset)
     if accelerator.is_main_process:
         claim_folder(folder, config)
