@@ -24,7 +24,7 @@ from unistep.objectives.methods import METHODS
 MU = torch.tensor([0.4, -0.3, 0.0, 0.1]).reshape(1, 2, 2)
 S = torch.tensor([0.25, 0.5, 0.8, 0.4]).reshape(1, 2, 2)
 BATCH = int(__import__("os").environ.get("BS","256"))
-SL = float(__import__("os").environ.get("SL","0.5"))
+SL = float(__import__("os").environ.get("SL","1"))
 
 STEPS = {"cd": 2000}
 DEFAULT_STEPS = 2000
@@ -58,7 +58,7 @@ class Affine(nn.Module):
         )
 
     def forward(self, x, c_noise, class_labels=None, *, generator=None):
-        a, b = self.mlp(c_noise[:, None]).reshape(len(x), 2, *MU.shape).unbind(1)
+        a, b = self.mlp(SL * c_noise[:, None]).reshape(len(x), 2, *MU.shape).unbind(1)
         return a * x + b
 
 

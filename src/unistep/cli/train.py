@@ -1,5 +1,6 @@
 """`unistep train`: a recipe or YAML file plus flags, or a run to resume."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -69,9 +70,12 @@ def _train(config: RunConfig, folder: Path) -> None:
     from unistep.build import train
     from unistep.training.interrupt import Interrupted
 
+    main = os.environ.get("RANK", "0") == "0"
     try:
         model = train(config, folder)
     except Interrupted as stopped:
-        print(f"{stopped}; the checkpoint is written. Go on with: unistep train --resume {folder}", file=sys.stderr)
+        if main:
+            print(f"{stopped}; the checkpoint is written. Go on with: unistep train --resume {folder}", file=sys.stderr)
         sys.exit(128 + stopped.signal.value)
-    print(f"done: {model}\nlook at samples with: unistep sample {folder} --output samples.png")
+    if main:
+        print(f"done: {model}\nlook at samples with: unistep sample {folder} --output samples.png")
