@@ -1,0 +1,142 @@
+"""A run killed at any instant and resumed ends in the weights of the uninterrupted run, to the bit."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unistep.cli.main import main
+from unistep.data import open_dataset
+
+DEADLINE = 120
+STAGES = ("teacher", "student")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe of both stages that trains in seconds: with dropout, guidance, an EMA target and flips."""
+    folder = tmp_path_factory.mktemp("recipe")
+    digits = open_dataset("mnist-test")
+    np.savez(folder / "digits.npz", digits.images[:96].numpy(), digits.labels[:96].numpy())
+    stage = "{steps: 60, batch_size: 8, checkpoint_every: 4, log_every: 3, sample_every: 1000"
+    (folder / "tiny.yaml").write_text(f"""
+data: {{source: {folder / "digits.npz"}, flip: true}}
+network:
+  patch_size: 4
+  block_out_channels: [16]
+  down_block_types: [DownBlock2D]
+  up_block_types: [UpBlock2D]
+  layers_per_block: 1
+  norm_num_groups: 4
+  attn_norm_num_groups: 4
+  attention_head_dim: 16
+  dropout: 0.1
+teacher: {stage}, objective: {{label_dropout: 0.1}}}}
+student: {stage}, objective: {{target: ema, guidance: 1.5}}}}
+""")
+    return folder / "tiny.yaml"
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, "-m", "unistep", "train", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(run: Path, stage: str, steps: int, process: subprocess.Popen) -> None:
+    """Returns once the log of the stage has reached `steps`."""
+    log, end = run / stage / "metrics.jsonl", time.monotonic() + DEADLINE
+    while time.monotonic() < end and process.poll() is None:
+        if log.exists() and any(line and json.loads(line)["step"] >= steps for line in whole_lines(log)):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    raise AssertionError(f"{stage} never reached step {steps}: {process.communicate()[1]}")
+
+
+def whole_lines(log: Path) -> list[str]:
+    return log.read_text().split("\n")[:-1]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for stage in STAGES:
+        state = load_file(run / stage / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+        found |= {f"{stage}.{name}": tensor for name, tensor in state.items()}
+    return found
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    process = start(str(recipe), "--output", str(run))
+    assert process.wait(DEADLINE) == 0, process.communicate()
+    return run
+
+
+@pytest.mark.parametrize(("kill", "stage"), [(0, "teacher"), (1, "student"), (2, "student")])
+def test_sigkill_at_a_random_moment(kill, stage, recipe, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(str(recipe), "--output", str(run))
+    wait_for_steps(run, stage, random.Random(kill).randrange(3, 50), process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(DEADLINE) == -signal.SIGKILL
+
+    resumed = start("--resume", str(run))
+    output, errors = resumed.communicate(timeout=DEADLINE)
+    assert resumed.returncode == 0, errors
+    assert_same_weights(run, uninterrupted)
+    for each in STAGES:
+        steps = [json.loads(line)["step"] for line in whole_lines(run / each / "metrics.jsonl")]
+        assert steps == list(range(3, 61, 3))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_resume(number, code, recipe, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(str(recipe), "--output", str(run))
+    wait_for_steps(run, "student", 9, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == code, errors
+    assert errors.strip().splitlines()[-1].endswith(f"unistep train --resume {run}")
+    resumed = start("--resume", str(run))
+    assert resumed.wait(DEADLINE) == 0, resumed.communicate()
+    assert_same_weights(run, uninterrupted)
+
+
+def test_a_finished_run_is_left_alone(uninterrupted, capsys):
+    before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()}
+    main(["train", "--resume", str(uninterrupted)])
+    assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()} == before
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_named(recipe, uninterrupted, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(run / "student" / "model")
+    newest = max((run / "student" / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--resume", str(run)])
+    assert stopped.value.code == 2
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("unistep: error")]
+    assert str(newest) in line
