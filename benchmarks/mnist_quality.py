@@ -18,16 +18,16 @@ from unistep.build import EMBEDDED, EMBEDDED_TEACHER, default_plan
 from unistep.data import open_dataset
 from unistep.formats.model_folder import LoadedModel, load_model
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
+from unistep.networks.adm import UNet
+from unistep.networks.patched import PatchedUNet
 from unistep.pipelines.generate import Plan, consistency_plan, generate
 
 
-def sample(model: LoadedModel, plan: Plan, count: int, bf16: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
+def sample(model: LoadedModel, plan: Plan, count: int) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Images, the classes asked for, and seconds an image."""
     labels = torch.arange(count) % 10
     started = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        batches = generate(model.denoiser, plan, model.image_shape, range(count), labels=labels, batch_size=250)
-        images = torch.cat(list(batches))
+    images = torch.cat(list(generate(model.denoiser, plan, model.image_shape, range(count), labels=labels)))
     return images, labels, (time.perf_counter() - started) / count
 
 
@@ -51,10 +51,17 @@ def main() -> None:
         teacher = load_model(arguments.run / "teacher" / "model" if arguments.run else EMBEDDED_TEACHER)
         rows.append(("teacher, 18 Heun steps", teacher, default_plan(teacher.info)))
 
+    if arguments.bf16:
+        for model in {id(m): m for _, m, _ in rows}.values():
+            network = model.denoiser.network
+            unet = network.unet if isinstance(network, PatchedUNet) else network
+            assert isinstance(unet, UNet)
+            unet.cast_blocks(torch.bfloat16)
+
     print("| samples | evaluations | accuracy | lowest class | Frechet distance | s per image |")
     print("|---|---|---|---|---|---|")
     for name, model, plan in rows:
-        images, labels, seconds = sample(model, plan, arguments.count, arguments.bf16)
+        images, labels, seconds = sample(model, plan, arguments.count)
         q = evaluate_digits(images, labels, reference, classifier=classifier)
         lowest = min(q.per_class_accuracy)
         print(
@@ -65,9 +72,8 @@ def main() -> None:
         test = open_dataset("mnist-test")
         assert test.labels is not None
         q = evaluate_digits(test.images, test.labels, reference, classifier=classifier)
-        print(
-            f"| 10,000 test images | | {q.accuracy:.2%} | {min(q.per_class_accuracy):.1%} | {q.frechet_distance:.3f} | |"
-        )
+        lowest = min(q.per_class_accuracy)
+        print(f"| 10,000 test images | | {q.accuracy:.2%} | {lowest:.1%} | {q.frechet_distance:.3f} | |")
 
 
 if __name__ == "__main__":

@@ -71,3 +71,50 @@ def toy() -> Callable[[str], nn.Module]:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def lively() -> Callable[..., nn.Module]:
+    """lively(seed=0, **fields): a small network of random weights, the zero-initialised ones too."""
+
+    def build(seed: int = 0, **fields: Any) -> nn.Module:
+        from unistep.build import build_network
+        from unistep.networks.patched import PatchedUNetConfig
+
+        small = {
+            "sample_size": 16,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": (16, 16),
+            "down_block_types": ("DownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "UpBlock2D"),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attn_norm_num_groups": 4,
+            "attention_head_dim": 8,
+            "patch_size": 2,
+        }
+        network = build_network(PatchedUNetConfig(**(small | fields)), seed).eval().requires_grad_(False)
+        noise = torch.Generator().manual_seed(seed)
+        for p in network.parameters():
+            p.add_(torch.randn(p.shape, generator=noise), alpha=0.1)
+        return network
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def model_folder(lively: Callable[..., nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """model_folder(kind, **fields): the folder of a `lively` network; the same call gives the same folder again."""
+    made: dict[str, Path] = {}
+
+    def build(kind: str = "consistency", **fields: Any) -> Path:
+        from unistep.formats.model_folder import ModelInfo, save_model
+
+        key = repr((kind, sorted(fields.items())))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("models") / kind
+            save_model(made[key], lively(**fields), ModelInfo(kind=kind), card="A model of random weights.\n")
+        return made[key]
+
+    return build

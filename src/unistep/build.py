@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
@@ -46,7 +47,13 @@ def build_accelerator(precision: Precision) -> Accelerator:
     """Devices and processes as the launcher gave them; gradients are split by the trainer."""
     cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
     device = torch.device("cpu" if cpu else "cuda" if torch.cuda.is_available() else "mps")
-    return Accelerator(mixed_precision=pick_precision(precision, device), cpu=cpu)
+    AcceleratorState._reset_state()  # a second run in this process may have another precision
+    try:
+        return Accelerator(mixed_precision=pick_precision(precision, device), cpu=cpu)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"precision {precision}: {error}; give auto or fp32") from None
 
 
 def network_config(config: RunConfig, dataset: ImageDataset) -> PatchedUNetConfig:
@@ -122,19 +129,20 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
         Interrupted: a signal came; what is done is saved.
     """
     accelerator = build_accelerator(config.precision)
+    for stage in (config.teacher, config.student):
+        if stage is not None:
+            stage.check_split(accelerator.num_processes)
     with accelerator.main_process_first():  # one process prepares the cache, the others find it
         dataset = open_dataset(config.data)
     architecture = network_config(config, dataset)
+    if config.teacher is not None and config.teacher.objective.label_dropout and not architecture.num_class_embeds:
+        raise UserError("teacher.objective.label_dropout needs class labels, and there are none; set it to 0")
+    teacher = open_teacher(config, architecture)
     if accelerator.is_main_process:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
 
     model = folder
-    teacher: LoadedModel | None = None
-    if config.teacher_model is not None:
-        teacher = load_model(resolve_model(config.teacher_model))
-        if teacher.info.kind != "diffusion":
-            raise UserError(f"teacher_model {config.teacher_model} is a consistency model; give a diffusion model")
     stage = _Stage(config, folder, accelerator, dataset, say)
     if config.teacher is not None:
         null_label = architecture.num_class_embeds if config.teacher.objective.label_dropout else None
@@ -156,6 +164,30 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
         )
         model = stage.run("student", config.student, student, objective, info)
     return model
+
+
+def open_teacher(config: RunConfig, architecture: PatchedUNetConfig) -> LoadedModel | None:
+    """The model that `teacher_model` names, if it does.
+
+    Raises:
+        UserError: there is none, or it does not fit the data or the student.
+    """
+    if config.teacher_model is None:
+        return None
+    teacher = load_model(resolve_model(config.teacher_model))
+    if teacher.info.kind != "diffusion":
+        raise UserError(f"teacher_model {config.teacher_model} is a consistency model; give a diffusion model")
+    size, classes = architecture.sample_size, architecture.num_class_embeds or 0
+    for what, its, ours in (
+        ("makes images of (channels, height, width)", teacher.image_shape, (architecture.in_channels, size, size)),
+        ("has a number of classes of", teacher.num_classes, classes),
+    ):
+        if its != ours:
+            raise UserError(f"teacher_model {config.teacher_model} {what} {its}, the data {ours}; give one that fits")
+    if config.student is not None:  # built here only to refuse before anything is written
+        build_student(config, config.student, architecture, teacher)
+        build_teacher(teacher, config.student.objective, torch.device("cpu"))
+    return teacher
 
 
 def build_teacher(teacher: LoadedModel, objective: ConsistencyConfig, device: torch.device) -> Denoiser:
@@ -286,14 +318,17 @@ def claim_folder(folder: Path, config: RunConfig) -> None:
         UserError: the folder holds a run of another config, or something else.
     """
     path = folder / "config.yaml"
+    temporary = path.with_suffix(".tmp")
     text = dump(config)
     if path.exists():
         if path.read_text() != text:
             raise UserError(f"{folder} holds a run with another config; choose another --output, or delete it")
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(p != temporary for p in folder.iterdir())):
         raise UserError(f"{folder} exists and is not a run directory; choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None

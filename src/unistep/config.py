@@ -19,6 +19,7 @@ from unistep.errors import UserError
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.denoising import DenoisingConfig
+from unistep.samplers.consistency import sigmas_from_indices
 from unistep.training.trainer import Precision, TrainerConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -50,6 +51,13 @@ class StudentConfig(TrainerConfig):
     from_teacher: bool = True
     timesteps: tuple[int, ...] | None = None
     num_train_timesteps: int = 40
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_train_timesteps < 3:
+            raise ValueError(f"num_train_timesteps {self.num_train_timesteps} must be at least 3, for a step between")
+        if self.timesteps is not None:
+            sigmas_from_indices(self.timesteps, self.num_train_timesteps)  # refuses what is no schedule
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,14 @@ class RunConfig:
         has_teacher = self.teacher is not None or self.teacher_model is not None
         if self.teacher is not None and self.teacher_model is not None:
             raise ValueError("teacher and teacher_model exclude each other; set one of them to null")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data {self.sigma_data} must be positive")
+        if self.student is not None and self.teacher is not None:
+            if self.student.objective.guidance != 1 and not self.teacher.objective.label_dropout:
+                raise ValueError(
+                    f"student.objective.guidance {self.student.objective.guidance} needs a teacher with a null class; "
+                    f"set teacher.objective.label_dropout above 0, as 0.1"
+                )
         if self.student is not None and not has_teacher:
             if self.student.objective.guidance != 1:
                 raise ValueError(f"student.objective.guidance {self.student.objective.guidance} needs a teacher")

@@ -67,15 +67,19 @@ def _resumed(arguments: list[str]) -> Path:
 
 
 def _train(config: RunConfig, folder: Path) -> None:
-    from unistep.build import train
-    from unistep.training.interrupt import Interrupted
+    from unistep.training.interrupt import Interrupted, signals_raise
 
     main = os.environ.get("RANK", "0") == "0"
     try:
-        model = train(config, folder)
+        with signals_raise():
+            from unistep.build import train
+
+            model = train(config, folder)
     except Interrupted as stopped:
         if main:
-            print(f"{stopped}; the checkpoint is written. Go on with: unistep train --resume {folder}", file=sys.stderr)
+            begun = (folder / "config.yaml").is_file()
+            hint = f"go on with: unistep train --resume {folder}" if begun else "nothing was written"
+            print(f"{stopped}; {hint}", file=sys.stderr)
         sys.exit(128 + stopped.signal.value)
     if main:
         print(f"done: {model}\nlook at samples with: unistep sample {folder} --output samples.png")

@@ -10,6 +10,7 @@ learns D(x, sigma, class) and D(x, sigma): what classifier-free guidance needs (
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -74,8 +75,9 @@ class DenoisingObjective:
         sigma = self.noise_levels.sample(random.randn())
         noise = random.randn(*x.shape[1:])
         if self.config.label_dropout and class_labels is not None:
-            dropped = random.rand() < self.config.label_dropout
-            class_labels = class_labels.masked_fill(dropped, self.null_label)  # pyright: ignore[reportArgumentType]
+            assert self.null_label is not None
+            null = torch.full_like(class_labels, self.null_label)
+            class_labels = torch.where(random.rand() < self.config.label_dropout, null, class_labels)
         return self.loss_at(student, x, class_labels, sigma, noise, dropout_seed)
 
     def loss_at(

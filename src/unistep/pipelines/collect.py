@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
-from unistep.pipelines.generate import Plan, generate
+from unistep.pipelines.generate import Plan, generate, tile_size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,27 +28,33 @@ def collect(
 ) -> UInt8[Tensor, "N C H W"] | None:
     """Images 0 to num_images - 1 in order; on processes other than the first, None.
 
-    Every round each process makes one batch, and the batches are gathered in process order.
+    Every round each process makes about `batch_size` images, and they are gathered in process order.
     """
     processes = 1 if accelerator is None else accelerator.num_processes
     rank = 0 if accelerator is None else accelerator.process_index
-    device = "cpu" if accelerator is None else accelerator.device
+    device = torch.device("cpu") if accelerator is None else accelerator.device
     if accelerator is None and isinstance(denoiser, torch.nn.Module):
         device = next(denoiser.parameters()).device
+    tile = tile_size(shape, batch_size, device)
+
+    def whole_tiles(images: int) -> int:
+        return -(-images // tile) * tile
+
     parts = []
     with _progress(rank == 0) as progress:
         task = progress.add_task("sample", total=num_images)
-        for start in range(0, num_images, batch_size * processes):
-            end = min(start + batch_size * processes, num_images)
-            # The last round may be short; all processes make equally many images, the surplus is cut off.
-            share = -(-(end - start) // processes)
-            indices = [min(start + rank * share + j, num_images - 1) for j in range(share)]
-            own = None if labels is None else labels[indices]
-            batch = torch.cat(
-                list(generate(denoiser, plan, shape, indices, seed=seed, labels=own, batch_size=share, device=device))
-            )
+        a_round = whole_tiles(batch_size) * processes
+        for start in range(0, num_images, a_round):
+            end = min(start + a_round, num_images)
+            share = whole_tiles(-(-(end - start) // processes))
+            own = range(min(start + rank * share, end), min(start + (rank + 1) * share, end))
+            own_labels = None if labels is None else labels[own.start : own.stop]
+            made = generate(denoiser, plan, shape, own, seed=seed, labels=own_labels, batch_size=share, device=device)
+            batch = torch.cat([torch.zeros(0, *shape, dtype=torch.uint8), *made])
             if accelerator is not None:
-                batch = accelerator.gather(batch.to(device)).cpu()  # pyright: ignore
+                # All processes must hand over equally many; what the last ones lack comes last and is cut off.
+                surplus = torch.zeros(share - len(batch), *shape, dtype=torch.uint8)
+                batch = accelerator.gather(torch.cat([batch, surplus]).to(device)).cpu()  # pyright: ignore
             if rank == 0:
                 parts.append(batch[: end - start])
             progress.update(task, completed=end)

@@ -1,12 +1,13 @@
 """Many images in one PNG."""
 
-import os
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+
+from unistep.pipelines.whole_file import whole_file
 
 
 def grid(images: UInt8[Tensor, "N C H W"], columns: int, *, gap: int = 2) -> UInt8[Tensor, "C GH GW"]:
@@ -35,9 +36,7 @@ def save_grid(images: UInt8[Tensor, "N C H W"], path: Path, columns: int, *, min
 
 
 def save_png(image: Image.Image, path: Path) -> Path:
-    """Writes a PNG under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    """Writes a PNG; the file appears whole."""
+    with whole_file(path) as temporary:
+        image.save(temporary, format="PNG")
     return path

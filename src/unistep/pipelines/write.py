@@ -1,6 +1,5 @@
 """Images to files: a grid, OpenAI's .npz, or a folder of PNGs. A file appears whole or not at all."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.pipelines.grid import save_grid, save_png, to_pil
+from unistep.pipelines.whole_file import whole_file
 
 
 def write_images(
@@ -20,9 +20,9 @@ def write_images(
         UserError: the place cannot be written to.
     """
     try:
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             return save_grid(images, path, columns)
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return _save_npz(images, labels, path)
         for i, image in enumerate(images):
             save_png(to_pil(image), path / f"{i:06d}.png")
@@ -32,10 +32,7 @@ def write_images(
 
 
 def _save_npz(images: Tensor, labels: Tensor | None, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = [images.permute(0, 2, 3, 1).numpy()] + ([] if labels is None else [labels.numpy()])
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, *arrays)
-    os.replace(temporary, path)
     return path

@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM as a request to stop after the current step."""
+"""Ctrl-C and SIGTERM: in the training loop a request to stop after the current step, elsewhere the end at once."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
@@ -27,19 +29,37 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(signal.SIGINT)
         self.signal = signal.Signals(number)
 
 
-class Interrupted(Exception):
-    """Training stopped by a signal, its checkpoint written.
+class Interrupted(BaseException):
+    """Training stopped by a signal. As KeyboardInterrupt it is no `Exception`, which anybody may catch.
 
     Args:
         signal: what stopped it; the process should exit with 128 + its number.
-        step: how many steps are done.
+        step: how many steps are done, and in a checkpoint; None where it was not in the training loop.
     """
 
-    def __init__(self, signal: signal.Signals, step: int) -> None:
-        super().__init__(f"stopped by {signal.name} after step {step}")
+    def __init__(self, signal: signal.Signals, step: int | None = None) -> None:
+        where = "" if step is None else f" after step {step}; the checkpoint is written"
+        super().__init__(f"stopped by {signal.name}{where}")
         self.signal = signal
         self.step = step
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Outside of the training loop SIGINT and SIGTERM raise `Interrupted`, wherever the program is."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    former = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            former[number] = signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

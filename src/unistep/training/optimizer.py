@@ -38,6 +38,15 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr {self.lr} must be positive")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must lie in [0, 1)")
+        for name in ("eps", "weight_decay", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} {getattr(self, name)} must not be negative")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"final_lr {self.final_lr} is outside [0, 1]")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm {self.clip_grad_norm} must be positive, or null for no limit")
 
     def lr_at(self, step: int, total_steps: int) -> float:
         """The learning rate of step number `step` (from 0) of `total_steps`."""

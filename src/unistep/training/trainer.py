@@ -59,15 +59,30 @@ class TrainerConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every"):
+        counts = ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every")
+        for name in (*counts, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):
             raise ValueError(f"ema_decays {self.ema_decays} must hold at least one number in [0, 1)")
 
+    def check_split(self, processes: int) -> None:
+        """Raises a UserError unless the batch can be split evenly into `processes` x `accumulation` parts."""
+        if self.batch_size % (processes * self.accumulation):
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be split into {processes} processes x {self.accumulation} "
+                f"accumulation steps; make it a multiple of {processes * self.accumulation}"
+            )
+
 
 def pick_precision(precision: Precision, device: torch.device) -> str:
-    """Accelerate's name of the precision; "auto" takes bf16 where the machine multiplies it fast, else fp32."""
+    """Accelerate's name of the precision; "auto" takes bf16 where the machine multiplies it fast, else fp32.
+
+    Raises:
+        UserError: fp16 without a CUDA device.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError(f"precision fp16 needs a CUDA device, this is {device.type}; give auto, fp32 or bf16")
     if precision != "auto":
         return "no" if precision == "fp32" else precision
     if device.type == "cuda":
@@ -110,12 +125,7 @@ class Trainer:
         preview: Callable[[nn.Module, Path], None] | None = None,
         title: str = "train",
     ) -> None:
-        parts = accelerator.num_processes * config.accumulation
-        if config.batch_size % parts:
-            raise UserError(
-                f"batch_size {config.batch_size} cannot be split into {accelerator.num_processes} processes "
-                f"x {config.accumulation} accumulation steps; make it a multiple of {parts}"
-            )
+        config.check_split(accelerator.num_processes)
         self.folder = folder
         self.config = config
         self.dataset = dataset
@@ -133,6 +143,8 @@ class Trainer:
         self.model = accelerator.prepare_model(self.student)
         self.step = 0
         self.seconds = 0.0
+        # Since the last log line: the sum of the losses, and of how many steps.
+        self.loss_sum, self.since = torch.zeros((), device=accelerator.device), 0
 
     def run(self) -> nn.Module:
         """Trains to the end and returns the student with the averaged weights, in eval mode.
@@ -144,32 +156,33 @@ class Trainer:
         self._restore()
         c = self.config
         main = self.accelerator.is_main_process
-        loss_sum, since = torch.zeros((), device=self.accelerator.device), 0
         started = last = time.monotonic()
-        before = self.seconds
+        before, timed = self.seconds, 0
         with StopRequest() as stop, RunLog(self.folder, self.title, c.steps, self.step, main) as log:
             while self.step < c.steps:
                 loss, norm, lr = self._train_step(self.step)
-                loss_sum, since = loss_sum + loss, since + 1
+                self.loss_sum, self.since, timed = self.loss_sum + loss, self.since + 1, timed + 1
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 log.advance(self.step)
                 if self.step % c.log_every == 0 or self.step == c.steps:
-                    mean = self.accelerator.reduce(loss_sum / since, "mean").item()  # pyright: ignore
+                    mean = self._mean_loss_sum().item() / self.since
                     self._check_finite(mean)
                     now = time.monotonic()
-                    rate = since * c.batch_size / max(now - last, 1e-9)
+                    rate = timed * c.batch_size / max(now - last, 1e-9)
                     values = {"loss": mean, "lr": lr, "images_per_second": rate, "seconds": self.seconds}
                     values |= {"images": float(self.step * c.batch_size), "grad_norm": float(norm)}
                     log.write(self.step, values | self.objective.scalars(self.step - 1))
-                    loss_sum, since, last = torch.zeros_like(loss_sum), 0, now
-                stopped = self._agree(stop.signal is not None)
-                if stopped or self.step % c.checkpoint_every == 0 or self.step == c.steps:
-                    self._check_finite(float(loss))
+                    self.loss_sum, self.since, timed, last = torch.zeros_like(self.loss_sum), 0, 0, now
+                due = self.step % c.checkpoint_every == 0 or self.step == c.steps
+                if due:
                     self._save()
                 if self.preview and main and (self.step % c.sample_every == 0 or self.step == c.steps):
                     self.preview(self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png")
-                if stopped and self.step < c.steps:
+                # Asked after all that takes time, and in the last step too: a signal must not go unheard.
+                if self._agree(stop.signal is not None):
+                    if not due:
+                        self._save()
                     raise Interrupted(stop.signal or signal.SIGTERM, self.step)
         return self.averaged()
 
@@ -219,6 +232,10 @@ class Trainer:
                 f"optimizer.clip_grad_norm, and start again from the last checkpoint in {self.folder / 'checkpoints'}"
             )
 
+    def _mean_loss_sum(self) -> Tensor:
+        """Over the processes."""
+        return self.accelerator.reduce(self.loss_sum, "mean")  # pyright: ignore
+
     def _agree(self, stop: bool) -> bool:
         """True on every process if it is on one: all must leave the loop at the same step."""
         if self.accelerator.num_processes == 1:
@@ -227,6 +244,10 @@ class Trainer:
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)  # pyright: ignore
 
     def _save(self) -> None:
+        """Writes a checkpoint; not of weights that are no numbers, which would push out the last good one."""
+        loss_sum = self._mean_loss_sum()
+        if not all(bool(p.isfinite().all()) for p in self.student.parameters()):
+            self._check_finite(math.nan)
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
@@ -236,12 +257,14 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "objective": self.objective.state_dict(),
                 "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+                "loss_sum": loss_sum,
+                "since": self.since,
             }
             save_checkpoint(self.folder / "checkpoints", self.step, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.folder / "checkpoints", self.accelerator.device)
+        state = load_checkpoint(self.folder / "checkpoints")
         if state is None:
             return
         try:
@@ -251,9 +274,10 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds, self.since = state["step"], state["seconds"], state.get("since", 0)
+            self.loss_sum = state.get("loss_sum", self.loss_sum).to(self.accelerator.device)
         except (KeyError, ValueError, RuntimeError):
             raise UserError(
                 f"{self.folder} was trained with another network or other ema_decays; "
                 f"choose another --output or the settings in its config.yaml"
             ) from None
-        self.step, self.seconds = state["step"], state["seconds"]
