@@ -59,6 +59,9 @@ class ConsistencyConfig:
         huber_c: constant of the pseudo-Huber distance; None is 0.00054 sqrt(C H W); 0 is the Euclidean norm.
         guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
         sigma_min, sigma_max, rho: the noise range and the grid.
+
+    Raises:
+        ValueError: a value out of range, or two that do not fit each other.
     """
 
     pairs: Literal["uniform", "lognormal", "mapping"] = "uniform"
@@ -95,6 +98,11 @@ class ConsistencyConfig:
             raise ValueError(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
         if self.q <= 1 or self.stages < 1:
             raise ValueError(f"q {self.q} must exceed 1 and stages {self.stages} be at least 1")
+        if self.pairs == "mapping" and self.q**-self.stages < torch.finfo(torch.float32).eps:
+            # Said now: the run would stop at the first stage without a gap, most of it done.
+            raise ValueError(f"q {self.q} over {self.stages} stages leaves no gap between t and r; lower q or stages")
+        if self.step == "heun" and (self.pairs == "mapping" or self.sigma_min == 0):
+            raise ValueError("step heun divides by r, which reaches 0 with pairs mapping or sigma_min 0; use euler")
 
     def num_scales(self, step: int, total_steps: int) -> int:
         """N(k): levels of the grid at `step`."""
@@ -258,6 +266,5 @@ class ConsistencyObjective:
 
 
 def copy_target(student: nn.Module) -> nn.Module:
-    """A frozen copy of the student in training mode: it sees the student's dropout masks."""
-    target = copy.deepcopy(student).requires_grad_(False)
-    return target.train(student.training)
+    """A frozen copy of the student in training mode, whatever the student's: it drops what the student will drop."""
+    return copy.deepcopy(student).requires_grad_(False).train()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unistep.core.random import ImageRandom
+from unistep.core.random import ImageRandom, image_seed
 
 
 @runtime_checkable
@@ -60,5 +60,8 @@ class Objective(Protocol):
 
 
 def dropout_generator(seed: int, x: Tensor) -> torch.Generator:
-    """A fresh generator on the device of `x`: two networks given one each of the same seed drop the same units."""
-    return torch.Generator(x.device).manual_seed(seed)
+    """A fresh generator on the device of `x`: two networks given one each of the same seed drop the same units.
+
+    The seed may be one that an image's noise is drawn with: the masks are drawn from another stream.
+    """
+    return torch.Generator(x.device).manual_seed(image_seed(seed, 0))

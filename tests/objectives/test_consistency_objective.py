@@ -1,0 +1,390 @@
+"""What the consistency objective promises beside the values of its losses."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from unistep.core.curriculum import ect_r
+from unistep.core.distance import l2
+from unistep.core.noise import discretized_lognormal, karras_sigmas, pair_sigmas
+from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned, expand
+from unistep.core.random import ImageRandom, image_seed
+from unistep.networks.adm import UNet, UNetConfig
+from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target
+from unistep.objectives.methods import METHODS
+from unistep.objectives.protocol import dropout_generator
+
+TARGETS = ("ema", "stop-gradient")
+TOTAL = 100
+
+
+class Scaled(nn.Module):
+    """Multiplies by its one parameter and keeps what it was called with."""
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.calls = []
+
+    def forward(self, x, c_noise, class_labels=None, *, generator=None):
+        self.calls.append((x, c_noise, class_labels))
+        return self.scale * x
+
+
+def teacher(x_t, sigma, class_labels=None, /):
+    return expand(0.25 / (0.25 + sigma**2), x_t.ndim) * x_t
+
+
+def exact_objective(**fields) -> ConsistencyObjective:
+    target = fields.pop("network", None)
+    return ConsistencyObjective(ConsistencyConfig(**fields), TOTAL, teacher=teacher, target=target)
+
+
+def objective_of(name: str, student: nn.Module) -> ConsistencyObjective:
+    return ConsistencyObjective(METHODS[name], TOTAL, teacher=teacher, target=copy_target(student))
+
+
+def random_of(n: int) -> ImageRandom:
+    return ImageRandom([image_seed(3, i) for i in range(n)])
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(4, 1, 4, 4, generator=generator)
+
+
+@pytest.fixture
+def unit_noise(generator, x):
+    return torch.randn(x.shape, generator=generator)
+
+
+@pytest.fixture
+def dropping(generator) -> Preconditioned:
+    """A U-Net that drops half of its units; no parameter is zero, so that every mask shows."""
+    config = UNetConfig(
+        sample_size=4,
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=4,
+        attn_norm_num_groups=4,
+        dropout=0.5,
+    )
+    network = UNet(config)
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.3, generator=generator)
+    return Preconditioned(network, ConsistencyScaling())
+
+
+# ------------------------------------------------------------------------------------------------ dropout
+
+
+@pytest.mark.parametrize("step", ["same-noise", "heun"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_student_and_target_drop_the_same_units(target, step, dropping, x, unit_noise):
+    """At t = r both see the same images, and the same weights: only masks can tell their outputs apart."""
+    objective = exact_objective(target=target, step=step, network=copy_target(dropping))
+    t = torch.tensor([0.1, 1.0, 5.0, 80.0])
+    for seed in (0, 1):
+        assert torch.equal(objective.loss_at(dropping, x, None, t, t, unit_noise, seed), torch.zeros(4))
+    # ... and masks do tell them apart.
+    x_t = x + expand(t, 4) * unit_noise
+    outputs = [dropping(x_t, t, generator=dropout_generator(seed, x)) for seed in (0, 1)]
+    assert (l2(*outputs) > 1e-6).all()
+    assert torch.equal(outputs[0], dropping(x_t, t, generator=dropout_generator(0, x)))
+
+
+def test_the_dropout_seed_is_used(dropping, x, unit_noise):
+    objective = exact_objective(network=copy_target(dropping))
+    t, r = torch.full((4,), 2.0), torch.full((4,), 1.0)
+    losses = [objective.loss_at(dropping, x, None, t, r, unit_noise, seed) for seed in (0, 1, 0)]
+    assert (losses[0] != losses[1]).all() and torch.equal(losses[0], losses[2])
+
+
+def test_a_target_copied_from_a_student_in_eval_mode_drops(dropping, x, unit_noise):
+    target = copy_target(dropping.eval())
+    dropping.train()
+    assert all(module.training for module in target.modules())
+    objective = exact_objective(target="ema", network=target)
+    t = torch.ones(4)
+    assert torch.equal(objective.loss_at(dropping, x, None, t, t, unit_noise, 5), torch.zeros(4))
+
+
+def test_masks_do_not_repeat_the_noise_of_an_image_with_the_same_seed(x):
+    seed = image_seed(0, 0)
+    mask = torch.rand(64, generator=dropout_generator(seed, x))
+    assert not torch.isin(mask, ImageRandom([seed]).rand(256)).any()
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("step", ["same-noise", "heun", "euler"])
+def test_only_the_prediction_is_differentiated(step, target, x, unit_noise):
+    student, average, guide = (Preconditioned(Scaled(a), EDMScaling()) for a in (0.5, 0.4, 0.3))
+    objective = ConsistencyObjective(
+        ConsistencyConfig(step=step, target=target), TOTAL, teacher=guide, target=average
+    )
+    t, r = torch.full((4,), 2.0), torch.full((4,), 1.0)
+    x.requires_grad_()
+    objective.loss_at(student, x, None, t, r, unit_noise).sum().backward()
+    assert average.network.scale.grad is None and guide.network.scale.grad is None
+
+    # The same loss with a target that is a constant: the images' gradient too comes through x_t alone.
+    y = student.network if target == "stop-gradient" else average.network
+    x_r = y.calls[-1][0] / EDMScaling().c_in(r)[0]
+    constant = Preconditioned(y, EDMScaling())(x_r, r).detach()
+    again, leaf = Preconditioned(Scaled(0.5), EDMScaling()), x.detach().clone().requires_grad_()
+    l2(again(leaf + 2.0 * unit_noise, t), constant).sum().backward()
+    assert again.network.scale.grad.abs() > 1e-3
+    torch.testing.assert_close(student.network.scale.grad, again.network.scale.grad)
+    torch.testing.assert_close(x.grad, leaf.grad)
+
+
+def test_copy_target_is_frozen_and_apart():
+    student = Preconditioned(Scaled(), EDMScaling())
+    target = copy_target(student)
+    assert not any(p.requires_grad for p in target.parameters())
+    assert all(p.requires_grad for p in student.parameters())
+    with torch.no_grad():
+        student.network.scale.add_(1)
+    assert target.network.scale.item() == 0.5
+
+
+# ------------------------------------------------------------------------------------------------ boundary
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("step", ["same-noise", "heun", "euler"])
+def test_at_sigma_min_the_target_is_x_r(step, target, x, unit_noise):
+    """The last pair of the grid ends at sigma_min; the network's word for it is not asked, even NaN."""
+
+    class BadAtSigmaMin(nn.Module):
+        def forward(self, x, sigma, class_labels=None, *, generator=None):
+            return torch.where(expand(sigma, 4) > 0.0021, x / 2, torch.nan)
+
+    num = 40
+    t, r = pair_sigmas(torch.tensor([0, 20, num - 2, num - 2]), num)
+    objective = exact_objective(step=step, target=target, network=BadAtSigmaMin())
+    loss = objective.loss_at(BadAtSigmaMin(), x, None, t, r, unit_noise)
+
+    x_t = x + expand(t, 4) * unit_noise
+    x_r = objective._step(x, x_t, t, r, unit_noise, None)
+    expected = torch.cat([l2(x_t / 2, x_r / 2)[:2], l2(x_t / 2, x_r)[2:]])
+    assert torch.equal(loss, expected)
+
+
+def test_at_r_zero_the_target_is_the_clean_image(x, unit_noise):
+    config = METHODS["ect"]
+    t = torch.tensor([0.01, 0.5, 2.0, 80.0])
+    r = ect_r(t, 0)
+    assert (r == 0).tolist() == [True, True, False, False]
+
+    def student(x_t, sigma, class_labels=None, /, *, generator=None):
+        return torch.where(expand(sigma, 4) > 0, x_t / 2, torch.nan)
+
+    loss = ConsistencyObjective(config, TOTAL).loss_at(student, x, None, t, r, unit_noise)
+    x_t, x_r = (x + expand(level, 4) * unit_noise for level in (t, r))
+    y = torch.cat([x[:2], x_r[2:] / 2])
+    torch.testing.assert_close(loss, (x_t / 2 - y).flatten(1).norm(dim=1) / (t - r))
+
+
+# ------------------------------------------------------------------------------------------------ target network
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.25, 0.75])
+def test_the_target_moves_by_one_minus_mu(mu):
+    """Numbers of few bits: the update is exact."""
+    student, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    with torch.no_grad():
+        for sign, network in ((1, student), (-1, target)):
+            for p in network.parameters():
+                p.copy_(sign * 4.0 * torch.arange(1, p.numel() + 1).reshape(p.shape))
+    old_student, old_target = copy.deepcopy(student), copy.deepcopy(target)
+    exact_objective(target="ema", ema_decay=mu, network=target).after_step(student, 7)
+    for new, of_target, of_student in zip(
+        target.parameters(), old_target.parameters(), old_student.parameters(), strict=True
+    ):
+        assert torch.equal(new, mu * of_target + (1 - mu) * of_student)
+    for p, old in zip(student.parameters(), old_student.parameters(), strict=True):
+        assert torch.equal(p, old)
+
+
+@pytest.mark.parametrize("step", [0, 50, 99])
+def test_the_adaptive_mu_of_the_step_moves_the_target(step):
+    student, target = Scaled(1.0), Scaled(0.0)
+    objective = ConsistencyObjective(METHODS["ct"], TOTAL, target=target)
+    objective.after_step(student, step)
+    assert target.scale.item() == pytest.approx(1 - objective.scalars(step)["target_decay"], rel=1e-5)
+
+
+def test_without_an_average_nothing_moves():
+    given = Scaled(0.25)
+    objective = ConsistencyObjective(METHODS["ict"], TOTAL, target=given)
+    objective.after_step(Scaled(1.0), 0)
+    assert given.scale.item() == 0.25
+    assert objective.state_dict() == {}
+
+
+def test_the_state_restores_the_target():
+    first, second = (ConsistencyObjective(METHODS["ct"], TOTAL, target=Scaled(a)) for a in (0.25, 0.75))
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["scale"].item() == 0.25
+
+
+# ------------------------------------------------------------------------------------------------ curriculum
+
+
+def test_scalars_of_the_published_schedules(golden):
+    for row in golden.json("schedules.json"):
+        c = row["config"]
+        if c["scale_mode"] not in ("fixed", "progressive"):
+            continue
+        config = ConsistencyConfig(
+            target="ema",
+            scales=c["scale_mode"],
+            start_scales=c["start_scales"],
+            end_scales=c["end_scales"],
+            ema_decay=c["start_ema"],
+            ema_adaptive=c["target_ema_mode"] == "adaptive",
+        )
+        objective = ConsistencyObjective(config, c["total_steps"], target=Scaled())
+        for step, num, mu in zip(row["steps"], row["scales"], row["target_ema"], strict=True):
+            assert objective.scalars(step) == {"num_scales": num, "target_decay": pytest.approx(mu, rel=1e-12)}
+
+
+def test_scalars_of_the_rows():
+    def at(name, *steps):
+        objective = objective_of(name, Scaled())
+        return [objective.scalars(step) for step in steps]
+
+    assert at("cd", 0, 99) == [{"num_scales": 40.0, "target_decay": 0.95}] * 2
+    # Eight doublings from 10 + 1 levels in 100 steps: one every 12.
+    assert at("ict", 0, 11, 12, 83, 84, 99) == [{"num_scales": n} for n in (11.0, 11.0, 21.0, 641.0, 1281.0, 1281.0)]
+    # Eight stages: one every 12.5 steps; the last holds on.
+    assert at("ect", 0, 12, 13, 87, 88, 99, 500) == [{"stage": s} for s in (0.0, 0.0, 1.0, 6.0, 7.0, 7.0, 7.0)]
+
+
+# ------------------------------------------------------------------------------------------------ randomness
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("step", [0, 60, 99])
+def test_pairs_descend_within_the_range(name, step):
+    config = METHODS[name]
+    t, r = objective_of(name, Scaled()).draw_pairs(step, random_of(200))
+    assert t.shape == r.shape == (200,) and t.dtype == r.dtype == torch.float32
+    assert (t > r).all() and (r >= config.sigma_min).all() and (t <= config.sigma_max).all()
+    assert len(t.unique()) > 1 or config.num_scales(step, TOTAL) == 2
+
+
+@pytest.mark.parametrize("name", ["cd", "ict"])
+def test_every_pair_of_the_grid_is_drawn_as_often_as_it_should(name):
+    config = dataclasses.replace(METHODS[name], start_scales=7, end_scales=14)
+    n, num = 4000, config.num_scales(0, TOTAL)
+    t, r = ConsistencyObjective(config, TOTAL, teacher=teacher, target=Scaled()).draw_pairs(0, random_of(n))
+    levels = karras_sigmas(num)
+    index = torch.searchsorted(-levels, -t)
+    assert torch.equal(levels[index], t) and torch.equal(levels[index + 1], r)
+    p = torch.full((num - 1,), 1 / (num - 1)) if name == "cd" else discretized_lognormal(num).float()
+    # Four standard deviations of a count.
+    assert ((torch.bincount(index, minlength=num - 1) - n * p).abs() < 4 * (n * p * (1 - p)).sqrt() + 1).all()
+
+
+def test_the_mapping_draws_a_lognormal_t_and_its_r_of_the_stage():
+    objective = objective_of("ect", Scaled())
+    t, r = objective.draw_pairs(40, random_of(4000))
+    assert float(t.log().mean()) == pytest.approx(-1.1, abs=0.15)
+    assert float(t.log().std()) == pytest.approx(2.0, abs=0.1)
+    assert torch.equal(r, ect_r(t, stage=3))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_of_an_image_does_not_depend_on_its_batch(name, x):
+    student = Preconditioned(Scaled(), EDMScaling())
+    objective, seeds = objective_of(name, student), [11, 12, 13, 14]
+    together = objective.loss(student, x, None, 50, ImageRandom(seeds), 0)
+    for i, seed in enumerate(seeds):
+        alone = objective.loss(student, x[i : i + 1], None, 50, ImageRandom([seed]), 0)
+        torch.testing.assert_close(alone, together[i : i + 1])
+    assert len(together.unique()) == 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_is_that_of_the_pairs_and_the_noise_drawn(name, x):
+    student = Preconditioned(Scaled(), EDMScaling())
+    objective = objective_of(name, student)
+    loss = objective.loss(student, x, None, 50, random_of(4), 0)
+    random = random_of(4)
+    t, r = objective.draw_pairs(50, random)
+    assert torch.equal(loss, objective.loss_at(student, x, None, t, r, random.randn(1, 4, 4)))
+    assert loss.shape == (4,) and (loss > 0).all()
+
+
+# ------------------------------------------------------------------------------------------------ the rest
+
+
+def test_all_networks_are_given_the_labels(x, unit_noise):
+    networks = [Scaled(a) for a in (0.5, 0.4, 0.3)]
+    student, average, guide = (Preconditioned(network, EDMScaling()) for network in networks)
+    objective = ConsistencyObjective(METHODS["cd"], TOTAL, teacher=guide, target=average)
+    labels, t = torch.arange(4), torch.full((4,), 2.0)
+    objective.loss_at(student, x, labels, t, t / 2, unit_noise)
+    assert [len(network.calls) for network in networks] == [1, 1, 2]
+    assert all(call[2] is labels for network in networks for call in network.calls)
+
+
+def test_the_huber_constant_grows_with_the_image():
+    """Only 0.00054 sqrt(C H W) makes the loss of a scaled-up image scale with it."""
+    t, r = torch.tensor([2.0]), torch.tensor([1.0])
+    objective = ConsistencyObjective(METHODS["ict"], TOTAL)
+    for side in (2, 8):
+        one = torch.full((1, 1, side, side), 1e-3)
+        loss = objective.loss_at(lambda x, s, c=None, /, *, generator=None: x, one, None, t, r, one)
+        # prediction - target = (t - r) * noise, of norm 1e-3 side; c = 0.00054 side
+        assert float(loss) == pytest.approx(((1e-3**2 + 0.00054**2) ** 0.5 - 0.00054) * side, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"start_scales": 1}, "scales must grow"),
+        ({"start_scales": 40, "end_scales": 39}, "scales must grow"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"ema_decay": -0.1}, "ema_decay"),
+        ({"sigma_min": -1.0}, "sigma_min"),
+        ({"sigma_min": 80.0}, "sigma_min"),
+        ({"q": 1.0}, "must exceed 1"),
+        ({"stages": 0}, "at least 1"),
+        ({"pairs": "mapping", "q": 256.0, "stages": 3}, "no gap"),
+        ({"pairs": "mapping", "step": "heun"}, "use euler"),
+        ({"sigma_min": 0.0, "step": "heun"}, "use euler"),
+    ],
+)
+def test_config_errors(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ConsistencyConfig(**fields)
+
+
+def test_the_last_stage_that_the_config_lets_pass_has_a_gap():
+    config = ConsistencyConfig(pairs="mapping", q=256.0, stages=2, adj="const")
+    objective = ConsistencyObjective(config, TOTAL)
+    t, r = objective.draw_pairs(TOTAL - 1, random_of(100))
+    assert (t > r).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "networks", "message"),
+    [("cd", {"target": Scaled()}, "needs a teacher"), ("ct", {}, "EMA target"), ("cd", {"teacher": teacher}, "EMA")],
+)
+def test_missing_networks(name, networks, message):
+    with pytest.raises(ValueError, match=message):
+        ConsistencyObjective(METHODS[name], TOTAL, **networks)

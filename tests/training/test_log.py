@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from unistep.training.log import RunLog
+
+VALUES = {"loss": 0.5, "images_per_second": 10.0, "seconds": 1.0}
+
+
+def steps(folder) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines(tmp_path, capsys):
+    with RunLog(tmp_path, "teacher", 10, 0) as log:
+        log.write(5, VALUES)
+        log.write(10, VALUES)
+    assert steps(tmp_path) == [5, 10]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {"step": 5, **VALUES}
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith("teacher 5/10  loss 0.5  10 images/s  left 0:01")
+    assert shown[-1].startswith("teacher 10/10")
+
+
+def test_only_the_first_process_writes(tmp_path, capsys):
+    with RunLog(tmp_path / "run", "teacher", 10, 0, active=False) as log:
+        log.write(5, VALUES)
+        log.advance(6)
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("start", "kept"), [(0, []), (4, [2, 4]), (5, [2, 4]), (100, [2, 4, 6])])
+def test_steps_to_be_run_again_are_dropped(tmp_path, start, kept):
+    with RunLog(tmp_path, "teacher", 10, 0) as log:
+        for step in (2, 4, 6):
+            log.write(step, VALUES)
+    with RunLog(tmp_path, "teacher", 10, start):
+        pass
+    assert steps(tmp_path) == kept
+
+
+def test_torn_and_foreign_lines_are_dropped(tmp_path):
+    lines = ['{"step": 1, "loss": 2.0}', "7", "[]", '{"loss": 1}', '{"step": "a"}', '{"step": 2, "lo']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    with RunLog(tmp_path, "teacher", 10, 5) as log:
+        log.write(6, VALUES)
+    assert steps(tmp_path) == [1, 6]
