@@ -130,9 +130,7 @@ def test_masks_do_not_repeat_the_noise_of_an_image_with_the_same_seed(x):
 @pytest.mark.parametrize("step", ["same-noise", "heun", "euler"])
 def test_only_the_prediction_is_differentiated(step, target, x, unit_noise):
     student, average, guide = (Preconditioned(Scaled(a), EDMScaling()) for a in (0.5, 0.4, 0.3))
-    objective = ConsistencyObjective(
-        ConsistencyConfig(step=step, target=target), TOTAL, teacher=guide, target=average
-    )
+    objective = ConsistencyObjective(ConsistencyConfig(step=step, target=target), TOTAL, teacher=guide, target=average)
     t, r = torch.full((4,), 2.0), torch.full((4,), 1.0)
     x.requires_grad_()
     objective.loss_at(student, x, None, t, r, unit_noise).sum().backward()
