@@ -1,6 +1,7 @@
 """What all tests share: shape and type checks switched on, the golden values, the toy networks they were made with."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 # Every annotated function of unistep then checks its tensors' shapes and types. This works only on what is imported
 # later, so nothing here may import unistep above. The tower is PEP 484's: an int will do where a float is asked for.
 install_import_hook("unistep", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+# Small tensors gain nothing from threads that wait for each other on a busy machine; nor do the processes started here.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, and no failure because a machine is busy.
 settings.register_profile("unistep", deadline=None, derandomize=True)

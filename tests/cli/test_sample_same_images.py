@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from unistep.cli.main import main
 
@@ -20,15 +19,6 @@ VARIANTS = {
     "one-step-labels": ["--steps", "1", "--class-labels", "0,1,2"],
     "two-step-labels": ["--timesteps", "0,22", "--class-labels", "0,1,2"],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As torchrun gives every process: the last bit of an image may depend on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
