@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 from typing import Any
 
-from unistep.formats.model_folder import ModelInfo
+from unistep.formats.model import ModelInfo
 
 
 def model_card(name: str, info: ModelInfo, data: str, compute: dict[str, Any], config: str, quality: str = "") -> str:
@@ -50,4 +50,29 @@ unistep sample PATH-OF-THIS-FOLDER
 
 ```yaml
 {config}```
+"""
+
+
+def plain_card(name: str, info: ModelInfo, source: str = "") -> str:
+    """The card of a model whose training is not known here; `source` says where it comes from."""
+    what = "consistency" if info.kind == "consistency" else "diffusion"
+    version = importlib.metadata.version("unistep")
+    origin = f"- Source: {source}\n" if source else ""
+    return f"""---
+library_name: unistep
+tags:
+- {what}-model
+- unconditional-image-generation
+---
+
+# {name}
+
+A {what} model.
+
+{origin}- Noise range: {info.sigma_min:g} to {info.sigma_max:g}, sigma_data {info.sigma_data:g}
+- Written by unistep {version} on {datetime.date.today().isoformat()}
+
+```
+unistep sample PATH-OF-THIS-FOLDER
+```
 """

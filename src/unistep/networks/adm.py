@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -24,6 +23,8 @@ from unistep.networks.layers import (
     ResBlock,
     TimeEmbedding,
     Upsample,
+    memory_format,
+    silu,
     sinusoidal_embedding,
     zero_init,
 )
@@ -103,6 +104,8 @@ class UNetConfig:
                 raise ValueError(f"{field}: {value} is neither at least 1 nor null")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout} is outside [0, 1)")
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps: {self.norm_eps} is outside (0, 1)")
         for field, known in (
             ("resnet_time_scale_shift", ("default", "scale_shift")),
             ("downsample_type", ("conv", "resnet")),
@@ -120,6 +123,11 @@ class UNetConfig:
                 raise ValueError(
                     f"block_out_channels: {width} is not a multiple of norm_num_groups {self.norm_num_groups}"
                 )
+        multiple = 2 ** (len(widths) - 1)
+        if self.sample_size is not None and self.sample_size % multiple:
+            raise ValueError(
+                f"sample_size {self.sample_size} is not a multiple of {multiple} ({len(widths)} resolutions)"
+            )
         if widths[0] % 2:
             raise ValueError(f"block_out_channels: the first, {widths[0]}, must be even: half cosines, half sines")
         if self.add_attention and self.attn_norm_num_groups and widths[-1] % self.attn_norm_num_groups:
@@ -315,10 +323,10 @@ class UNet(nn.Module):
         emb = self.time_embedding(waves.to(self.time_embedding.linear_1.weight.dtype))
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(class_labels)
-        emb = F.silu(emb).to(dtype)
+        emb = silu(emb).to(dtype)
 
-        # NCHW all through: GroupNorm on channels_last is many times slower on CPUs.
-        h = self.conv_in(x.to(dtype).contiguous())
+        # One memory format all through, that of the weights: a change of it on the way costs a copy at every layer.
+        h = self.conv_in(x.to(dtype).contiguous(memory_format=memory_format(self.conv_in.weight)))
         skips = [h]
         for down in self.down_blocks:
             skips += down(h, emb, generator)
@@ -326,4 +334,4 @@ class UNet(nn.Module):
         h = self.mid_block(h, emb, generator)
         for up in self.up_blocks:
             h = up(h, skips, emb, generator)
-        return self.conv_out(F.silu(self.conv_norm_out(h.to(self.conv_norm_out.weight.dtype))))
+        return self.conv_out(silu(self.conv_norm_out(h.to(self.conv_norm_out.weight.dtype))))

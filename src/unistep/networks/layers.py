@@ -42,6 +42,16 @@ def sinusoidal_embedding(c_noise: Float[Tensor, " B"], dim: int) -> Float[Tensor
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def silu(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """SiLU of a tensor that nobody else needs: in place, where no gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def memory_format(weight: Shaped[Tensor, "..."]) -> torch.memory_format:
+    """The memory format of a convolution's weight, which its input should have too."""
+    return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+
+
 class TimeEmbedding(nn.Module):
     """Two linear layers with SiLU between."""
 
@@ -51,7 +61,7 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(out_channels, out_channels)
 
     def forward(self, x: Shaped[Tensor, "B C"]) -> Shaped[Tensor, "B E"]:
-        return self.linear_2(F.silu(self.linear_1(x)))
+        return self.linear_2(silu(self.linear_1(x)))
 
 
 class ResBlock(nn.Module):
@@ -88,7 +98,7 @@ class ResBlock(nn.Module):
         self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B C2 H2 W2"]:
         # `emb` arrives activated: SiLU of it is the same for every block, so the network does it once.
-        h = F.silu(self.norm1(x))
+        h = silu(self.norm1(x))
         if self.resample == "up":
             h, x = (F.interpolate(v, scale_factor=2.0, mode="nearest") for v in (h, x))
         elif self.resample == "down":
@@ -100,7 +110,7 @@ class ResBlock(nn.Module):
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
             h = self.norm2(h + e)
-        h = self.conv2(self.dropout(F.silu(h), generator))
+        h = self.conv2(self.dropout(silu(h), generator))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 

@@ -60,6 +60,11 @@ class PatchedUNet(nn.Module):
         self.config = config
         self.unet = UNet(config.inner())
 
+    def cast_blocks(self, dtype: torch.dtype) -> "PatchedUNet":
+        """As `UNet.cast_blocks`."""
+        self.unet.cast_blocks(dtype)
+        return self
+
     def forward(
         self,
         x: Float[Tensor, "B C H W"],

@@ -64,7 +64,7 @@ def sample_multistep(
     Raises:
         UserError: the levels are not strictly descending from sigma_max.
     """
-    _check_sigmas(sigmas, sigma_max)
+    check_sigmas(sigmas, sigma_max)
     denoiser = clipped(denoiser, clip)
     x0 = denoiser(x_T * sigmas[0], level(sigmas[0], x_T), class_labels)
     for sigma in sigmas[1:]:
@@ -107,7 +107,7 @@ def sigmas_from_indices(
     return karras_sigma(indices, num_scales, sigma_min, sigma_max, rho).tolist()
 
 
-def _check_sigmas(sigmas: Sequence[float], sigma_max: float) -> None:
+def check_sigmas(sigmas: Sequence[float], sigma_max: float) -> None:
     listed = ", ".join(f"{sigma:g}" for sigma in sigmas)
     # Levels may have been through fp32, in which sigma_max need not be exact.
     if not sigmas or not math.isclose(sigmas[0], sigma_max, rel_tol=1e-4):

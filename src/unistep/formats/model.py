@@ -1,0 +1,137 @@
+"""What every reader of a checkpoint returns: a denoiser, and what the file says about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from unistep.core.parameterization import (
+    ConsistencyScaling,
+    EDMScaling,
+    IDDPMScaling,
+    NoiseEmbedding,
+    Preconditioned,
+    Scaling,
+    VEScaling,
+    VPScaling,
+)
+from unistep.errors import UserError
+from unistep.networks.adm import UNetConfig
+from unistep.networks.song import SongUNetConfig
+from unistep.samplers.consistency import sigmas_from_indices
+
+Kind = Literal["consistency", "diffusion"]
+Preconditioning = Literal["edm", "vp", "ve", "iddpm"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a checkpoint says beside its weights.
+
+    Args:
+        kind: "consistency" maps noise to images in one evaluation; "diffusion" is a teacher.
+        sigma_min, sigma_max, rho, sigma_data: the noise range, its grid and the data's standard deviation.
+        num_train_timesteps: N of the grid that timestep indices refer to.
+        timesteps: indices of a good two-step schedule, index 0 first; None where nobody looked for one.
+        null_label: the class that stands for none, of a model trained for classifier-free guidance.
+        preconditioning: the scalings of a diffusion model; a consistency model has those of its own.
+        noise_embedding: how the network is told the noise level: "adm" 250 ln(sigma), "edm" ln(sigma)/4; for
+            scalings of the kinds "edm" and consistency, the others have a way of their own.
+        beta_d, beta_min: the noise schedule of "vp".
+        C_1, C_2: the noise schedule of "iddpm".
+        M: steps that "vp" and "iddpm" number the noise levels by.
+
+    Raises:
+        UserError: numbers out of range, or timesteps that are no schedule.
+    """
+
+    kind: Kind = "consistency"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    sigma_data: float = 0.5
+    num_train_timesteps: int = 40
+    timesteps: tuple[int, ...] | None = None
+    null_label: int | None = None
+    preconditioning: Preconditioning = "edm"
+    noise_embedding: NoiseEmbedding = "adm"
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    C_1: float = 0.001
+    C_2: float = 0.008
+    M: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma_min < self.sigma_max < float("inf"):
+            raise UserError(f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max} must satisfy 0 <= min < max")
+        for name in ("rho", "sigma_data", "beta_d", "beta_min", "C_1"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"{name} {getattr(self, name)} must be positive")
+        if not 1 <= self.num_train_timesteps <= 1_000_000:
+            raise UserError(f"num_train_timesteps {self.num_train_timesteps} must lie between 1 and 1000000")
+        if not 0 <= self.C_2 <= 1 or self.C_1 >= 1:
+            raise UserError(f"C_1 {self.C_1} and C_2 {self.C_2} must lie between 0 and 1")
+        if not 2 <= self.M <= 100_000:
+            raise UserError(f"M {self.M} must lie between 2 and 100000")
+        if self.null_label is not None and self.null_label < 0:
+            raise UserError(f"null_label {self.null_label} must not be negative")
+        if self.timesteps is not None:
+            sigmas_from_indices(self.timesteps, self.num_train_timesteps)  # refuses what is no schedule
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to use: `denoiser` is in eval mode and fp32.
+
+    Args:
+        denoiser: the network with its scalings.
+        info: noise range, grid and kind.
+        config: of the network.
+        path: where it was read from.
+        format: the file's kind, as a person would say it.
+        dtype: of the weights in the file.
+        method: how the model was trained, where the file tells; None where it does not.
+        notes: what was assumed because the file does not tell, a line each.
+    """
+
+    denoiser: Preconditioned
+    info: ModelInfo
+    config: UNetConfig | SongUNetConfig
+    path: Path
+    format: str = "model folder"
+    dtype: torch.dtype = torch.float32
+    method: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image."""
+        size = self.config.sample_size or 64
+        return self.config.in_channels, size, size
+
+    @property
+    def num_classes(self) -> int:
+        """0 for an unconditional model; the null class does not count."""
+        return (self.config.num_class_embeds or 0) - (self.info.null_label is not None)
+
+
+def scaling_of(info: ModelInfo) -> Scaling:
+    """The scalings that `info` describes."""
+    if info.kind == "consistency":
+        return ConsistencyScaling(info.sigma_min, info.sigma_data, info.noise_embedding)
+    if info.preconditioning == "edm":
+        return EDMScaling(info.sigma_data, info.noise_embedding)
+    if info.preconditioning == "vp":
+        return VPScaling(info.beta_d, info.beta_min, info.M)
+    if info.preconditioning == "ve":
+        return VEScaling()
+    if info.preconditioning == "iddpm":
+        return IDDPMScaling(info.C_1, info.C_2, info.M)
+    raise UserError(f"preconditioning {info.preconditioning} is not known; edm, vp, ve and iddpm are")
+
+
+def precondition(network: nn.Module, info: ModelInfo) -> Preconditioned:
+    """The network as the denoiser that `info` describes."""
+    return Preconditioned(network, scaling_of(info))
