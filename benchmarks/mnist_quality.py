@@ -16,7 +16,8 @@ import torch
 
 from unistep.build import EMBEDDED, EMBEDDED_TEACHER, default_plan
 from unistep.data import open_dataset
-from unistep.formats.model_folder import LoadedModel, load_model
+from unistep.formats.model import LoadedModel
+from unistep.formats.model_folder import load_model
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
