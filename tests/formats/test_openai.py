@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,24 @@ from torch import Tensor, nn
 
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned
 from unistep.errors import UserError
-from unistep.formats.openai import diffusers_to_openai, openai_config, openai_to_diffusers, read_openai
+from unistep.formats.empty import without_weights
+from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.openai import (
+    dropped_by_openai,
+    info_of_name,
+    load_openai,
+    read_openai,
+    save_openai,
+)
+from unistep.formats.openai_layout import (
+    diffusers_to_openai,
+    openai_config,
+    openai_to_diffusers,
+    usual_sample_size,
+)
 from unistep.networks.adm import UNet, UNetConfig
-from unistep.networks.patched import PatchedUNetConfig
+from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
+from unistep.networks.song import SongUNet, SongUNetConfig
 
 CHECKPOINTS = ["openai_unet_class_scale_shift", "openai_unet_uncond_additive"]
 SCALE_SHIFT = UNetConfig(
@@ -264,9 +280,9 @@ def test_other_contents(tmp_path: Path, value: Any, message: str):
 
 
 def test_no_file(tmp_path: Path):
-    with pytest.raises(UserError, match=r"cannot read .*none.pt: No such file"):
+    with pytest.raises(UserError, match=r"none.pt is missing; give the path of a .pt file"):
         read_openai(tmp_path / "none.pt")
-    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Is a directory"):
+    with pytest.raises(UserError, match=f"{tmp_path} is a folder; give the path of a .pt file"):
         read_openai(tmp_path)
 
 
@@ -309,3 +325,397 @@ def test_weights_of_another_network():
         diffusers_to_openai(state | {"teacher": torch.zeros(1)}, SCALE_SHIFT)
     with pytest.raises(UserError, match=r"tensor conv_out.bias has shape \[4\], expected \[3\]"):
         diffusers_to_openai(state | {"conv_out.bias": torch.zeros(4)}, SCALE_SHIFT)
+
+
+# ------------------------------------------------------------------------------------------------- the published sizes
+
+# The flags of `scripts/launch.sh`, and the config that diffusers' conversion of the same files has.
+IMAGENET_64 = {"width": 192, "mults": (1, 2, 3, 4), "blocks": 3, "attends": (1, 2, 3), "classes": 1000}
+LSUN_256 = {"width": 256, "mults": (1, 1, 2, 2, 4, 4), "blocks": 2, "attends": (3, 4, 5), "classes": None}
+IMAGENET_64_CONFIG = UNetConfig(
+    sample_size=64,
+    down_block_types=("ResnetDownsampleBlock2D",) + ("AttnDownBlock2D",) * 3,
+    up_block_types=("AttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",),
+    block_out_channels=(192, 384, 576, 768),
+    layers_per_block=3,
+    num_class_embeds=1000,
+)
+LSUN_256_CONFIG = UNetConfig(
+    sample_size=256,
+    down_block_types=("ResnetDownsampleBlock2D",) * 3 + ("AttnDownBlock2D",) * 3,
+    up_block_types=("AttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",) * 3,
+    block_out_channels=(256, 256, 512, 512, 1024, 1024),
+    layers_per_block=2,
+    resnet_time_scale_shift="default",
+)
+
+
+def published_shapes(
+    width: int, mults: tuple[int, ...], blocks: int, attends: tuple[int, ...], classes: int | None
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of `UNetModel(..., resblock_updown=True)` of `cm/unet.py`, written down from its constructor.
+
+    Scale-shift norms go with classes, as in the published models. It shares nothing with the code under test.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    emb = 4 * width
+
+    def layer(name: str, *weight: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = weight
+        if bias:
+            shapes[f"{name}.bias"] = weight[:1]
+
+    def res(name: str, c_in: int, c_out: int) -> None:
+        layer(f"{name}.in_layers.0", c_in)
+        layer(f"{name}.in_layers.2", c_out, c_in, 3, 3)
+        layer(f"{name}.emb_layers.1", 2 * c_out if classes else c_out, emb)
+        layer(f"{name}.out_layers.0", c_out)
+        layer(f"{name}.out_layers.3", c_out, c_out, 3, 3)
+        if c_in != c_out:
+            layer(f"{name}.skip_connection", c_out, c_in, 1, 1)
+
+    def attention(name: str, c: int) -> None:
+        layer(f"{name}.norm", c)
+        layer(f"{name}.qkv", 3 * c, c, 1, 1)
+        layer(f"{name}.proj_out", c, c, 1, 1)
+
+    layer("time_embed.0", emb, width)
+    layer("time_embed.2", emb, emb)
+    if classes:
+        layer("label_emb", classes, emb, bias=False)
+    layer("input_blocks.0.0", width, 3, 3, 3)
+    skips, c, n = [width], width, 1
+    for level, mult in enumerate(mults):
+        for _ in range(blocks):
+            res(f"input_blocks.{n}.0", c, mult * width)
+            c = mult * width
+            if level in attends:
+                attention(f"input_blocks.{n}.1", c)
+            skips.append(c)
+            n += 1
+        if level < len(mults) - 1:
+            res(f"input_blocks.{n}.0", c, c)
+            skips.append(c)
+            n += 1
+    res("middle_block.0", c, c)
+    attention("middle_block.1", c)
+    res("middle_block.2", c, c)
+    n = 0
+    for level, mult in reversed(list(enumerate(mults))):
+        for i in range(blocks + 1):
+            res(f"output_blocks.{n}.0", c + skips.pop(), mult * width)
+            c = mult * width
+            if level in attends:
+                attention(f"output_blocks.{n}.1", c)
+            if level and i == blocks:
+                res(f"output_blocks.{n}.{2 if level in attends else 1}", c, c)
+            n += 1
+    layer("out.0", c)
+    layer("out.2", 3, width, 3, 3)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("flags", "config", "parameters"),
+    [(IMAGENET_64, IMAGENET_64_CONFIG, 295_899_267), (LSUN_256, LSUN_256_CONFIG, 526_304_771)],
+    ids=["imagenet64", "lsun256"],
+)
+def test_published_layouts_map_one_to_one(flags: dict[str, Any], config: UNetConfig, parameters: int):
+    shapes = published_shapes(**flags)
+    state = {name: torch.empty(shape, device="meta", dtype=torch.float16) for name, shape in shapes.items()}
+    found = openai_config(state)
+    assert dataclasses.replace(found, sample_size=usual_sample_size(found)) == config
+    with without_weights():
+        network = UNet(config)
+    network.load_state_dict(openai_to_diffusers(state, config), strict=True, assign=True)
+    assert sum(p.numel() for p in network.parameters()) == sum(map(math.prod, shapes.values())) == parameters
+    back = diffusers_to_openai(network.state_dict(), config)
+    assert {name: tuple(tensor.shape) for name, tensor in back.items()} == shapes
+
+
+# ---------------------------------------------------------------------------------------------------------- load_openai
+
+
+def saved(path: Path, state: dict[str, Any]) -> Path:
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(("name", "shape"), [(CHECKPOINTS[0], (3, 64, 64)), (CHECKPOINTS[1], (3, 128, 128))])
+def test_opens_as_a_model(golden: Any, name: str, shape: tuple[int, int, int]):
+    values = golden.tensors(f"{name}_values.npz")
+    for kind, result in (("consistency", "consistency_out"), ("diffusion", "edm_denoised")):
+        model = load_openai(golden.path(f"{name}.pt"), kind=kind, attention_head_dim=32)
+        out = model.denoiser(values["x_t"], values["sigma"], values.get("class_labels"))
+        torch.testing.assert_close(out, values[result], rtol=1e-5, atol=1e-5 * values[result].abs().max().item())
+        assert model.info == ModelInfo(kind=kind)
+    assert model.image_shape == shape
+    assert model.num_classes == (1000 if "class_labels" in values else 0)
+    assert (model.format, model.dtype, model.method) == ("OpenAI .pt", torch.float16, None)
+    assert model.path == golden.path(f"{name}.pt")
+    parameters = list(model.denoiser.parameters())
+    assert not model.denoiser.training
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "levels", "timesteps", "method"),
+    [
+        ("edm_imagenet64_ema.pt", "diffusion", 40, None, "EDM denoising"),
+        ("cd_imagenet64_l2.pt", "consistency", 40, (0, 22), "consistency distillation, l2"),
+        ("cd_imagenet64_lpips.pt", "consistency", 40, (0, 22), "consistency distillation, LPIPS"),
+        ("ct_imagenet64.pt", "consistency", 201, (0, 106), "consistency training"),
+        ("edm_bedroom256_ema.pt", "diffusion", 40, None, "EDM denoising"),
+        ("cd_bedroom256_l2.pt", "consistency", 40, (0, 18), "consistency distillation, l2"),
+        ("cd_bedroom256_lpips.pt", "consistency", 40, (0, 17), "consistency distillation, LPIPS"),
+        ("ct_bedroom256.pt", "consistency", 151, (0, 67), "consistency training"),
+        ("edm_cat256_ema.pt", "diffusion", 40, None, "EDM denoising"),
+        ("cd_cat256_l2.pt", "consistency", 40, (0, 18), "consistency distillation, l2"),
+        ("cd_cat256_lpips.pt", "consistency", 40, (0, 17), "consistency distillation, LPIPS"),
+        ("ct_cat256.pt", "consistency", 151, (0, 62), "consistency training"),
+    ],
+)
+def test_the_names_of_the_published_files(
+    name: str, kind: Any, levels: int, timesteps: tuple[int, ...] | None, method: str
+):
+    info, words, notes = info_of_name(name)
+    assert info == ModelInfo(kind=kind, num_train_timesteps=levels, timesteps=timesteps)
+    assert words == method
+    assert len(notes) == 1 and method in notes[0] and "name" in notes[0]
+    assert info_of_name(name, kind) == (info, words, notes)
+    # What the user says goes before the name, all of which is then in doubt.
+    other = "consistency" if kind == "diffusion" else "diffusion"
+    assert info_of_name(name, other) == (ModelInfo(kind=other), None, [])
+
+
+@pytest.mark.parametrize("name", ["ema_0.9999_050000.pt", "edm.pt", "cd_mine.pt", "my_cd_imagenet64_l2.pt"])
+def test_other_names_tell_nothing(name: str):
+    info, method, (note,) = info_of_name(name)
+    assert (info, method) == (ModelInfo(), None)
+    assert "taken for a consistency model" in note
+
+
+def test_names_with_more_than_they_need():
+    assert info_of_name("ct_imagenet64_l2.pt")[0].num_train_timesteps == 201
+    assert info_of_name("cd_imagenet64.pt")[0].timesteps is None
+    assert info_of_name("cd_cat256_l2 (1).pt")[0].timesteps == (0, 18)
+
+
+def test_what_was_assumed_is_said(golden: Any, tmp_path: Path):
+    path = tmp_path / "edm_imagenet64_ema.pt"
+    path.write_bytes(golden.path(f"{CHECKPOINTS[0]}.pt").read_bytes())
+    model = load_openai(path, attention_head_dim=32)
+    assert model.info.kind == "diffusion"
+    assert [note.split(":")[0] for note in model.notes] == [
+        "images of 64 pixels",
+        "the file's name says how it was trained",
+    ]
+    model = load_openai(path, attention_head_dim=32, kind="consistency", sample_size=32)
+    assert (model.info.kind, model.image_shape, model.notes) == ("consistency", (3, 32, 32), ())
+
+
+def test_size_of_the_images(tmp_path: Path):
+    plain = dataclasses.replace(CONV, in_channels=2, down_block_types=("DownBlock2D",) * 3)
+    plain = dataclasses.replace(plain, up_block_types=("UpBlock2D",) * 3)
+    assert usual_sample_size(plain) is None
+    assert usual_sample_size(CONV) == 32
+    assert usual_sample_size(ADDITIVE) == 128
+    path = saved(tmp_path / "plain.pt", random_openai(plain))
+    model = load_openai(path, attention_head_dim=32)
+    assert model.image_shape == (2, 64, 64)
+    assert "nothing tells the size" in model.notes[0]
+    with pytest.raises(UserError, match=r"plain.pt: sample_size 30 is no multiple of 4"):
+        load_openai(path, attention_head_dim=32, sample_size=30)
+    with pytest.raises(UserError, match=r"plain.pt: sample_size: 0 is neither at least 1 nor null"):
+        load_openai(path, attention_head_dim=32, sample_size=0)
+
+
+def test_attention_that_cannot_begin_at_32_pixels():
+    kinds = ("AttnDownBlock2D",) + ("DownBlock2D",) * 6
+    ups = ("UpBlock2D",) * 6 + ("AttnUpBlock2D",)
+    deep = dataclasses.replace(CONV, down_block_types=kinds, up_block_types=ups, block_out_channels=(32,) * 7)
+    assert usual_sample_size(deep) is None  # 32 pixels cannot be halved six times
+
+
+def test_on_the_meta_device_no_weight_is_looked_at(golden: Any, tmp_path: Path):
+    state = random_openai(SCALE_SHIFT) | {"out.2.bias": torch.full((3,), torch.nan)}
+    path = saved(tmp_path / "model.pt", state)
+    model = load_openai(path, "meta", attention_head_dim=32)
+    assert {p.device.type for p in model.denoiser.parameters()} == {"meta"}
+    assert sum(p.numel() for p in model.denoiser.parameters()) == 2_316_867
+    with pytest.raises(UserError, match="model.pt: tensor conv_out.bias has values that are not finite"):
+        load_openai(path, attention_head_dim=32)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite(tmp_path: Path, value: float):
+    state = random_openai(SCALE_SHIFT)
+    broken = state["middle_block.1.qkv.weight"].clone()
+    broken[100, 5] = value  # in the second third: keys
+    path = saved(tmp_path / "model.pt", state | {"middle_block.1.qkv.weight": broken})
+    with pytest.raises(
+        UserError, match=r"model.pt: tensor mid_block.attentions.0.to_k.weight has values .* not finite"
+    ):
+        load_openai(path, attention_head_dim=32)
+
+
+def test_networks_that_learn_their_variance(tmp_path: Path):
+    path = saved(tmp_path / "iddpm.pt", random_openai(dataclasses.replace(SCALE_SHIFT, out_channels=6)))
+    with pytest.raises(UserError, match=r"iddpm.pt: makes 6 channels of 3: .* learns its variance"):
+        load_openai(path, attention_head_dim=32)
+
+
+def test_tensors_larger_than_the_file(tmp_path: Path):
+    """A stride of 0 makes a tensor of any size of one number: building the network would take all memory."""
+    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in random_openai(SCALE_SHIFT).items()}
+    path = saved(tmp_path / "bomb.pt", state)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(UserError, match=r"bomb.pt: its tensors claim more bytes than the file has"):
+        load_openai(path, attention_head_dim=32)
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, device="meta"), torch.zeros(3, 3).to_sparse()])
+def test_tensors_without_values(tmp_path: Path, tensor: Tensor):
+    path = saved(tmp_path / "model.pt", random_openai(SCALE_SHIFT) | {"out.2.bias": tensor})
+    with pytest.raises(UserError, match=r"model.pt(: tensor out.2.bias is sparse or without values| is not a PyTorch)"):
+        load_openai(path, attention_head_dim=32)
+
+
+def test_state_dicts_among_other_things(tmp_path: Path):
+    state = random_openai(SCALE_SHIFT)
+    for name in ("state_dict", "model", "ema", "anything"):
+        path = saved(tmp_path / "model.pt", {name: state, "step": 3, "optimizer": {"lr": 0.1}})
+        config, weights = read_openai(path, 32)
+        assert config == SCALE_SHIFT
+        assert torch.equal(weights["conv_out.bias"], state["out.2.bias"])
+    saved(path, {"model": state, "ema": state})
+    with pytest.raises(UserError, match=r"model.pt holds several networks \(model, ema\)"):
+        read_openai(path, 32)
+
+
+def test_dtype_is_that_of_most_weights(tmp_path: Path):
+    state = {name: tensor.bfloat16() for name, tensor in random_openai(SCALE_SHIFT).items()}
+    state["time_embed.0.weight"] = state["time_embed.0.weight"].double()
+    model = load_openai(saved(tmp_path / "model.pt", state), attention_head_dim=32)
+    assert model.dtype == torch.bfloat16
+    assert {p.dtype for p in model.denoiser.parameters()} == {torch.float32}
+
+
+# ---------------------------------------------------------------------------------------------------------- save_openai
+
+
+def as_model(network: nn.Module, info: ModelInfo | None = None) -> LoadedModel:
+    config: Any = network.config
+    info = info or ModelInfo()
+    return LoadedModel(precondition(network, info), info, config, Path("somewhere"))
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_written_as_read(golden: Any, tmp_path: Path, name: str):
+    original = torch.load(golden.path(f"{name}.pt"), weights_only=True)
+    model = load_openai(golden.path(f"{name}.pt"), attention_head_dim=32)
+    save_openai(tmp_path / "new" / "again.pt", model)
+    again = torch.load(tmp_path / "new" / "again.pt", weights_only=True)
+    assert again.keys() == original.keys()
+    assert all(torch.equal(again[n], original[n]) and again[n].dtype == torch.float16 for n in original)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["again.pt"]
+    # No tensor brings along a storage larger than itself.
+    weights = sum(t.numel() * t.element_size() for t in original.values())
+    assert (tmp_path / "new" / "again.pt").stat().st_size < 1.05 * weights
+
+
+def test_written_in_another_dtype(golden: Any, tmp_path: Path):
+    model = load_openai(golden.path(f"{CHECKPOINTS[1]}.pt"), attention_head_dim=32)
+    save_openai(tmp_path / "fp32.pt", model, dtype=torch.float32)
+    state = torch.load(tmp_path / "fp32.pt", weights_only=True)
+    assert {t.dtype for t in state.values()} == {torch.float32}
+    again = load_openai(tmp_path / "fp32.pt", attention_head_dim=32)
+    for name, weight in model.denoiser.state_dict().items():
+        assert torch.equal(again.denoiser.state_dict()[name], weight)
+
+
+def test_a_fold_of_one_pixel_is_a_plain_unet(tmp_path: Path):
+    fields = {f.name: getattr(ONE_RESOLUTION, f.name) for f in dataclasses.fields(ONE_RESOLUTION)}
+    network = PatchedUNet(PatchedUNetConfig(**fields | {"out_channels": 1}, patch_size=1))
+    save_openai(tmp_path / "model.pt", as_model(network))
+    again = load_openai(tmp_path / "model.pt", attention_head_dim=32)
+    assert torch.equal(again.denoiser.network.conv_in.weight, network.unet.conv_in.weight)
+
+
+def test_what_openai_cannot_hold(tmp_path: Path):
+    fields = {f.name: getattr(SCALE_SHIFT, f.name) for f in dataclasses.fields(SCALE_SHIFT)}
+    with without_weights():
+        adm = UNet(SCALE_SHIFT)
+        patched = PatchedUNet(PatchedUNetConfig(**fields, patch_size=2))
+        song = SongUNet(SongUNetConfig(sample_size=8, model_channels=32, channel_mult=(1,), num_blocks=1))
+        groups = UNet(dataclasses.replace(SCALE_SHIFT, norm_num_groups=16))
+    for network, info, message in (
+        (patched, ModelInfo(), "hold ADM U-Nets alone, and this model is a PatchedUNet"),
+        (song, ModelInfo(kind="diffusion"), "hold ADM U-Nets alone, and this model is a SongUNet"),
+        (groups, ModelInfo(), "norm_num_groups 16 has no counterpart"),
+        (adm, ModelInfo(sigma_data=0.25), "has sigma_data 0.5 alone, and this model has 0.25"),
+        (adm, ModelInfo(noise_embedding="edm"), "has noise_embedding adm alone, and this model has edm"),
+        (adm, ModelInfo(kind="diffusion", preconditioning="vp"), "has preconditioning edm alone, .* has vp"),
+    ):
+        with pytest.raises(UserError, match=f"model.pt: .*{message}.*give a target without .pt"):
+            save_openai(tmp_path / "model.pt", as_model(network, info))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_the_dtype_cannot_hold(tmp_path: Path):
+    network = UNet(SCALE_SHIFT)
+    network.conv_out.bias.data.fill_(70_000)
+    save_openai(tmp_path / "bf16.pt", as_model(network), dtype=torch.bfloat16)
+    (tmp_path / "fp16.pt").write_bytes(b"an older file")
+    with pytest.raises(UserError, match=r"fp16.pt: tensor out.2.bias has values that are not finite as float16"):
+        save_openai(tmp_path / "fp16.pt", as_model(network), dtype=torch.float16)
+    assert (tmp_path / "fp16.pt").read_bytes() == b"an older file"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("writing failed\nat 0x1")])
+def test_a_write_that_fails_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"an older file")
+
+    def half(state: Any, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(UserError, match=r"cannot write .*model.pt: (No space left on device|writing failed)$"):
+        save_openai(path, as_model(UNet(SCALE_SHIFT)))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"model.pt": b"an older file"}
+
+
+def test_places_that_cannot_be_written(tmp_path: Path):
+    model = as_model(UNet(ONE_RESOLUTION))
+    (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder.pt", tmp_path / "file" / "model.pt"):
+        with pytest.raises(UserError, match=f"cannot write {path}: "):
+            save_openai(path, model)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.pt"]
+
+
+def test_what_a_state_dict_does_not_say():
+    with without_weights():
+        usual = UNet(
+            dataclasses.replace(SCALE_SHIFT, sample_size=64, block_out_channels=(64, 64, 64), attention_head_dim=64)
+        )
+        other = UNet(SCALE_SHIFT)
+    assert dropped_by_openai("model.pt", as_model(usual)) == ([], [])
+    # The name gives a schedule that the model does not have; nothing of the model is lost.
+    assert dropped_by_openai("cd_imagenet64_l2.pt", as_model(usual)) == ([], [])
+    assert dropped_by_openai("edm_imagenet64_ema.pt", as_model(usual)) == (["kind consistency"], [])
+    assert dropped_by_openai("model.pt", as_model(usual, ModelInfo(kind="diffusion"))) == (["kind diffusion"], [])
+    model = as_model(other, ModelInfo(sigma_min=0.01, num_train_timesteps=201, timesteps=(0, 106)))
+    arguments, lost = dropped_by_openai("model.pt", model)
+    assert arguments == ["attention_head_dim 32"]
+    assert lost == ["sigma_min 0.01", "num_train_timesteps 201", "timesteps 0,106"]
+    assert dropped_by_openai("ct_imagenet64.pt", model)[1] == ["sigma_min 0.01"]
+    one_head = dataclasses.replace(SCALE_SHIFT, attention_head_dim=None, sample_size=32)
+    with without_weights():
+        assert dropped_by_openai("m.pt", as_model(UNet(one_head))) == (["sample_size 32"], ["attention_head_dim null"])
+    narrow = dataclasses.replace(one_head, block_out_channels=(32, 64, 64), sample_size=64)
+    with without_weights():
+        assert dropped_by_openai("m.pt", as_model(UNet(narrow))) == (["attention_head_dim 64"], [])

@@ -10,8 +10,19 @@ appendix C) shift c_skip and c_out by sigma_min, so that f(x, sigma_min) = x wha
     c_in     1 / sqrt(sigma^2 + sigma_data^2)                the same
 
 The root in the consistency c_out has the *unshifted* sigma: so the published models were trained.
+
+Older diffusion models were trained with scalings of their own, which EDM's table 1 restates for D(x, sigma):
+
+             VP (Song et al. 2021)               VE (ibid.)        iDDPM (Nichol and Dhariwal 2021)
+    c_skip   1                                   1                 1
+    c_out    -sigma                              sigma             -sigma
+    c_in     1 / sqrt(sigma^2 + 1)               1                 1 / sqrt(sigma^2 + 1)
+    c_noise  (M - 1) t,                          ln(sigma / 2)     M - 1 - j, u_j the level nearest to sigma
+             sigma^2 = exp(beta_d t^2 / 2 + beta_min t) - 1
 """
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -116,6 +127,112 @@ class ConsistencyScaling:
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The noise level as the network is told it; finite at sigma = 0."""
         return _c_noise(sigma, self.noise_embedding)
+
+
+@dataclass(frozen=True)
+class VPScaling:
+    """The scalings of variance-preserving diffusion models (DDPM in continuous time).
+
+    Args:
+        beta_d: extent of the noise schedule.
+        beta_min: its slope at 0.
+        M: the network is told times from 0 to M - 1.
+    """
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    M: int = 1000
+
+    def c_skip(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the noisy image in the output: 1."""
+        return torch.ones_like(sigma)
+
+    def c_out(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the network's output, which is the noise."""
+        return -sigma
+
+    def c_in(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the noisy image at the network's input."""
+        return _c_in(sigma, 1.0)
+
+    def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The noise level as the network is told it; 0 at sigma = 0."""
+        # The root of t^2 beta_d / 2 + t beta_min = ln(1 + sigma^2), written so that nothing cancels at small sigma.
+        y = 2 * self.beta_d * (sigma**2).log1p()
+        t = y / ((self.beta_min**2 + y).sqrt() + self.beta_min) / self.beta_d
+        return (self.M - 1) * t
+
+    def sigma(self, t: float) -> float:
+        """The noise level at time `t` in [0, 1]."""
+        return math.sqrt(math.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
+
+
+@dataclass(frozen=True)
+class VEScaling:
+    """The scalings of variance-exploding diffusion models."""
+
+    def c_skip(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the noisy image in the output: 1."""
+        return torch.ones_like(sigma)
+
+    def c_out(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the network's output, which is the noise with the sign changed."""
+        return sigma
+
+    def c_in(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the noisy image at the network's input: 1."""
+        return torch.ones_like(sigma)
+
+    def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The noise level as the network is told it; finite at sigma = 0."""
+        return (0.5 * sigma + 1e-44).log()
+
+
+@dataclass(frozen=True)
+class IDDPMScaling:
+    """The scalings of improved DDPM, whose networks know `M` + 1 noise levels: `u_0` the highest, `u_M` = 0.
+
+    Args:
+        C_1: keeps the highest levels finite.
+        C_2: offset of the cosine schedule.
+        M: number of steps.
+    """
+
+    C_1: float = 0.001
+    C_2: float = 0.008
+    M: int = 1000
+
+    def c_skip(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the noisy image in the output: 1."""
+        return torch.ones_like(sigma)
+
+    def c_out(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the network's output, which is the noise."""
+        return -sigma
+
+    def c_in(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The weight of the noisy image at the network's input."""
+        return _c_in(sigma, 1.0)
+
+    def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """M - 1 - j for the level u_j nearest to sigma, -1 where that is 0; a step function of sigma."""
+        nearest = (sigma.float()[:, None] - self.levels(sigma.device)).abs().argmin(dim=1)
+        return (self.M - 1 - nearest).to(sigma.dtype)
+
+    def levels(self, device: torch.device | str = "cpu") -> Float[Tensor, " M1"]:
+        """u_0 ... u_M, fp32, descending."""
+        return _iddpm_levels(self.C_1, self.C_2, self.M).to(device)
+
+
+@functools.lru_cache(maxsize=4)
+def _iddpm_levels(C_1: float, C_2: float, M: int) -> Tensor:
+    # In fp32 step by step, as the models were trained: the low levels are differences of nearly equal numbers.
+    alpha_bar = (0.5 * math.pi * torch.arange(M + 1) / M / (C_2 + 1)).sin() ** 2
+    ratios = (alpha_bar[:-1] / alpha_bar[1:]).clip(min=C_1)
+    u = [torch.zeros(())]
+    for ratio in ratios.flip(0):
+        u.append(((u[-1] ** 2 + 1) / ratio - 1).sqrt())
+    return torch.stack(u[::-1])
 
 
 def expand(v: Shaped[Tensor, " B"], ndim: int) -> Shaped[Tensor, "B ..."]:

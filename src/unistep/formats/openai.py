@@ -1,48 +1,94 @@
-"""OpenAI's checkpoints of the ADM U-Net: a PyTorch file that holds the state dict of `cm/unet.py`, and no config.
+"""OpenAI's checkpoints of consistency models and of their EDM teachers: a PyTorch file that holds a state dict alone.
 
-Where things stand there (`cm/unet.py` of openai/consistency_models, state dicts only; n counts from 0):
+    edm_imagenet64_ema.pt     cd_imagenet64_l2.pt     cd_imagenet64_lpips.pt     ct_imagenet64.pt
+    edm_bedroom256_ema.pt     cd_bedroom256_l2.pt     cd_bedroom256_lpips.pt     ct_bedroom256.pt
+    edm_cat256_ema.pt         cd_cat256_l2.pt         cd_cat256_lpips.pt         ct_cat256.pt
 
-    time_embed.0/2, label_emb                 time and class embeddings
-    input_blocks.0.0                          first convolution
-    input_blocks.n.0, .n.1                    a residual block, and its attention where the resolution attends
-    input_blocks.n.0                          or, after the blocks of a resolution, the step down: a residual block,
-                                              or a convolution `op`
-    middle_block.0/1/2                        residual block, attention, residual block
-    output_blocks.n.0, .n.1                   as in input_blocks; one residual block more a resolution
-    output_blocks.n.1 or .n.2                 the step up, beside the last block of a resolution: a residual block,
-                                              or a convolution `conv`
-    out.0/2                                   last norm and convolution
+(openai/consistency_models, README.md). The architecture is read off the tensors, see `openai_layout`. What a state dict
+cannot tell is taken from the file's name where it has this form, and from what the published commands
+(`scripts/launch.sh`) give; `LoadedModel.notes` says what was taken so:
 
-    residual block   in_layers.0/2 norm, conv; emb_layers.1 embedding; out_layers.0/3 norm, conv; skip_connection
-    attention        norm; qkv, a 1x1 convolution whose output channels are (three, heads, channels); proj_out
-
-Nothing else tells the architecture, so it is read off the tensors, except what leaves no trace in them: the
-channels of an attention head, the size of the images and the dropout.
+    edm_   a diffusion model
+    cd_    consistency distillation on 40 noise levels
+    ct_    consistency training, which ended on 201 levels for ImageNet-64 and on 151 for LSUN-256
 """
 
+import contextlib
+import dataclasses
+import os
+import re
+import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.formats.empty import without_weights
+from unistep.formats.model import Kind, LoadedModel, ModelInfo, precondition
+from unistep.formats.openai_layout import diffusers_to_openai, openai_config, openai_to_diffusers, usual_sample_size
+from unistep.formats.regular_file import check_regular_file
 from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.patched import PatchedUNet
 
-# What the published code fixes: `GroupNorm32(32, channels)`, with the default epsilon of torch.
-_GROUPS = 32
-_EPS = 1e-5
-
-_RES_BLOCK = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
+_NAME = re.compile(r"(?P<method>edm|cd|ct)_(?P<data>imagenet64|bedroom256|cat256)(?:_(?P<distance>l2|lpips))?")
+_METHODS = {"edm": "EDM denoising", "cd": "consistency distillation", "ct": "consistency training"}
+_CT_LEVELS = {"imagenet64": 201, "bedroom256": 151, "cat256": 151}
+# `--ts 0,22,39` of the published commands is the indices 0 and 22; what they say of CD is of LSUN-256 as a whole.
+_TWO_STEPS = {
+    "cd_imagenet64_l2": (0, 22),
+    "cd_imagenet64_lpips": (0, 22),
+    "cd_bedroom256_l2": (0, 18),
+    "cd_bedroom256_lpips": (0, 17),
+    "cd_cat256_l2": (0, 18),
+    "cd_cat256_lpips": (0, 17),
+    "ct_imagenet64": (0, 106),
+    "ct_bedroom256": (0, 67),
+    "ct_cat256": (0, 62),
 }
+
+
+def load_openai(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    kind: Kind | None = None,
+    attention_head_dim: int = 64,
+    sample_size: int | None = None,
+) -> LoadedModel:
+    """Opens a checkpoint of OpenAI's.
+
+    Args:
+        path: the .pt file; nothing in it is executed.
+        device: where the model goes; "meta" reads no weights, for looking at the architecture.
+        kind: "consistency" or "diffusion"; None takes it from the file's name, and a consistency model where that
+            does not say.
+        attention_head_dim: channels of an attention head, 64 in all published models.
+        sample_size: side of the images in pixels; None takes the size at which attention begins at 32 pixels.
+
+    Raises:
+        UserError: no such file, not a checkpoint, not of this U-Net, or weights that are not finite; names the file
+            and the tensor.
+    """
+    path = Path(path)
+    config, state = read_openai(path, attention_head_dim, sample_size=sample_size)
+    if config.in_channels != config.out_channels:
+        raise UserError(
+            f"{path}: makes {config.out_channels} channels of {config.in_channels}: not a consistency model or an EDM "
+            "denoiser, but one that learns its variance"
+        )
+    config, notes = _with_size(config, path)
+    info, method, said = info_of_name(path.name, kind)
+    notes += said
+    with without_weights():
+        network = UNet(config)
+    if torch.device(device).type != "meta":
+        network.load_state_dict({name: _finite(path, name, v.float()) for name, v in state.items()}, assign=True)
+    denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
+    return LoadedModel(denoiser, info, config, path, "OpenAI .pt", _main_dtype(state), method, tuple(notes))
 
 
 def read_openai(
@@ -69,256 +115,165 @@ def read_openai(
         raise UserError(f"{path}: {error}") from None
 
 
-def openai_config(
-    state: Mapping[str, Tensor], attention_head_dim: int = 64, *, sample_size: int | None = None
-) -> UNetConfig:
-    """The architecture that a state dict in OpenAI's layout belongs to.
+def save_openai(path: Path | str, model: LoadedModel, *, dtype: torch.dtype | None = None) -> None:
+    """Writes a model as OpenAI's code reads it; a file of that name is replaced only when the new one is complete.
 
     Args:
-        state: the tensors by their names.
-        attention_head_dim: channels of an attention head; not to be seen in the tensors.
-        sample_size: side of the images in pixels; not to be seen in the tensors.
+        path: the .pt file.
+        model: of an ADM U-Net.
+        dtype: of the weights; None is that of the file the model was read from.
 
     Raises:
-        UserError: not such a state dict, or of a variant that `UNet` has no counterpart of; names the tensor.
+        UserError: OpenAI's code has no counterpart of the model; `path` is not to be written.
     """
-    ups = _up_steps(state)
-    blocks = _count(state, "output_blocks.{}.0.in_layers.2.weight")
-    depth = len(ups) + 1
-    per_level, rest = divmod(blocks, depth)
-    if rest or per_level < 2 or list(ups) != [per_level * (i + 1) - 1 for i in range(depth - 1)]:
+    path = Path(path)
+    network = model.denoiser.network
+    if isinstance(network, PatchedUNet) and network.config.patch_size == 1:
+        network = network.unet
+    if not isinstance(network, UNet):
         raise UserError(
-            f"output_blocks has {blocks} blocks and steps up after those of index {list(ups)}; "
-            "only resolutions with equally many blocks are supported"
+            f"{path}: OpenAI's files hold ADM U-Nets alone, and this model is a {type(network).__name__}; "
+            "convert it to a model folder: give a target without .pt"
         )
-    layers = per_level - 1
-
-    # Finest resolution first; output_blocks begins with the coarsest.
-    outputs = [per_level * (depth - 1 - i) for i in range(depth)]
-    inputs = [1 + per_level * i for i in range(depth)]
-    widths = [_shape(state, f"output_blocks.{n}.0.in_layers.2.weight")[0] for n in outputs]
-    up_attends = [f"output_blocks.{n}.1.qkv.weight" in state for n in outputs]
-    down_attends = [f"input_blocks.{n}.1.qkv.weight" in state for n in inputs]
-    up_type = "resnet" if depth > 1 and "resnet" in ups.values() else "conv"
-    down_type = "resnet" if depth > 1 and f"input_blocks.{per_level}.0.op.weight" not in state else "conv"
-    down_block = "ResnetDownsampleBlock2D" if down_type == "resnet" else "DownBlock2D"
-    up_block = "ResnetUpsampleBlock2D" if up_type == "resnet" else "UpBlock2D"
-
-    embedding = _shape(state, "input_blocks.1.0.emb_layers.1.weight")[0]
-    classes = _shape(state, "label_emb.weight")[0] if "label_emb.weight" in state else None
+    _check_info(path, model)
     try:
-        return UNetConfig(
-            sample_size=sample_size,
-            in_channels=_shape(state, "input_blocks.0.0.weight")[1],
-            out_channels=_shape(state, "out.2.weight")[0],
-            down_block_types=tuple("AttnDownBlock2D" if attends else down_block for attends in down_attends),
-            up_block_types=tuple("AttnUpBlock2D" if attends else up_block for attends in reversed(up_attends)),
-            block_out_channels=tuple(widths),
-            layers_per_block=layers,
-            downsample_type=down_type,
-            upsample_type=up_type,
-            attention_head_dim=attention_head_dim,
-            norm_num_groups=_GROUPS,
-            attn_norm_num_groups=_GROUPS,
-            norm_eps=_EPS,
-            resnet_time_scale_shift="scale_shift" if embedding == 2 * widths[0] else "default",
-            num_class_embeds=classes,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
+        state = diffusers_to_openai(network.state_dict(), network.config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; convert it to a model folder: give a target without .pt") from None
+    dtype = dtype or model.dtype
+    # Copied, so that no tensor brings along a larger storage that it is a part of.
+    state = {name: v.detach().to("cpu", dtype, copy=True).contiguous() for name, v in state.items()}
+    for name, tensor in state.items():
+        if not _is_finite(tensor):
+            word = str(dtype).removeprefix("torch.")
+            raise UserError(f"{path}: tensor {name} has values that are not finite as {word}; it was not written")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"cannot write {path}: {path.parent} is no folder and cannot be made one") from None
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def openai_to_diffusers(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
-    """Renames the tensors of OpenAI's U-Net to those of `UNet(config)`; dtypes and devices stay.
+def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, str | None, list[str]]:
+    """What the name of a file says about the model: its info, how it was trained, and lines that say so.
 
-    Raises:
-        UserError: a tensor is missing, unexpected or of the wrong shape.
+    Args:
+        name: of the file, without the folder.
+        kind: as the user says; a name that says otherwise is then not believed in anything.
     """
-    slots = list(_slots(config))
-    unexpected = sorted(state.keys() - {slot.openai for slot in slots})
-    if unexpected:
-        more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
-        raise UserError(f"unexpected tensor {unexpected[0]}{more}: not a U-Net of OpenAI's consistency models")
-    result = {}
-    for slot in slots:
-        shape = _shape(state, slot.openai)
-        if shape != slot.shape:
-            hint = "; 1-d convolutions are guided-diffusion's" if len(shape) == 3 else ""
-            raise UserError(f"tensor {slot.openai} has shape {list(shape)}, expected {list(slot.shape)}{hint}")
-        tensor = state[slot.openai].reshape(-1, *slot.part[1:])
-        parts = tensor.chunk(len(slot.diffusers))
-        # Copied where it is cut in three: safetensors writes no two tensors of one storage.
-        result |= zip(slot.diffusers, [p.clone() for p in parts] if len(parts) > 1 else parts, strict=True)
-    return result
+    if match := _NAME.match(name):
+        method = match["method"]
+        says: Kind = "diffusion" if method == "edm" else "consistency"
+        if kind in (None, says):
+            distance = {"l2": ", l2", "lpips": ", LPIPS"}.get(match["distance"] or "", "")
+            words = _METHODS[method] + distance
+            if says == "diffusion":
+                return ModelInfo(kind="diffusion"), words, [f"the file's name says how it was trained: {words}"]
+            levels = 40 if method == "cd" else _CT_LEVELS[match["data"]]
+            note = f"the file's name says how it was trained: {words}, {levels} noise levels"
+            return ModelInfo(num_train_timesteps=levels, timesteps=_TWO_STEPS.get(match[0])), words, [note]
+    if kind is None:
+        note = "neither the tensors nor the name tell the kind; taken for a consistency model (else: kind diffusion)"
+        return ModelInfo(), None, [note]
+    return ModelInfo(kind=kind), None, []
 
 
-def diffusers_to_openai(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
-    """Renames the tensors of `UNet(config)` to those of OpenAI's U-Net: the reverse of `openai_to_diffusers`.
+def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[str]]:
+    """What a state dict of this model does not say.
 
-    Raises:
-        UserError: OpenAI's code has no counterpart of the config; a tensor is missing, unexpected or of the
-            wrong shape.
+    Args:
+        name: of the file that `save_openai` writes.
+        model: which it is given.
+
+    Returns:
+        The arguments of `load_openai` that open the file as the same model, as "kind diffusion"; and what is lost
+        however it is opened, as "sigma_max 40".
     """
-    _check_representable(config)
-    slots = list(_slots(config))
-    unexpected = sorted(state.keys() - {name for slot in slots for name in slot.diffusers})
-    if unexpected:
-        raise UserError(f"unexpected tensor {unexpected[0]}: the weights do not belong to the config")
-    result = {}
-    for slot in slots:
-        for name in slot.diffusers:
-            if (shape := _shape(state, name)) != slot.part:
-                raise UserError(f"tensor {name} has shape {list(shape)}, expected {list(slot.part)}")
-        parts = [state[name] for name in slot.diffusers]
-        result[slot.openai] = (torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(slot.shape)
-    return result
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """One tensor of OpenAI's, and the equal parts of it that stand one after the other in `UNet`."""
-
-    openai: str
-    diffusers: tuple[str, ...]
-    shape: tuple[int, ...]
-    part: tuple[int, ...]
-
-
-def _slots(config: UNetConfig) -> Iterator[_Slot]:
-    """Every tensor of `UNet(config)`, with its place and shape in OpenAI's layout."""
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in UNet(config).state_dict().items()}
-    for openai, layers in _layers(config):
-        for kind in ("weight", "bias"):
-            names = tuple(f"{layer}.{kind}" for layer in layers)
-            if names[0] in shapes:  # embeddings have no bias, blocks of constant width no shortcut
-                part = shapes[names[0]]
-                shape = (len(names) * part[0], *part[1:])
-                # Attention's linear layers are 1x1 convolutions there.
-                convolution = openai.endswith((".qkv", ".proj_out")) and kind == "weight"
-                yield _Slot(f"{openai}.{kind}", names, (*shape, 1, 1) if convolution else shape, part)
-
-
-def _layers(config: UNetConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Layers by both names: OpenAI's, and the one or three of `UNet` that it is made of."""
-    depth, layers = len(config.block_out_channels), config.layers_per_block
-
-    def residual(openai: str, ours: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for theirs, name in _RES_BLOCK.items():
-            yield f"{openai}.{theirs}", (f"{ours}.{name}",)
-
-    def attention(openai: str, ours: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        yield f"{openai}.norm", (f"{ours}.group_norm",)
-        yield f"{openai}.qkv", (f"{ours}.to_q", f"{ours}.to_k", f"{ours}.to_v")
-        yield f"{openai}.proj_out", (f"{ours}.to_out.0",)
-
-    yield "time_embed.0", ("time_embedding.linear_1",)
-    yield "time_embed.2", ("time_embedding.linear_2",)
-    yield "label_emb", ("class_embedding",)
-
-    yield "input_blocks.0.0", ("conv_in",)
-    n = 1
-    for i, kind in enumerate(config.down_block_types):
-        for j in range(layers):
-            yield from residual(f"input_blocks.{n}.0", f"down_blocks.{i}.resnets.{j}")
-            if kind.startswith("Attn"):
-                yield from attention(f"input_blocks.{n}.1", f"down_blocks.{i}.attentions.{j}")
-            n += 1
-        if i < depth - 1:
-            # One of the two exists: the caller leaves out what the network does not have.
-            yield from residual(f"input_blocks.{n}.0", f"down_blocks.{i}.downsamplers.0")
-            yield f"input_blocks.{n}.0.op", (f"down_blocks.{i}.downsamplers.0.conv",)
-            n += 1
-
-    yield from residual("middle_block.0", "mid_block.resnets.0")
-    yield from attention("middle_block.1", "mid_block.attentions.0")
-    yield from residual("middle_block.2", "mid_block.resnets.1")
-
-    n = 0
-    for i, kind in enumerate(config.up_block_types):
-        attends = kind.startswith("Attn")
-        for j in range(layers + 1):
-            yield from residual(f"output_blocks.{n}.0", f"up_blocks.{i}.resnets.{j}")
-            if attends:
-                yield from attention(f"output_blocks.{n}.1", f"up_blocks.{i}.attentions.{j}")
-            n += 1
-        if i < depth - 1:
-            step = f"output_blocks.{n - 1}.{2 if attends else 1}"
-            yield from residual(step, f"up_blocks.{i}.upsamplers.0")
-            yield f"{step}.conv", (f"up_blocks.{i}.upsamplers.0.conv",)
-
-    yield "out.0", ("conv_norm_out",)
-    yield "out.2", ("conv_out",)
-
-
-def _check_representable(config: UNetConfig) -> None:
-    def refuse(field: str, value: object, needed: str) -> None:
-        raise UserError(f"{field} {value} has no counterpart in OpenAI's U-Net, which has {needed}")
-
-    patch_size = getattr(config, "patch_size", 1)
-    if patch_size != 1:
-        refuse("patch_size", patch_size, "no folded images")
-    if config.norm_num_groups != _GROUPS:
-        refuse("norm_num_groups", config.norm_num_groups, f"{_GROUPS} groups in every norm")
-    if config.norm_eps != _EPS:
-        refuse("norm_eps", config.norm_eps, f"{_EPS}")
-    if not config.add_attention:
-        refuse("add_attention", config.add_attention, "attention in the middle block")
-    inherits = config.attn_norm_num_groups is None and config.resnet_time_scale_shift == "default"
-    if config.attn_norm_num_groups != _GROUPS and not inherits:
-        refuse("attn_norm_num_groups", config.attn_norm_num_groups, f"{_GROUPS} groups in every norm")
-    attends = [kind.startswith("Attn") for kind in config.down_block_types]
-    if attends != [kind.startswith("Attn") for kind in reversed(config.up_block_types)]:
-        refuse("up_block_types", config.up_block_types, "attention at the same resolutions on the way down and up")
-    # Which way the coarsest resolution would resample on the way down, and the finest on the way up, is no matter.
-    steps = [
-        "resnet" if kind.startswith("Resnet") or (kind.startswith("Attn") and attending == "resnet") else "conv"
-        for kinds, attending in (
-            (config.down_block_types, config.downsample_type),
-            (config.up_block_types, config.upsample_type),
-        )
-        for kind in kinds[:-1]
+    info, config = model.info, model.config
+    assert isinstance(config, UNetConfig)  # `save_openai` refuses others
+    arguments = [] if info_of_name(name)[0].kind == info.kind else [f"kind {info.kind}"]
+    reopened, _, _ = info_of_name(name, info.kind)
+    fields = ["sigma_min", "sigma_max", "rho", "null_label"]
+    if info.kind == "consistency":
+        fields += ["num_train_timesteps", "timesteps"]
+    ours = {field: getattr(info, field) for field in fields}
+    lost = [
+        f"{field} {','.join(map(str, value))}" if isinstance(value, tuple) else f"{field} {value:g}"
+        for field, value in ours.items()
+        if value is not None and value != getattr(reopened, field)
     ]
-    if len(set(steps)) > 1:
-        refuse("resampling", "by residual blocks here and by convolutions there", "one of the two everywhere")
+    if config.attention_head_dim != 64:
+        # Without a number there is one head, whose channels are the width.
+        widths = {w for w, k in zip(config.block_out_channels, config.down_block_types, strict=True) if k[:4] == "Attn"}
+        widths.add(config.block_out_channels[-1])
+        if config.attention_head_dim is None and len(widths) > 1:
+            lost.append("attention_head_dim null")
+        else:
+            arguments.append(f"attention_head_dim {config.attention_head_dim or widths.pop()}")
+    guessed, _ = _with_size(dataclasses.replace(config, sample_size=None), Path(name))
+    if model.image_shape[1] != guessed.sample_size:
+        arguments.append(f"sample_size {model.image_shape[1]}")
+    return arguments, lost
 
 
-def _up_steps(state: Mapping[str, Tensor]) -> dict[int, str]:
-    """The entries of output_blocks that end with a step up, in order, and how they step: "resnet" or "conv"."""
-    steps = {}
-    for n in range(_count(state, "output_blocks.{}.0.in_layers.2.weight")):
-        for m in (1, 2):
-            if f"output_blocks.{n}.{m}.in_layers.2.weight" in state:
-                steps[n] = "resnet"
-            elif f"output_blocks.{n}.{m}.conv.weight" in state:
-                steps[n] = "conv"
-    return steps
+def _with_size(config: UNetConfig, path: Path) -> tuple[UNetConfig, list[str]]:
+    multiple = 2 ** (len(config.block_out_channels) - 1)
+    if config.sample_size is not None:
+        if config.sample_size % multiple:
+            raise UserError(f"{path}: sample_size {config.sample_size} is no multiple of {multiple}, which it needs")
+        return config, []
+    size = usual_sample_size(config)
+    if size is None:
+        size = max(64, multiple)
+        note = f"nothing tells the size of the images; {size} pixels are taken (else: sample_size)"
+    else:
+        note = f"images of {size} pixels: attention then begins at 32, as in all published models (else: sample_size)"
+    return dataclasses.replace(config, sample_size=size), [note]
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    n = 0
-    while pattern.format(n) in state:
-        n += 1
-    if n == 0:
-        raise UserError(f"tensor {pattern.format(0)} is missing: not a U-Net of OpenAI's consistency models")
-    return n
+def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    if not _is_finite(tensor):
+        raise UserError(f"{path}: tensor {name} has values that are not finite; training failed, or fetch it again")
+    return tensor
 
 
-def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """The shape of a weight; it has at least one axis, convolutions have four."""
-    if name not in state:
-        raise UserError(f"tensor {name} is missing")
-    shape = tuple(state[name].shape)
-    if not shape or (name in ("input_blocks.0.0.weight", "out.2.weight") and len(shape) != 4):
-        raise UserError(f"tensor {name} has shape {list(shape)}, which a weight of this U-Net cannot have")
-    return shape
+def _is_finite(tensor: Tensor) -> bool:
+    # Smallest and largest are NaN where anything is; ten times as fast as asking for every number.
+    return tensor.numel() == 0 or all(bool(v.isfinite()) for v in tensor.aminmax())
+
+
+def _main_dtype(state: dict[str, Tensor]) -> torch.dtype:
+    """The dtype of most weights."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        counts[tensor.dtype] += tensor.numel()
+    return counts.most_common(1)[0][0]
+
+
+def _check_info(path: Path, model: LoadedModel) -> None:
+    """Refuses what OpenAI's code has fixed otherwise; its noise range it takes from the command line."""
+    info, ours = model.info, ModelInfo()
+    scalings = [("noise_embedding", info.noise_embedding), ("sigma_data", info.sigma_data)]
+    if info.kind == "diffusion":
+        scalings.append(("preconditioning", info.preconditioning))
+    for name, value in scalings:
+        if value != getattr(ours, name):
+            raise UserError(
+                f"{path}: OpenAI's code has {name} {getattr(ours, name)} alone, and this model has {value}; "
+                "convert it to a model folder: give a target without .pt"
+            )
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a .pt file") from None
+    check_regular_file(path, "give the path of a .pt file")
     try:
         # Only zip files, which torch writes since 2020, can be mapped instead of read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -328,7 +283,22 @@ def _load(path: Path) -> dict[str, Tensor]:
         ) from None
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no state dict; give the .pt file of a model")
+    state = _unwrapped(state, path)
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or not value.is_floating_point():
             raise UserError(f"{path} is not the state dict of a network: its entry {name!r} is no tensor of floats")
-    return state
+        if value.layout != torch.strided or value.device.type != "cpu":
+            raise UserError(f"{path}: tensor {name} is sparse or without values; save it as an ordinary tensor")
+    # A few bytes can pose as a tensor of any size; building the network for it would exhaust the memory.
+    if sum(value.numel() * value.element_size() for value in state.values()) > path.stat().st_size:
+        raise UserError(f"{path}: its tensors claim more bytes than the file has; it is damaged or made up")
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _unwrapped(state: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The state dict itself, where a training script has put it beside other things, under any name."""
+    inner = {name: v for name, v in state.items() if isinstance(v, dict) and "input_blocks.0.0.weight" in v}
+    if len(inner) > 1:
+        names = ", ".join(map(str, inner))
+        raise UserError(f"{path} holds several networks ({names}); save the one to use in a file of its own")
+    return next(iter(inner.values())) if inner else state

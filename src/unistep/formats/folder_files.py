@@ -1,0 +1,108 @@
+"""Which files make a model folder, by the names that diffusers gives them.
+
+Of the weights a folder may hold several sets: as safetensors and as .bin, in one file or in shards with an index,
+plain and as variants:
+
+    diffusion_pytorch_model.safetensors                 diffusion_pytorch_model.fp16.safetensors
+    diffusion_pytorch_model.safetensors.index.json      diffusion_pytorch_model.safetensors.index.fp16.json
+"""
+
+import json
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from unistep.errors import UserError
+
+INDEX = "model_index.json"
+REQUIRED = (INDEX, "unet/config.json", "scheduler/scheduler_config.json")
+CARD = "README.md"
+
+_STEM = "unet/diffusion_pytorch_model"
+_ENDINGS = ("safetensors", "bin")  # in order of preference
+
+
+def choose_weights(names: Collection[str], variant: str | None, where: object) -> str:
+    """The file of the weights, or the index of their shards.
+
+    Args:
+        names: the files of the folder, relative to it.
+        variant: such as "fp16"; None for the plain weights.
+        where: the folder, for the message.
+
+    Raises:
+        UserError: there are none; it names those that are there.
+    """
+    if name := _find_weights(names, variant):
+        return name
+    there = [f"variant {name}" for name in _variants(names)]
+    if _find_weights(names, None):
+        there.insert(0, "the plain ones (no variant)")
+    wanted = f"weights of variant {variant}" if variant else "plain weights"
+    raise UserError(f"{where} has no {wanted}; it has {', '.join(there) or f'no {_STEM}.safetensors or .bin at all'}")
+
+
+def shards_of(index: Path, where: object) -> list[str]:
+    """The files that an index of shards names, relative to the folder; all of them are in unet/.
+
+    Raises:
+        UserError: it is no such index.
+    """
+    ending = next(ending for ending in _ENDINGS if f".{ending}.index" in index.name)
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        if names and all(re.fullmatch(rf"\w[\w.-]*\.{ending}", name) for name in names):
+            return [f"unet/{name}" for name in names]
+    raise UserError(f"{where}: unet/{index.name} is not an index of shards; tell the model's owner")
+
+
+def check_components(index: Path, where: object) -> None:
+    """Refuses a pipeline of more parts than a U-Net and a scheduler (text encoder, autoencoder).
+
+    Raises:
+        UserError: it is one, or `index`, its model_index.json, is damaged.
+    """
+    try:
+        parts = json.loads(index.read_bytes()).items()
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(f"{where}: {index.name} is damaged; tell the model's owner") from None
+    known = ("unet", "scheduler")
+    if others := [name for name, kind in parts if isinstance(kind, list) and any(kind) and name not in known]:
+        raise UserError(f"{where} is not a consistency model of pixels: it has a {others[0]} too; check the name")
+
+
+def is_whole(folder: Path, variant: str | None) -> bool:
+    """Whether the folder has all that a model folder needs, with weights of the variant."""
+    names = _names(folder)
+    weights = _find_weights(names, variant)
+    if weights is None or not names.issuperset(REQUIRED):
+        return False
+    with suppress(UserError):
+        return not weights.endswith(".json") or names.issuperset(shards_of(folder / weights, folder))
+    return False
+
+
+def variants_of(folder: Path) -> list[str]:
+    """The variants of its weights, without the plain ones."""
+    return _variants(_names(folder))
+
+
+def _find_weights(names: Collection[str], variant: str | None) -> str | None:
+    dotted = f".{variant}" if variant else ""
+    for ending in _ENDINGS:
+        for name in (f"{_STEM}{dotted}.{ending}", f"{_STEM}.{ending}.index{dotted}.json"):
+            if name in names:
+                return name
+    return None
+
+
+def _variants(names: Collection[str]) -> list[str]:
+    endings = "|".join(_ENDINGS)
+    pattern = re.compile(rf"{_STEM}(?:\.(\w+)\.(?:{endings})|\.(?:{endings})\.index\.(\w+)\.json)")
+    return sorted({match[1] or match[2] for name in names if (match := pattern.fullmatch(name))})
+
+
+def _names(folder: Path) -> set[str]:
+    """Files in the folder and the folders in it; of links, those that lead somewhere."""
+    return {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()}

@@ -1,0 +1,332 @@
+"""Model folders on the Hugging Face Hub: fetched into the Hub's cache, and published.
+
+`huggingface_hub` does the transfer and keeps the cache, which its other users share. Fetched is what a model folder
+needs, with one set of weights. Beyond the library:
+
+- Contents are compared with the hashes that the Hub states (sha256 of large files, git's sha1 of small ones), where
+  the library compares sizes. A file that differs is deleted.
+- A revision is recorded in the cache when all its files are there: an interrupted fetch is not taken for a model, and
+  the last whole one opens without a network.
+- A failure is one line with its remedy, and a Hub that does not answer is given up.
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unistep.errors import UserError
+from unistep.formats.folder_files import (
+    CARD,
+    INDEX,
+    REQUIRED,
+    check_components,
+    choose_weights,
+    is_whole,
+    shards_of,
+    variants_of,
+)
+from unistep.formats.hub_address import HubAddress, hub_address
+from unistep.formats.hub_errors import OTHER_CACHE, BrokenOff, Damaged, Refused, Unreachable, explained
+
+_LOG = logging.getLogger(__name__)
+
+_CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl")
+
+_TIMEOUT = 10.0  # seconds for an answer
+_ATTEMPTS = 3  # to fetch a file, each of which resumes a broken connection several times
+
+
+def fetch_folder(
+    model_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    variant: str | None = None,
+) -> Path:
+    """Fetches a model folder from the Hub; what the cache has is not fetched again.
+
+    Of the weights one set is fetched: safetensors where there are any, else .bin, in one file or in shards. Without
+    a network, a model that the cache holds whole is used. The Hub is that of the environment variable HF_ENDPOINT.
+
+    Args:
+        model_id: `owner/name`.
+        revision: branch, tag or commit; the branch main by default.
+        token: for private and gated models; by default that of HF_TOKEN or of `hf auth login`, which must be there
+            with True and is not sent with False.
+        cache_dir: the Hub's cache by default (HF_HUB_CACHE, HF_HOME).
+        local_files_only: take it from the cache and ask nobody.
+        variant: of the weights, such as "fp16"; the plain ones by default.
+
+    Returns:
+        The folder, in the cache: to be read, not changed.
+
+    Raises:
+        UserError: no such model, revision or variant; no permission; not a model folder; no network and not in the
+            cache; a broken or damaged download; a cache that cannot be written.
+    """
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
+        raise UserError(f"variant {variant!r} is no name of a variant; fp16 is one, for example")
+    address = hub_address(model_id, revision, token, cache_dir)
+    with explained(address):
+        offline = _is_offline()
+        # A commit never changes: where it is whole there is nothing to ask.
+        if local_files_only or offline or re.fullmatch(r"[0-9a-f]{40}", address.revision):
+            if folder := _cached_folder(address, variant):
+                return folder
+        if local_files_only or offline:
+            weights = f" with weights of variant {variant}" if variant else ""
+            remedy = "unset HF_HUB_OFFLINE" if offline else "leave out local_files_only"
+            raise UserError(f"{address} is not whole in the cache {address.cache}{weights}; {remedy} to fetch it")
+        try:
+            return _fetch(address, variant)
+        except Refused as error:
+            if not (folder := _cached_folder(address, variant)):
+                raise
+            if not isinstance(error, Unreachable):
+                raise UserError(f"{error}; the copy in the cache opens with local_files_only") from None
+            _LOG.warning("%s; using the copy in the cache", error)
+            return folder
+
+
+def push_folder(
+    folder: str | Path,
+    model_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Publishes a model folder: makes the repository where there is none, and commits the folder to its branch main.
+
+    Hidden files stay behind. Files of the repository that the folder does not have stay as they are.
+
+    Args:
+        folder: a model folder.
+        model_id: `owner/name`.
+        token: with write permission; else as in `fetch_folder`.
+        private: of a new repository; the owner's default where None.
+        commit_message: of the commit.
+
+    Returns:
+        The model's page.
+
+    Raises:
+        UserError: not a model folder; no permission; no network; `private` and the repository is public.
+    """
+    folder = Path(folder).expanduser()
+    if not any(is_whole(folder, variant) for variant in (None, *variants_of(folder))):
+        raise UserError(f"{folder} is not a whole model folder; it needs {', '.join(REQUIRED)} and weights in unet/")
+    address = hub_address(model_id, token=token)
+    if _is_offline():
+        raise UserError(f"cannot push to {model_id}: HF_HUB_OFFLINE is set; unset it")
+    with explained(address, writing=True):
+        from huggingface_hub.errors import HfHubHTTPError
+
+        api = _api(address)
+        found = None
+        try:
+            # Of the calls here this one alone has a time limit.
+            found = api.model_info(model_id, timeout=_TIMEOUT)
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 404):  # 401: the Hub's answer to strangers
+                raise
+        if private and found is not None and not found.private:
+            raise UserError(f"{model_id} exists and is public; make it private on its page, or push to another name")
+        url = api.create_repo(model_id, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=model_id,
+            folder_path=folder,
+            commit_message=commit_message or "Upload model",
+            ignore_patterns=[".*", "*/.*"],
+        )
+        return str(url)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the Hub says of a file; digest is a sha256 (64 digits) or git's sha1 (40)."""
+
+    size: int | None
+    digest: str | None
+
+
+def _fetch(address: HubAddress, variant: str | None) -> Path:
+    with explained(address):
+        commit, files = _listing(address)
+    if missing := [name for name in REQUIRED if name not in files]:
+        checkpoints = sorted(name for name in files if name.endswith(_CHECKPOINTS))
+        remedy = f"download {checkpoints[0]} and give its path" if checkpoints else "check the name"
+        raise UserError(f"{address} is not the folder of a consistency model: it has no {missing[0]}; {remedy}")
+    weights = choose_weights(files, variant, address)
+    small = [*REQUIRED, *([CARD] if CARD in files else [])]
+    paths = [_get(address, commit, name, files[name]) for name in small]
+    check_components(paths[0], address)
+    path = _get(address, commit, weights, files[weights])
+    if weights.endswith(".json"):
+        shards = shards_of(path, address)
+        if missing := [name for name in shards if name not in files]:
+            raise UserError(f"{address} is incomplete: it has no {missing[0]}; tell the model's owner")
+        for name in shards:
+            _get(address, commit, name, files[name])
+    folder = paths[0].parent
+    _record(address.revision, folder)
+    return folder
+
+
+def _listing(address: HubAddress) -> tuple[str, dict[str, _File]]:
+    """The commit that the revision names, and its files."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = _api(address).model_info(
+            address.model_id, revision=address.revision, files_metadata=True, timeout=_TIMEOUT
+        )
+        files = {}
+        for file in info.siblings or []:
+            digest = file.lfs.sha256 if file.lfs else file.blob_id
+            files[str(file.rfilename)] = _File(
+                None if file.size is None else int(file.size), None if digest is None else str(digest)
+            )
+        if re.fullmatch(r"[0-9a-f]{40}", info.sha):
+            return info.sha, files
+    except HfHubHTTPError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pass  # a portal's page of welcome, a proxy's apology
+    raise Unreachable(
+        f"{address.host} does not answer as the Hub does; a portal or proxy may be in between, or HF_ENDPOINT is wrong"
+    )
+
+
+def _get(address: HubAddress, commit: str, name: str, file: _File) -> Path:
+    """The path of a file of a commit; fetched where it is not in the cache."""
+    path = _cached_file(address, name, commit)
+    # Its content was compared when it came.
+    if path and file.size in (None, path.stat().st_size):
+        return path
+    if path:
+        _discard(path)
+    place = next(folder for folder in (address.cache, *address.cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < (file.size or 0):
+        sizes = f"{(file.size or 0) / 1e6:,.0f} MB, of which {address.cache} has {free / 1e6:,.0f}"
+        raise UserError(f"{name} of {address} takes {sizes}; {OTHER_CACHE}")
+    attempt, anew = 1, False
+    while True:
+        try:
+            with explained(address, name):
+                return _download(address, commit, name, file, anew)
+        except BrokenOff as error:
+            if attempt == _ATTEMPTS:
+                raise
+            anew = isinstance(error, Damaged)
+        time.sleep(attempt)
+        attempt += 1
+
+
+def _download(address: HubAddress, commit: str, name: str, file: _File, anew: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    path = Path(
+        hf_hub_download(
+            address.model_id,
+            name,
+            revision=commit,
+            token=address.token,
+            cache_dir=address.cache,
+            endpoint=address.endpoint,
+            force_download=anew,
+            etag_timeout=_TIMEOUT,
+            library_name="unistep",
+            library_version=importlib.metadata.version("unistep"),
+        )
+    )
+    try:
+        # Where the Hub lists no hash the name of the blob in the cache is one: the ETag.
+        stated = file.digest or Path(os.path.realpath(path)).name
+        damaged = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", stated) and stated != _digest(path, len(stated))
+    except BaseException:
+        _discard(path)
+        raise
+    if damaged:
+        _discard(path)
+        raise Damaged(f"{name} of {address} came damaged: its hash is not the one stated; deleted, try again")
+    return path
+
+
+def _record(revision: str, folder: Path) -> None:
+    """Notes in the cache, as the library does, which commit a name stands for."""
+    ref = folder.parents[1] / "refs" / revision
+    temporary = ref.with_name(f"{ref.name}.{uuid.uuid4().hex[:8]}.tmp")
+    # A cache that is read-only serves nevertheless.
+    with suppress(OSError):
+        if revision == folder.name or (ref.is_file() and ref.read_text() == folder.name):
+            return
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(folder.name)
+            os.replace(temporary, ref)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _cached_folder(address: HubAddress, variant: str | None) -> Path | None:
+    """The folder in the cache, where it is whole there."""
+    path = _cached_file(address, INDEX, address.revision)
+    return path.parent if path and is_whole(path.parent, variant) else None
+
+
+def _cached_file(address: HubAddress, name: str, revision: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(address.model_id, name, cache_dir=address.cache, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _discard(path: Path) -> None:
+    """Deletes a file of the cache and the blob that it points to."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def _digest(path: Path, digits: int) -> str:
+    """A file's sha256 (64 digits), or its sha1 as a blob of git (40)."""
+    if digits == 64:
+        start = hashlib.sha256()
+    else:
+        start = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: start).hexdigest()
+
+
+def _api(address: HubAddress) -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(
+        endpoint=address.endpoint,
+        token=address.token,
+        library_name="unistep",
+        library_version=importlib.metadata.version("unistep"),
+    )
+
+
+def _is_offline() -> bool:
+    """By the environment now, or when the library was imported."""
+    from huggingface_hub import constants
+
+    now = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return now or bool(constants.HF_HUB_OFFLINE)

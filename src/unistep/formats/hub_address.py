@@ -1,0 +1,72 @@
+"""A revision of a model on the Hugging Face Hub: what is asked, of whom, and where the cache of it is."""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from unistep.errors import UserError
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """Made by `hub_address`, which checks the parts.
+
+    Args:
+        model_id: `owner/name`.
+        revision: branch, tag or commit.
+        token: None for the one that the machine keeps, if any; True where there must be one, False for none.
+        cache: folder of the Hub's cache.
+        endpoint: the Hub's URL.
+    """
+
+    model_id: str
+    revision: str
+    token: str | bool | None
+    cache: Path
+    endpoint: str
+
+    def __str__(self) -> str:
+        return self.model_id if self.revision == "main" else f"{self.model_id} (revision {self.revision})"
+
+    @property
+    def host(self) -> str:
+        """The endpoint as a message may show it: without a password."""
+        return urlsplit(self.endpoint).netloc.rpartition("@")[2]
+
+
+def hub_address(
+    model_id: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> HubAddress:
+    """The address with its defaults; HF_ENDPOINT is read now, where `huggingface_hub` reads it when imported.
+
+    Raises:
+        UserError: a part is malformed.
+    """
+    from huggingface_hub import constants
+
+    # The library's own check lets more pass, and differs between its versions.
+    names = model_id.split("/")
+    if len(names) != 2 or not all(re.fullmatch(r"\w([\w.-]{0,94}\w)?", name, re.ASCII) for name in names):
+        raise UserError(f"{model_id!r} is no model of the Hub; their names are like owner/name")
+    if "--" in model_id or ".." in model_id or model_id.endswith(".git"):
+        raise UserError(f"{model_id!r} is no model of the Hub; names have no -- or .. and do not end with .git")
+    revision = "main" if revision is None else revision
+    # What git allows in a name; it becomes part of a path in the cache.
+    if not re.fullmatch(r"[^\s\x00-\x1f\\~^:?*\[/.-][^\s\x00-\x1f\\~^:?*\[]*", revision) or ".." in revision:
+        raise UserError(f"revision {revision!r} is no name of a branch, tag or commit")
+    # Whoever sends a token with a line end quotes it in an error.
+    if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
+        raise UserError("the token is empty or holds spaces or line ends; give it as the Hub shows it")
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    with suppress(ValueError):  # of urlsplit and of its port
+        url = urlsplit(endpoint)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+            return HubAddress(model_id, revision, token, cache, endpoint)
+    raise UserError("HF_ENDPOINT is no URL; it must be like https://huggingface.co")

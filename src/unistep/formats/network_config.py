@@ -1,0 +1,135 @@
+"""unet/config.json of a model folder: which network, and its architecture.
+
+`UNet2DModel` is diffusers' class, whose fields our `UNetConfig` shares; a field that a file leaves out has diffusers'
+default, and one that our network has in a single form must have that value. The other classes are this package's own
+and diffusers cannot open them.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unistep.errors import UserError
+from unistep.formats.empty import without_weights
+from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields
+from unistep.formats.regular_file import LAYOUT
+from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
+from unistep.networks.song import SongUNet, SongUNetConfig
+
+# By the name in `_class_name`.
+_NETWORKS: dict[str, tuple[type[Any], type[nn.Module]]] = {
+    "UNet2DModel": (UNetConfig, UNet),
+    "PatchedUNet": (PatchedUNetConfig, PatchedUNet),
+    "SongUNet": (SongUNetConfig, SongUNet),
+}
+DIFFUSERS_CLASS = "UNet2DModel"
+# Every folder names the release that wrote it; no reader goes by it.
+DIFFUSERS_VERSION = "0.20.0"
+
+# Fields of `UNet2DModel` that change what the network computes and that ours has in one form only.
+_FIXED = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2D",
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+}
+# Its defaults where ours differ.
+_DEFAULTS: dict[str, Any] = {
+    "sample_size": None,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "attention_head_dim": 8,
+    "attn_norm_num_groups": None,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "resnet_time_scale_shift": "default",
+}
+# Fields without a say in what the network computes: of learned time embeddings, and of diffusers' weight averages.
+_IDLE = {
+    "num_train_timesteps",
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+}
+
+# No network comes near these. Beyond them a file is damaged, or meant to exhaust the machine that opens it.
+_MOST = 1_000_000
+_MOST_OF = {"sample_size": 8192, "layers_per_block": 32, "num_blocks": 32, "patch_size": 64}
+_LONGEST = 16
+
+
+def class_name_of(network: nn.Module) -> str:
+    """The `_class_name` of a network that a model folder can hold.
+
+    Raises:
+        UserError: it is of another class.
+    """
+    for name, (_, network_type) in _NETWORKS.items():
+        if type(network) is network_type:
+            return name
+    raise UserError(f"a {type(network).__name__} cannot be saved in a model folder; {_known()} can")
+
+
+def config_object(network: nn.Module) -> dict[str, Any]:
+    """The content of config.json for a network."""
+    config: Any = network.config
+    return {
+        "_class_name": class_name_of(network),
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **dataclasses.asdict(config),
+    }
+
+
+def read_network(path: Path) -> nn.Module:
+    """The network that a config.json describes, without weights, on the meta device.
+
+    Raises:
+        UserError: no such file, not JSON, an unknown network, or an architecture that is not one.
+    """
+    raw = read_object(path, LAYOUT)
+    name = raw.get("_class_name")
+    if not isinstance(name, str) or name not in _NETWORKS:
+        raise UserError(f"{path}: unknown network {shown(name)}; known are {_known()}")
+    config_type, network_type = _NETWORKS[name]
+    known = {field.name for field in dataclasses.fields(config_type)}
+    if name == DIFFUSERS_CLASS:
+        refuse_other(raw, _FIXED, path)
+        refuse_unknown(raw, known | _FIXED.keys() | _IDLE, path)
+    else:
+        refuse_unknown(raw, known, path)
+    values = typed_fields(config_type, raw, path)
+    _check_sizes(values, path)
+    try:
+        with without_weights():
+            return network_type(config_type(**((_DEFAULTS if name == DIFFUSERS_CLASS else {}) | values)))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _check_sizes(values: dict[str, Any], path: Path) -> None:
+    for name, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > _LONGEST:
+            raise UserError(f"{path}: {name} has {len(numbers)} entries; at most {_LONGEST} are supported")
+        most = _MOST_OF.get(name, _MOST)
+        for number in numbers:
+            if isinstance(number, int) and number > most:
+                raise UserError(f"{path}: {name} is {shown(value)}; at most {most} is supported")
+
+
+def _known() -> str:
+    return ", ".join(_NETWORKS)

@@ -1,0 +1,175 @@
+"""The weights of a model folder: safetensors or PyTorch's .bin, in one file or in shards.
+
+Files are mapped, not read: weights that are fp32 in the file stay there, in a private mapping, so that opening a model
+takes as long as looking at its weights once, and no memory of its own. Writing to such a weight changes the process'
+copy of the page, never the file. A file that is replaced by renaming, as `save_model` and the hub's client do, goes on
+existing for those who opened it. A program that writes into a file in place disturbs them.
+Weights of other types are converted one by one.
+"""
+
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unistep.errors import UserError
+from unistep.formats.folder_files import choose_weights, shards_of
+from unistep.formats.json_config import shown
+from unistep.formats.regular_file import LAYOUT, check_regular_file
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_DAMAGED = "the file is damaged; fetch it again"
+
+
+def find_weights(folder: Path, variant: str | None) -> list[Path]:
+    """The files that hold a model folder's weights.
+
+    Raises:
+        UserError: there are none of the variant, or an index of shards is damaged or names a file elsewhere.
+    """
+    try:
+        names = [f"unet/{path.name}" for path in (folder / "unet").iterdir()]
+    except OSError as error:
+        raise UserError(f"cannot read {folder / 'unet'} ({error.strerror}); {LAYOUT}") from None
+    chosen = folder / choose_weights(names, variant, folder)
+    if chosen.suffix != ".json":
+        return [chosen]
+    check_regular_file(chosen, LAYOUT, most_bytes=16_000_000)
+    return [folder / name for name in shards_of(chosen, folder)]
+
+
+def load_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
+    """Gives a network on the meta device the weights in `files`, as fp32.
+
+    Returns:
+        The dtype of most of them in the files.
+
+    Raises:
+        UserError: a file cannot be read; a tensor is missing, unexpected, of the wrong shape or type, or not finite.
+    """
+    found = _checked(network, files)
+    dtype = _main_dtype(found)
+    where = {name: file for name, (_, file) in found.items()}
+    # Taken out one by one, so that nothing is held twice.
+    state = {name: found.pop(name)[0].detach().to(torch.float32).contiguous() for name in where}
+    if (bad := _not_finite(state)) is not None:
+        raise UserError(f"{where[bad]}: tensor {bad} has values that are not finite; training failed, or {_DAMAGED}")
+    network.load_state_dict(state, assign=True)
+    return dtype
+
+
+def dtype_of_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
+    """The dtype of most of the weights in `files`, which are checked but for their values.
+
+    Raises:
+        UserError: as `load_weights`.
+    """
+    return _main_dtype(_checked(network, files))
+
+
+def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Writes a network's weights as safetensors; buffers keep their dtype.
+
+    Raises:
+        UserError: a weight is not finite in `dtype`: it would be refused when it is read.
+    """
+    parameters = dict(network.named_parameters())
+    state = {
+        name: value.detach().to("cpu", dtype if name in parameters else value.dtype).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    if (bad := _not_finite(state)) is not None:
+        word = str(dtype).removeprefix("torch.")
+        raise UserError(f"{path}: tensor {bad} has values that are not finite as {word}; it was not written")
+    with path.open("wb"):  # the library's file is for its owner alone; this one has the usual permissions
+        usual = path.stat().st_mode
+    save_file(state, path, metadata={"format": "pt"})
+    path.chmod(usual & 0o777)
+
+
+def _checked(network: nn.Module, files: list[Path]) -> dict[str, tuple[Tensor, Path]]:
+    """All tensors of `files`, mapped, and the file of each; they are those of the network."""
+    found: dict[str, tuple[Tensor, Path]] = {}
+    for file in files:
+        for name, tensor in _mapped(file).items():
+            if name in found:
+                raise UserError(f"{file}: tensor {shown(name)} is in {found[name][1].name} too; {_DAMAGED}")
+            found[name] = tensor, file
+    expected = network.state_dict()
+    where = files[0] if len(files) == 1 else files[0].parent
+    for wrong, word in (
+        (expected.keys() - found.keys(), "lacks"),
+        (found.keys() - expected.keys(), "has the unexpected"),
+    ):
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise UserError(f"{where} {word} tensor {_name(min(wrong))}{more}; it does not belong to its config.json")
+    for name, (tensor, file) in found.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{file}: tensor {name} has shape {list(tensor.shape)}, config.json says {list(expected[name].shape)}"
+            )
+        for kind, usual in (
+            (tensor.dtype, _DTYPES),
+            (tensor.layout, (torch.strided,)),
+            (tensor.device, (torch.device("cpu"),)),
+        ):
+            if kind not in usual:
+                raise UserError(
+                    f"{file}: tensor {name} is of {kind}; weights must be float32, float16, bfloat16 or float64, dense"
+                )
+    return found
+
+
+def _mapped(file: Path) -> dict[str, Tensor]:
+    check_regular_file(file, "the model folder is incomplete; fetch it again")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except Exception as error:  # the library has errors of its own, and passes on others'
+            raise UserError(f"{file} cannot be read ({_first_line(error)}); {_DAMAGED}") from None
+    try:
+        # Only zip files, which torch writes since 1.6, can be mapped instead of read.
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception:  # damaged bytes make the unpickler raise almost anything
+        raise UserError(
+            f"{file} is not a PyTorch file of tensors alone: it is damaged, or holds objects, which are not loaded"
+        ) from None
+    if not isinstance(state, dict):
+        raise UserError(f"{file} holds no state dict; {_DAMAGED}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(f"{file}: its entry {shown(name)} is no tensor; {_DAMAGED}")
+    # A few bytes can pose as a tensor of any size, which converting it would make of it.
+    if sum(value.numel() * value.element_size() for value in state.values()) > file.stat().st_size:
+        raise UserError(f"{file}: its tensors claim more bytes than the file has; {_DAMAGED}")
+    return state
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinite numbers; None where all are finite."""
+    # A sum takes as long as reading the numbers, asking for each of them ten times that. One that overflows says
+    # nothing; then they are asked.
+    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in state.values()])
+    suspects = (name for name, finite in zip(state, sums.isfinite().tolist(), strict=True) if not finite)
+    return next((name for name in suspects if not state[name].isfinite().all()), None)
+
+
+def _main_dtype(found: Mapping[str, tuple[Tensor, Path]]) -> torch.dtype:
+    """The dtype of most weights."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor, _ in found.values():
+        counts[tensor.dtype] += tensor.numel()
+    return counts.most_common(1)[0][0]
+
+
+def _name(name: str) -> str:
+    return name if name.isprintable() and len(name) <= 100 else shown(name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
