@@ -4,7 +4,7 @@ import torch
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
-from unistep.formats.model_folder import ModelInfo, precondition
+from unistep.formats.model import ModelInfo, precondition
 from unistep.pipelines.generate import (
     ConsistencyPlan,
     DiffusionPlan,

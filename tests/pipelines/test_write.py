@@ -1,10 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from unistep.errors import UserError
-from unistep.pipelines.write import write_images
+from unistep.pipelines.write import check_place, write_images
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_npz_is_a_data_source(images, tmp_path):
 
 def test_folder_of_pngs(images, tmp_path):
     path = write_images(images, None, tmp_path / "images", columns=3)
-    assert sorted(p.name for p in path.iterdir()) == [f"{i:06d}.png" for i in range(5)]
+    assert sorted(p.name for p in path.iterdir()) == [*(f"{i:06d}.png" for i in range(5)), "dataset.json"]
     with Image.open(path / "000003.png") as picture:
         assert np.array_equal(np.asarray(picture), images[3].permute(1, 2, 0).numpy())
 
@@ -55,17 +57,23 @@ def test_a_place_that_cannot_be_written(images, name, tmp_path):
     with pytest.raises(UserError, match="cannot write .*file.*; choose another --output") as caught:
         write_images(images, None, tmp_path / "file" / name, columns=3)
     assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot write .*file.*; choose another --output"):
+        check_place(tmp_path / "file" / name)
+
+
+def test_a_place_that_can(tmp_path):
+    check_place(tmp_path / "new" / "grid.png")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_failed_npz_leaves_the_old_one(images, tmp_path, monkeypatch):
     path = write_images(images, None, tmp_path / "images.npz", columns=3)
     before = path.read_bytes()
 
-    def full(file, *arrays):
-        file.write(b"half")
+    def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         write_images(images, LABELS, path, columns=3)
     assert path.read_bytes() == before

@@ -1,18 +1,19 @@
-"""All images of a run, over any number of processes."""
+"""All images of a run: into memory, or into files that outlive a kill, over any number of processes."""
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from jaxtyping import Int64, UInt8
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.pipelines.generate import Plan, generate, tile_size
+from unistep.pipelines.processes import Processes
+from unistep.pipelines.unfinished import UnfinishedImages
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+_COUNT_SECONDS = 2.0
 
 
 def collect(
@@ -24,44 +25,114 @@ def collect(
     *,
     seed: int,
     batch_size: int,
-    accelerator: "Accelerator | None" = None,
-) -> UInt8[Tensor, "N C H W"] | None:
-    """Images 0 to num_images - 1 in order; on processes other than the first, None.
+    device: torch.device | str = "cpu",
+    on_done: Callable[[int], None] | None = None,
+) -> UInt8[Tensor, "N C H W"]:
+    """Images 0 to `num_images` - 1 in order.
 
-    Every round each process makes about `batch_size` images, and they are gathered in process order.
+    Args:
+        denoiser, plan, shape, seed, batch_size, device: see `generate`.
+        num_images: how many.
+        labels: the class of each; None for unconditional models.
+        on_done: told how many images are done.
     """
-    processes = 1 if accelerator is None else accelerator.num_processes
-    rank = 0 if accelerator is None else accelerator.process_index
-    device = torch.device("cpu") if accelerator is None else accelerator.device
-    if accelerator is None and isinstance(denoiser, torch.nn.Module):
-        device = next(denoiser.parameters()).device
+    made = []
+    for part in tiles([range(num_images)], tile_size(shape, batch_size, device)):
+        made.append(_make(denoiser, plan, shape, part, labels, seed, batch_size, device))
+        if on_done:
+            on_done(part.stop)
+    return torch.cat(made)
+
+
+def collect_into(
+    unfinished: UnfinishedImages,
+    denoiser: Denoiser,
+    plan: Plan,
+    labels: Int64[Tensor, " N"] | None,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    processes: Processes | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> None:
+    """Makes the images that `unfinished` lacks; each process its share. It is claimed before any process comes here.
+
+    Returns once all processes are through. What an exception or a signal breaks off is kept as far as it is made.
+
+    Args:
+        unfinished: takes the images.
+        denoiser, plan, labels, seed, batch_size, device: see `collect`.
+        processes: which this one is; None is the only one.
+        on_done: told how many images all of them have done.
+
+    Raises:
+        UserError: an image cannot be written, or another process has ended early.
+    """
+    processes = processes or Processes()
+    shape = unfinished.shape
     tile = tile_size(shape, batch_size, device)
-
-    def whole_tiles(images: int) -> int:
-        return -(-images // tile) * tile
-
-    parts = []
-    with _progress(rank == 0) as progress:
-        task = progress.add_task("sample", total=num_images)
-        a_round = whole_tiles(batch_size) * processes
-        for start in range(0, num_images, a_round):
-            end = min(start + a_round, num_images)
-            share = whole_tiles(-(-(end - start) // processes))
-            own = range(min(start + rank * share, end), min(start + (rank + 1) * share, end))
-            own_labels = None if labels is None else labels[own.start : own.stop]
-            made = generate(denoiser, plan, shape, own, seed=seed, labels=own_labels, batch_size=share, device=device)
-            batch = torch.cat([torch.zeros(0, *shape, dtype=torch.uint8), *made])
-            if accelerator is not None:
-                # All processes must hand over equally many; what the last ones lack comes last and is cut off.
-                surplus = torch.zeros(share - len(batch), *shape, dtype=torch.uint8)
-                batch = accelerator.gather(torch.cat([batch, surplus]).to(device)).cpu()  # pyright: ignore
-            if rank == 0:
-                parts.append(batch[: end - start])
-            progress.update(task, completed=end)
-    return torch.cat(parts) if rank == 0 else None
+    missing = unfinished.missing()
+    processes.wait()  # nobody writes before all have looked
+    report = _Report(unfinished, processes, on_done, unfinished.num_images - sum(map(len, missing)))
+    try:
+        for part in islice(tiles(missing, tile), *share(sum(1 for _ in tiles(missing, tile)), processes)):
+            unfinished.write(part.start, _make(denoiser, plan, shape, part, labels, seed, batch_size, device))
+            report(len(part))
+    finally:
+        unfinished.flush()
+    processes.wait(lambda: report(0))
 
 
-def _progress(active: bool) -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not (active and console.is_terminal), transient=True)
+class _Report:
+    """Says how many images are done; where others make some too, the files are counted, but not all the time."""
+
+    def __init__(
+        self, unfinished: UnfinishedImages, processes: Processes, say: Callable[[int], None] | None, done: int
+    ) -> None:
+        self.unfinished, self.alone, self.say, self.done = unfinished, processes.count == 1, say, done
+        self.counted = time.monotonic()
+
+    def __call__(self, made: int) -> None:
+        if self.say is None:
+            return
+        if self.alone:
+            self.done += made
+        elif time.monotonic() - self.counted > _COUNT_SECONDS:
+            self.done, self.counted = self.unfinished.count(), time.monotonic()
+        self.say(self.done)
+
+
+def tiles(ranges: Sequence[range], tile: int) -> Iterator[range]:
+    """The images of `ranges` in batches that one tile of the network computes; see `generate`."""
+    for each in ranges:
+        start = each.start
+        while start < each.stop:
+            stop = min(each.stop, (start // tile + 1) * tile)
+            yield range(start, stop)
+            start = stop
+
+
+def share(count: int, processes: Processes) -> tuple[int, int]:
+    """Of `count` things in a row, the first that is this process's and the first that is not any more.
+
+    Neighbours, so that they fill few files; as many as any other process has, or one less or more.
+    """
+    first, end = (count * (processes.rank + i) // processes.count for i in (0, 1))
+    return first, end
+
+
+def _make(
+    denoiser: Denoiser,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    part: range,
+    labels: Tensor | None,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+) -> Tensor:
+    own = None if labels is None else labels[part.start : part.stop]
+    batch_size = max(batch_size, len(part))  # never cut what one tile computes
+    (images,) = generate(denoiser, plan, shape, part, seed=seed, labels=own, batch_size=batch_size, device=device)
+    return images

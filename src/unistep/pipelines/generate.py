@@ -23,7 +23,7 @@ from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.samplers import ode
-from unistep.samplers.consistency import sample_multistep, sigmas_from_indices
+from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
 
 Solver = Literal["heun", "euler", "dpm2", "ancestral"]
 _LABEL_STREAM = 0x1ABE1
@@ -31,11 +31,18 @@ _LABEL_STREAM = 0x1ABE1
 
 @dataclass(frozen=True)
 class ConsistencyPlan:
-    """Noise levels of a consistency sampler, from sigma_max down; nfe = len(sigmas)."""
+    """Noise levels of a consistency sampler, from sigma_max down; nfe = len(sigmas).
+
+    Raises:
+        UserError: they do not descend strictly from sigma_max.
+    """
 
     sigmas: tuple[float, ...]
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        check_sigmas(self.sigmas, self.sigma_max)
 
     @property
     def nfe(self) -> int:
@@ -91,7 +98,7 @@ def consistency_plan(
     timesteps: Sequence[int], num_timesteps: int, sigma_min: float, sigma_max: float, rho: float
 ) -> ConsistencyPlan:
     """The plan of grid indices; index 0 is sigma_max."""
-    sigmas = sigmas_from_indices(timesteps, num_timesteps, sigma_min or 0.002, sigma_max, rho)
+    sigmas = sigmas_from_indices(timesteps, num_timesteps, sigma_min, sigma_max, rho)
     return ConsistencyPlan(tuple(sigmas), sigma_min, sigma_max)
 
 

@@ -1,14 +1,29 @@
-"""Images to files: a grid, OpenAI's .npz, or a folder of PNGs. A file appears whole or not at all."""
+"""Images in memory to files: a grid, OpenAI's .npz, or a folder of PNGs. A file appears whole or not at all."""
 
+import tempfile
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.pipelines.grid import save_grid, save_png, to_pil
+from unistep.pipelines.grid import save_grid
+from unistep.pipelines.npz import write_npz
+from unistep.pipelines.png_folder import PngFolder
 from unistep.pipelines.whole_file import whole_file
+
+
+def check_place(path: Path) -> None:
+    """Makes the folder of `path`, and finds out whether a file can be written there.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
 
 
 def write_images(
@@ -23,16 +38,15 @@ def write_images(
         if path.suffix.lower() == ".png":
             return save_grid(images, path, columns)
         if path.suffix.lower() == ".npz":
-            return _save_npz(images, labels, path)
-        for i, image in enumerate(images):
-            save_png(to_pil(image), path / f"{i:06d}.png")
-        return path
+            n, channels, height, width = images.shape
+            with whole_file(path) as temporary:
+                write_npz(temporary, [images.permute(0, 2, 3, 1).numpy()], (n, height, width, channels), labels)
+            return path
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
-
-
-def _save_npz(images: Tensor, labels: Tensor | None, path: Path) -> Path:
-    arrays = [images.permute(0, 2, 3, 1).numpy()] + ([] if labels is None else [labels.numpy()])
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, *arrays)
-    return path
+    n, channels, height, width = images.shape
+    folder = PngFolder(path, n, (channels, height, width))
+    folder.claim({}, restart=True)
+    folder.write(0, images)
+    folder.flush()
+    return folder.finish(labels)
