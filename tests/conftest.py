@@ -1,8 +1,11 @@
 """What all tests share: shape and type checks switched on, the golden values, the toy networks they were made with."""
 
 import json
+import multiprocessing
 import os
+import runpy
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +117,8 @@ def model_folder(lively: Callable[..., nn.Module], tmp_path_factory: pytest.Temp
     made: dict[str, Path] = {}
 
     def build(kind: str = "consistency", **fields: Any) -> Path:
-        from unistep.formats.model_folder import ModelInfo, save_model
+        from unistep.formats.model import ModelInfo
+        from unistep.formats.model_folder import save_model
 
         key = repr((kind, sorted(fields.items())))
         if key not in made:
@@ -123,3 +127,21 @@ def model_folder(lively: Callable[..., nn.Module], tmp_path_factory: pytest.Temp
         return made[key]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def start_script() -> Callable[..., BaseProcess]:
+    """start_script(path, **names): runs a script, with these globals, in a process of its own.
+
+    It begins at once, for it is forked from one that has only imported torch and the package.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unistep.build"])
+
+    def start(path: Path, **names: Any) -> BaseProcess:
+        arguments = {"init_globals": names, "run_name": "__main__"}
+        process = context.Process(target=runpy.run_path, args=(str(path),), kwargs=arguments, daemon=True)
+        process.start()
+        return process
+
+    return start

@@ -14,8 +14,10 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
@@ -26,7 +28,9 @@ from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, open_dataset
 from unistep.errors import UserError
 from unistep.formats.card import model_card
-from unistep.formats.model_folder import LoadedModel, ModelInfo, load_model, precondition, save_model
+from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.open import open_model
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target
@@ -81,7 +85,7 @@ def network_config(config: RunConfig, dataset: ImageDataset) -> PatchedUNetConfi
 def build_network(config: UNetConfig, seed: int) -> UNet | PatchedUNet:
     """The backbone with random weights drawn from `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the GPUs too
         if isinstance(config, PatchedUNetConfig) and config.patch_size > 1:
             return PatchedUNet(config)
         return UNet(UNetConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(UNetConfig)}))
@@ -101,7 +105,7 @@ def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:
     return consistency_plan(chosen, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
 
 
-def resolve_model(name: str | None) -> Path:
+def resolve_model(name: str | Path | None) -> Path:
     """The model folder of a folder, a run or a stage; None is the embedded model.
 
     Raises:
@@ -110,15 +114,43 @@ def resolve_model(name: str | None) -> Path:
     if name is None:
         return EMBEDDED
     path = Path(name)
-    candidates = [path, path / "model", *(path / stage / "model" for stage in STAGES)]
-    for candidate in candidates:
-        if (candidate / "model_index.json").exists():
-            return candidate
-    if (path / "config.yaml").exists():
-        raise UserError(f"{name} is a run without a finished model; go on with: unistep train --resume {name}")
+    if (folder := _model_folder_of(path)) is not None:
+        return folder
     if not path.exists():
         raise UserError(f"model {name} does not exist; give a model folder or a run directory")
     raise UserError(f"{name} is neither a model folder (no model_index.json) nor a run directory (no config.yaml)")
+
+
+def open_any(name: str | Path | None, device: torch.device | str = "cpu", **options: Any) -> LoadedModel:
+    """Opens whatever can be opened: the embedded model (None), a run directory, and all that `open_model` takes.
+
+    Args:
+        name: a run directory, a model folder, a .pt or .pkl file, or owner/name on the hub.
+        device: where the model goes.
+        options: of `unistep.formats.open.open_model`.
+
+    Raises:
+        UserError: there is no such model, or it is damaged; what to do is said.
+    """
+    if name is None:
+        name = EMBEDDED
+    path = Path(name)
+    folder = _model_folder_of(path) if path.is_dir() else None
+    return open_model(folder or name, device, **options)
+
+
+def _model_folder_of(path: Path) -> Path | None:
+    """The model folder that `path` is, or that the run or the stage `path` ended in; None where it is neither.
+
+    Raises:
+        UserError: a run that has not come so far.
+    """
+    for candidate in (path, path / "model", *(path / stage / "model" for stage in STAGES)):
+        if (candidate / "model_index.json").exists():
+            return candidate
+    if (path / "config.yaml").exists():
+        raise UserError(f"{path} is a run without a finished model; go on with: unistep train --resume {path}")
+    return None
 
 
 def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> Path:
@@ -321,7 +353,11 @@ def claim_folder(folder: Path, config: RunConfig) -> None:
     temporary = path.with_suffix(".tmp")
     text = dump(config)
     if path.exists():
-        if path.read_text() != text:
+        try:
+            held = yaml.safe_load(path.read_text())  # a comment that somebody added makes it no other run
+        except (UnicodeDecodeError, yaml.YAMLError):
+            held = None
+        if held != yaml.safe_load(text):
             raise UserError(f"{folder} holds a run with another config; choose another --output, or delete it")
         return
     if folder.exists() and (not folder.is_dir() or any(p != temporary for p in folder.iterdir())):

@@ -4,7 +4,6 @@ The same names are the constructor's signature, the flags of `unistep train` and
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from unistep.data.config import DataConfig
+from unistep.data.naming import nearest
 from unistep.errors import UserError
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig
@@ -94,6 +94,8 @@ class RunConfig:
         has_teacher = self.teacher is not None or self.teacher_model is not None
         if self.teacher is not None and self.teacher_model is not None:
             raise ValueError("teacher and teacher_model exclude each other; set one of them to null")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} must lie between 0 and {2**63 - 1}")
         if not self.sigma_data > 0:
             raise ValueError(f"sigma_data {self.sigma_data} must be positive")
         if self.student is not None and self.teacher is not None:
@@ -127,6 +129,8 @@ def find_recipe(name: str) -> Path:
             raise UserError(f"recipe file {name} does not exist")
         return Path(name)
     path = RECIPES / f"{name}.yaml"
+    if not path.is_file() and Path(name).is_file():
+        raise UserError(f"{name} is a file, and no recipe by its name; a recipe ends in .yaml")
     if not path.is_file():
         raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}; `unistep recipes` lists them")
     return path
@@ -136,12 +140,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A recipe file as nested dictionaries, its keys checked against `RunConfig`.
 
     Raises:
-        UserError: not YAML, not a mapping, or an unknown key; the nearest valid key is named.
+        UserError: not YAML, not a mapping, or what `check_keys` refuses.
     """
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
         raise UserError(f"{path} is not readable YAML ({reason})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `key: value` lines")
@@ -149,27 +154,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_keys(values: dict[str, Any], where: str) -> None:
-    """Refuses keys that `RunConfig` does not have."""
-    valid = set(config_keys())
-    for key in _flatten(values):
-        if key not in valid:
-            raise UserError(f"{where}: unknown key {key}{did_you_mean(key, valid)}")
+def check_keys(values: dict[Any, Any], where: str) -> None:
+    """Refuses keys that `RunConfig` does not have, sections without keys, and null where there must be a value.
+
+    Raises:
+        UserError: names the key, and the nearest valid one where it is unknown.
+    """
+    hints = dict(_key_hints())
+    for key, value in _flatten(values):
+        if key not in hints:
+            raise UserError(f"{where}: unknown key {key}{did_you_mean(key, hints)}")
+        if value is None:
+            if type(None) not in typing.get_args(hints[key]):
+                raise UserError(f"{where}: {key} has no value; give it one, or leave the key out")
+        elif (inner := _dataclass_in(hints[key])) is not None and not isinstance(value, dict):
+            example = dataclasses.fields(inner)[0].name
+            raise UserError(f"{where}: {key} is {value!r}; it must hold keys, as {key}.{example}")
 
 
-def config_keys(config_type: type = RunConfig, prefix: str = "") -> Iterator[str]:
+def config_keys() -> Iterator[str]:
     """All dotted keys of a config, the inner ones included."""
-    hints = typing.get_type_hints(config_type)
-    for f in dataclasses.fields(config_type):
-        yield prefix + f.name
-        if (inner := _dataclass_in(hints[f.name])) is not None:
-            yield from config_keys(inner, f"{prefix}{f.name}.")
+    return (key for key, _ in _key_hints())
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def dump(config: RunConfig) -> str:
@@ -185,11 +196,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _flatten(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _key_hints(config_type: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(config_type)
+    for f in dataclasses.fields(config_type):
+        yield prefix + f.name, hints[f.name]
+        if (inner := _dataclass_in(hints[f.name])) is not None:
+            yield from _key_hints(inner, f"{prefix}{f.name}.")
 
 
 def _dataclass_in(hint: Any) -> type | None:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import jsonargparse
@@ -14,7 +15,8 @@ from unistep.errors import UserError
 
 def new_parser(command: str, description: str) -> ArgumentParser:
     """The parser of one command."""
-    return ArgumentParser(prog=f"unistep {command}", description=description, exit_on_error=False)
+    name = f"unistep {command}"
+    return ArgumentParser(prog=name, description=description, exit_on_error=False, print_config=None)
 
 
 def add_config_file(parser: ArgumentParser, flag: str, help: str) -> None:
@@ -31,12 +33,23 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], keys: Iterable[str] 
         keys: valid flags without their dashes; None takes them from the parser.
     """
     arguments = [underscored(a) for a in arguments]
-    known = set(keys or ()) | {s.lstrip("-") for action in parser._actions for s in action.option_strings}
+    known = [*(keys or ()), *(s.lstrip("-") for action in parser._actions for s in action.option_strings)]
     check_flags(arguments, known)
+    for flag, value in pairwise([*arguments, "--"]):
+        # argparse would say it of the outermost key: of --teacher for --teacher.steps.
+        if flag.startswith("--") and "=" not in flag and value.startswith("--") and _takes_value(parser, flag):
+            raise UserError(f"{flag} needs a value; see {parser.prog} --help")
     try:
         return parser.parse_args(list(arguments))
     except argparse.ArgumentError as error:
-        raise UserError(one_line(str(error))) from None
+        message = str(error)
+        if unexpected := message.partition("unrecognized arguments: ")[2]:
+            raise UserError(f"unexpected argument {unexpected}; see {parser.prog} --help") from None
+        raise UserError(one_line(message, known)) from None
+
+
+def _takes_value(parser: ArgumentParser, flag: str) -> bool:
+    return flag != "--" and all(a.nargs != 0 for a in parser._actions if flag in a.option_strings)
 
 
 def underscored(argument: str) -> str:
@@ -60,34 +73,78 @@ def instantiate(parser: ArgumentParser, parsed: Namespace, config: type[T]) -> T
         raise UserError(one_line(str(error))) from None
 
 
-def check_flags(arguments: Sequence[str], known: set[str]) -> None:
+MAX_SEED = 2**63 - 1
+
+
+def check_range(name: str, value: int | None, least: int, most: int) -> None:
+    """Refuses a number out of its range; None is none."""
+    if value is not None and value < least:
+        raise UserError(f"{name} {value} must be at least {least}")
+    if value is not None and value > most:
+        raise UserError(f"{name} {value} must be at most {most}")
+
+
+def check_flags(arguments: Sequence[str], known: Iterable[str]) -> None:
     """Refuses flags that do not exist, and names the nearest."""
+    known = list(known)
     for argument in arguments:
-        if not argument.startswith("--") or argument == "--":
+        # A dash before anything but a letter is a negative number's.
+        if not re.match(r"--.|-[A-Za-z]", argument):
             continue
-        name = argument[2:].split("=", 1)[0]
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean --{near[0]}?" if near else "; see --help"
-            raise UserError(f"unknown option --{name}{hint}")
+        flag = argument.split("=", 1)[0]
+        if flag.lstrip("-") not in known:
+            near = nearest(flag.lstrip("-"), known)
+            raise UserError(f"unknown option {flag}" + (f"; did you mean --{near}?" if near else "; see --help"))
 
 
-def one_line(message: str) -> str:
-    """The gist of a jsonargparse error: which key, what was expected, the nearest valid value."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that is most like `word`, in either case; None where none is."""
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
+    return folded[near[0]] if near else None
+
+
+def one_line(message: str, known: Sequence[str] = ()) -> str:
+    """The gist of a jsonargparse error: which key, what was expected, the nearest valid value.
+
+    Args:
+        message: of the error.
+        known: valid keys.
+    """
     keys = re.findall(r'(?:Parser key|Problem with given value for key|key) "([\w.]+)"', message)
-    expected = re.search(r"Expected an? (.+?)\. Got value: (.*)", message)
-    if expected and keys:
-        kind, value = expected.groups()
-        name = ".".join(dict.fromkeys(keys))
-        if literal := re.search(r"Literal\[(.*)\]", kind):
-            choices = [c.strip().strip("'\"") for c in literal[1].split(",")]
-            near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            return f"--{name} {value}: must be one of {', '.join(choices)}{hint}"
-        kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
-        return f"--{name} {value}: expected {kind}"
+    name = ".".join(dict.fromkeys(keys))
+    if expected := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
+        return _wrong_value(name, expected[2], expected[1], known)
+    if section := re.search(r'Unable to load config "(.*)"', message):
+        return _wrong_value(name, section[1], "Config", known)
+    if unknown := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([^']+)'", message):
+        key = ".".join(filter(None, [name, *unknown.groups()]))
+        near = nearest(key, known)
+        return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
     # In a union's list of failures the last is `Expected a None`; ours is what a config's own checks said.
     failures = [f for f in re.findall(r"^\s*- (.+)$", message, re.MULTILINE) if not f.startswith("Expected")]
     own = [f for f in failures if not f.startswith("Problem with given class_path")]
+    # Of unions within each other the inner one is named last and its value first.
+    subtypes, value = re.findall(r"Subtypes: \[(.*)\]", message), re.search(r"Given value: (.*)", message)
+    if keys and subtypes and value and not own:
+        return _wrong_value(name, value[1], subtypes[-1], known)
     lines = own or [s.strip() for s in message.splitlines() if s.strip()] or [message]
-    return re.sub(r"\s+", " ", lines[0])
+    # Such checks name the field alone, which several sections may have.
+    section = re.search(r"Subtypes: \[<class '[\w.]*?(\w+)Config'>", message) if own else None
+    return (f"{section[1].lower()}: " if section else "") + re.sub(r"\s+", " ", lines[0])
+
+
+def _wrong_value(name: str, value: str, kind: str, known: Sequence[str]) -> str:
+    """What is wrong with the value of a key, given its type as jsonargparse prints it."""
+    given = f"--{name} {value or repr('')}"
+    if literal := re.search(r"Literal\[(.*?)\]", kind):
+        choices = [c.strip().strip("'\"") for c in literal[1].split(",")]
+        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
+        return f"{given}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+    kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind).replace(", NoneType", " or null")
+    if "tuple" in kind:
+        kind = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", kind).replace("tuple", "list") + ", in brackets"
+    if re.search(r"Config\b", kind):
+        inner = next((k for k in known if k.startswith(f"{name}.")), f"{name}.KEY")
+        return f"{given}: it has keys of its own, as --{inner}"
+    return f"{given}: expected {kind}"

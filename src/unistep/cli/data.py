@@ -9,16 +9,20 @@ from unistep.errors import UserError
 def run(arguments: list[str]) -> None:
     """Prints the report of one dataset."""
     parser = new_parser("data inspect", "Print a dataset's counts, sizes, classes and per-channel mean and deviation.")
-    parser.add_argument("path", type=str, help="folder, .zip, .npz, or mnist / mnist-test (bundled)")
-    parser.add_argument("--skip-bad", action="store_true", help="count and list unreadable images instead of stopping")
-    if not arguments or arguments[0] in ("-h", "--help") or arguments[1:2] in (["-h"], ["--help"]):
+    parser.add_argument(
+        "path", type=str | None, nargs="?", default=None, help="folder, .zip, .npz, or mnist / mnist-test (bundled)"
+    )
+    parser.add_argument("--skip_bad", action="store_true", help="count and list unreadable images instead of stopping")
+    if "-h" in arguments or "--help" in arguments:
         parser.print_help()
-        sys.exit(0 if arguments else 2)
+        sys.exit(0)
+    if not arguments:
+        raise UserError("data needs a command: unistep data inspect PATH")
     if arguments[0] != "inspect":
         raise UserError(f"unknown command data {arguments[0]!r}; did you mean data inspect?")
-    if len(arguments) == 1:
-        raise UserError("data inspect needs a path: unistep data inspect PATH")
     parsed = parse(parser, arguments[1:])
+    if parsed.path is None:
+        raise UserError("data inspect needs a path: unistep data inspect PATH")
 
     from rich.console import Console
 

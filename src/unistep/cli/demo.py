@@ -9,7 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from unistep.cli.arguments import instantiate, new_parser, parse
+from unistep.cli.arguments import MAX_SEED, check_range, instantiate, new_parser, parse
+from unistep.cli.output import check_place
+from unistep.errors import UserError
 
 _DESCRIPTION = """Make digits of all ten classes with the embedded MNIST model, in one and in two network evaluations,
 and with the 35 evaluations of its teacher; measure each, and write one picture."""
@@ -28,6 +30,16 @@ class DemoConfig:
     output: str = "unistep-demo.png"
     rows: int = 5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("--rows", self.rows, 1, 100)
+        check_range("--seed", self.seed, 0, MAX_SEED)
+        path = Path(self.output)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"--output {self.output or repr('')}: the picture is a .png; give such a name")
+        if path.is_dir():
+            raise UserError(f"--output {path} is a folder; give another name")
+        check_place(path)
 
 
 def run(arguments: list[str]) -> None:

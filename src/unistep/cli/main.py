@@ -4,16 +4,21 @@ Nothing heavy is imported here: `unistep --help` answers at once.
 """
 
 import difflib
+import errno
 import importlib
+import io
 import os
 import sys
 from importlib.metadata import version
+from typing import NoReturn
 
 COMMANDS = {
     "train": "train a model by a recipe or a YAML file; resume a run",
     "sample": "make images with a model, a run, or the embedded MNIST model",
     "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",
     "recipes": "list the recipes that ship, or print one",
+    "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
+    "inspect": "tell what a model is: architecture, noise range, classes, size",
     "data": "inspect a dataset: counts, sizes, classes, mean and standard deviation",
 }
 
@@ -37,16 +42,40 @@ examples:
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 2 a mistake in the arguments or inputs, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes may hold anything
+    try:
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _fail(f"{error.filename or arguments[0]}: {error.strerror}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):  # torch's words, on any device
+            raise
+        _fail("the memory is not enough; make the images, the batch, the grid or the network smaller")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())), end="")
-        sys.exit(0)
+        return
     if arguments[0] == "--version":
         print(f"unistep {version('unistep')}")
-        sys.exit(0)
+        return
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
         _fail(f"unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''} (unistep --help lists them)")
     from unistep.errors import UserError
 
@@ -58,20 +87,12 @@ def main(arguments: list[str] | None = None) -> None:
         if error.name in ("accelerate", "tensorboard"):
             _fail(f"{name} needs {error.name}: pip install 'unistep[train]'")
         raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
-def _fail(message: str) -> None:
-    print(f"unistep: error: {message}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    # What the user gave may hold line breaks.
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"unistep: error: {line}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -1,25 +1,51 @@
-"""`unistep sample`: images with any model, from the command line."""
+"""`unistep sample`: images with any model, from the command line.
 
-import os
+Many images are written as they are made, to a hidden folder by the output, so that a killed run goes on where it was:
+see `unistep.pipelines.unfinished`.
+"""
+
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from unistep.cli.arguments import instantiate, new_parser, parse
+from unistep.cli.arguments import MAX_SEED, check_range, instantiate, new_parser, parse
+from unistep.cli.output import check_output
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from unistep.formats.model_folder import ModelInfo
+    from unistep.formats.model import LoadedModel, ModelInfo
     from unistep.pipelines.generate import Plan
+    from unistep.pipelines.unfinished import UnfinishedImages
+    from unistep.training.interrupt import Interrupted
 
-_DESCRIPTION = """Make images: `unistep sample [MODEL|RUN] [options]`.
+_DESCRIPTION = """Make images: `unistep sample [MODEL] [options]`.
 
-MODEL is a model folder, RUN a training's run directory; without either the embedded MNIST model is used.
-Image i is the same whatever the batch size and the number of processes (accelerate launch -m unistep sample ...)."""
+MODEL is a model folder, a run directory, an OpenAI .pt, an EDM .pkl, or owner/name on the Hugging Face hub; without it
+the embedded MNIST model. The same command goes on with an .npz or a folder that was broken off, wherever that was.
+Image i is the same whatever the batch size and the number of processes (torchrun -m unistep sample ..., or accelerate
+launch)."""
+
+_SWITCHES = ("restart", "local_files_only")
+_MODEL_OPTIONS = (
+    "kind",
+    "attention_head_dim",
+    "sample_size",
+    "variant",
+    "revision",
+    "token",
+    "cache_dir",
+    "local_files_only",
+)
+
+# Far beyond all use: a mistyped number should not run for a year.
+_MOST = {"num_images": 10_000_000, "batch_size": 100_000, "steps": 10_000, "columns": 10_000}
 
 
 @dataclass(frozen=True)
@@ -34,9 +60,20 @@ class SampleConfig:
         solver: of diffusion models.
         class_labels: one class for all, or a list as 0,1,2 that is repeated; default: drawn from the seed.
         seed: of the run; image i is made from seed and i alone.
-        batch_size: images at once.
-        output: a .png grid, an .npz (arr_0 uint8 NHWC, arr_1 labels), or a folder of PNGs.
+        batch_size: images at once on an accelerator; a CPU takes few at once whatever is given.
+        output: a .png grid, an .npz (arr_0 uint8 NHWC, arr_1 labels), or a folder of PNGs with a dataset.json.
         columns: of the grid.
+        dtype: what the network computes in; auto is what is fastest on the device.
+        device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
+        restart: delete the unfinished images of another command for this output.
+        kind: what a .pt is, where neither it nor its name tells.
+        attention_head_dim: channels of an attention head in a .pt; default: 64, as in all published models.
+        sample_size: side of the images of a .pt in pixels; default: where attention begins at 32 pixels.
+        variant: of the weights in a model folder, as fp16.
+        revision: branch, tag or commit on the hub.
+        token: for private models on the hub; default: that of `hf auth login`, or HF_TOKEN.
+        cache_dir: where downloads are kept.
+        local_files_only: take what was downloaded before, and ask nobody.
     """
 
     num_images: int = 64
@@ -49,76 +86,190 @@ class SampleConfig:
     batch_size: int = 64
     output: str = "samples.png"
     columns: int | None = None
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    device: str | None = None
+    restart: bool = False
+    kind: Literal["consistency", "diffusion"] | None = None
+    attention_head_dim: int | None = None
+    sample_size: int | None = None
+    variant: str | None = None
+    revision: str | None = None
+    token: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"--steps {self.steps} must be at least 1")
-        if self.columns is not None and self.columns < 1:
-            raise UserError(f"--columns {self.columns} must be at least 1")
+        for name, most in _MOST.items():
+            check_range(f"--{name}", getattr(self, name), 1, most)
+        check_range("--seed", self.seed, 0, MAX_SEED)
         given = [f"--{n}" for n in ("steps", "timesteps", "sigmas") if getattr(self, n) is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)} exclude each other; give one")
-        output = Path(self.output)
-        if output.suffix in (".jpg", ".jpeg", ".gif", ".npy", ".zip", ".webp"):
-            raise UserError(f"--output {output}: cannot write {output.suffix}; give .png, .npz or a folder")
-        if output.is_file() and output.suffix not in (".png", ".npz"):
-            raise UserError(f"--output {output} is a file; give .png, .npz or a folder")
-        if output.is_dir() and output.suffix in (".png", ".npz"):
-            raise UserError(f"--output {output} is a folder; give another name")
+        check_output(self.output)
 
 
 def run(arguments: list[str]) -> None:
     """Parses, samples and writes."""
     parser = new_parser("sample", _DESCRIPTION)
-    parser.add_argument("model", type=str | None, nargs="?", default=None, help="model folder or run directory")
+    parser.add_argument("model", type=str | None, nargs="?", default=None, help="what to sample with")
     parser.add_class_arguments(SampleConfig, None)
-    parser.usage = "unistep sample [MODEL|RUN] [options]"
+    parser.usage = "unistep sample [MODEL] [options]"
     if "-h" in arguments or "--help" in arguments:
         parser.print_help()
         sys.exit(0)
-    parsed = parse(parser, arguments)
+    parsed = parse(parser, _switched(arguments))
     model = parsed.pop("model")
-    config = instantiate(parser, parsed, SampleConfig)
-    _sample(model, config)
+    if model == "":
+        raise UserError("MODEL is empty; name one, or leave it out for the embedded MNIST model")
+    _sample(model, instantiate(parser, parsed, SampleConfig))
+
+
+def _switched(arguments: Sequence[str]) -> list[str]:
+    """`--restart` as `--restart=true`: the parser's flags all take a value."""
+    switches = {f"--{name.replace('_', dash)}" for name in _SWITCHES for dash in "_-"}
+    following = [*arguments[1:], ""]
+    return [
+        f"{a}=true" if a in switches and after not in ("true", "false") else a
+        for a, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _sample(name: str | None, config: SampleConfig) -> None:
-    from unistep.build import build_accelerator, load_model, resolve_model
+    from unistep.training.interrupt import Interrupted, signals_raise
 
-    path = resolve_model(name)
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = build_accelerator("fp32") if distributed else None
-    model = load_model(path, accelerator.device if accelerator else _device())
-    plan = make_plan(model.info, config)
-    labels = make_labels(model.num_classes, config)
+    job = _Job(config)
+    try:
+        with signals_raise():
+            job.run(name)
+    except Interrupted as stopped:
+        job.say_stopped(stopped)
+        sys.exit(128 + stopped.signal.value)
+    finally:
+        if job.unfinished is not None:
+            job.unfinished.release()
 
-    from unistep.pipelines.collect import collect
-    from unistep.pipelines.write import write_images
 
-    started = time.perf_counter()
-    images = collect(
-        model.denoiser,
-        plan,
-        model.image_shape,
-        config.num_images,
-        labels,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        accelerator=accelerator,
-    )
-    if images is None:  # not the first process
-        return
-    seconds = time.perf_counter() - started
-    classes = model.num_classes
-    columns = config.columns or (10 if classes == 10 or config.num_images > 64 else 8)
-    where = write_images(images, labels, Path(config.output), columns)
-    print(
-        f"{config.num_images} images, {plan.nfe} evaluation{'s' * (plan.nfe > 1)} each, "
-        f"{seconds / config.num_images:.4f} s per image: {where}"
-    )
+class _Job:
+    """One call of the command."""
+
+    def __init__(self, config: SampleConfig) -> None:
+        from unistep.pipelines.processes import Processes
+
+        self.processes = Processes()
+        self.config = config
+        self.output = Path(config.output)
+        self.unfinished: UnfinishedImages | None = None
+
+    def run(self, name: str | None) -> None:
+        """Opens the model, makes what is missing, and says where it is."""
+        import torch
+
+        from unistep.build import open_any
+        from unistep.networks.precision import resolve_dtype
+        from unistep.pipelines.device import pick_device
+        from unistep.pipelines.processes import join_processes
+
+        config = self.config
+        self.processes = join_processes()
+        device = pick_device(config.device, self.processes.local_rank)
+        options = {key: getattr(config, key) for key in _MODEL_OPTIONS if getattr(config, key) not in (None, False)}
+        model = open_any(name, device, **options)
+        plan = make_plan(model.info, config)
+        labels = make_labels(model.num_classes, config)
+        dtype, _ = resolve_dtype(config.dtype, device)
+        if self.processes.first:
+            for note in model.notes:
+                print(f"note: {note}", file=sys.stderr)
+        try:
+            seconds = self.make(model, plan, labels, dtype, device)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"--batch_size {config.batch_size}: too many for the memory of {device}; give fewer"
+            ) from None
+        if self.processes.first:
+            each = f"{plan.nfe} evaluation{'s' * (plan.nfe > 1)} each"
+            pace = "" if seconds is None else f", {seconds:.4f} s per image"
+            print(f"{config.num_images} image{'s' * (config.num_images > 1)}, {each}{pace}: {self.output}")
+
+    def make(
+        self, model: "LoadedModel", plan: "Plan", labels: "Tensor | None", dtype: "torch.dtype", device: "torch.device"
+    ) -> float | None:
+        """Makes the images and puts the output in its place; returns seconds an image, None where none was missing."""
+        from unistep.networks.precision import set_precision
+        from unistep.pipelines.collect import collect, collect_into
+        from unistep.pipelines.progress import progress_bar
+        from unistep.pipelines.write import check_place, write_images
+
+        config, processes, total = self.config, self.processes, self.config.num_images
+        columns = min(total, config.columns or (10 if model.num_classes == 10 or total > 64 else 8))
+        unfinished = self.unfinished = self.unfinished_images(model.image_shape, columns)
+        done = 0
+        if unfinished is None:
+            check_place(self.output)
+        elif processes.first:
+            done = unfinished.claim(self.settings(model, plan, labels, dtype), restart=config.restart)
+            if done:
+                print(f"going on: {done} of {total} images are there", file=sys.stderr)
+        processes.wait()  # for the first to have claimed
+        set_precision(model.denoiser.network, dtype)
+        started = time.perf_counter()
+        with progress_bar(total, done, active=processes.first) as on_done:
+            how = {"seed": config.seed, "batch_size": config.batch_size, "device": device, "on_done": on_done}
+            if unfinished is None:
+                images = collect(model.denoiser, plan, model.image_shape, total, labels, **how)
+            else:
+                collect_into(unfinished, model.denoiser, plan, labels, processes=processes, **how)
+        seconds = time.perf_counter() - started
+        if unfinished is None:
+            write_images(images, labels, self.output, columns)
+        elif processes.first:
+            unfinished.finish(labels)
+        return seconds / (total - done) if done < total else None
+
+    def unfinished_images(self, shape: tuple[int, int, int], columns: int) -> "UnfinishedImages | None":
+        """Where the images go while they are not all there; None where memory will do."""
+        from unistep.pipelines.png_folder import PngFolder
+        from unistep.pipelines.shards import GridShards, Shards, shards_folder
+
+        total, suffix = self.config.num_images, self.output.suffix.lower()
+        if suffix not in (".png", ".npz"):
+            return PngFolder(self.output, total, shape)
+        is_small = suffix == ".png" or total <= self.config.batch_size
+        if is_small and self.processes.count == 1 and not shards_folder(self.output).exists():
+            return None
+        return Shards(self.output, total, shape) if suffix == ".npz" else GridShards(self.output, total, shape, columns)
+
+    def settings(
+        self, model: "LoadedModel", plan: "Plan", labels: "Tensor | None", dtype: "torch.dtype"
+    ) -> dict[str, Any]:
+        """What the images depend on; the model is still in fp32."""
+        from unistep.pipelines.run_settings import run_settings, weights_digest
+
+        return run_settings(
+            weights=weights_digest(model.denoiser),
+            info=model.info,
+            plan=plan,
+            shape=model.image_shape,
+            num_images=self.config.num_images,
+            labels=labels,
+            seed=self.config.seed,
+            dtype=str(dtype).removeprefix("torch."),
+        )
+
+    def say_stopped(self, stopped: "Interrupted") -> None:
+        """Says what is kept, and how to go on."""
+        if not self.processes.first:
+            return
+        kept, alone = 0, self.processes.count == 1
+        if self.unfinished is not None:
+            with suppress(OSError):
+                kept = self.unfinished.count()
+                if alone and not kept and self.unfinished.claimed:
+                    self.unfinished.discard()
+        # Of several processes others may still be writing.
+        what = f"{kept} of {self.config.num_images}" if alone else "the"
+        hint = f"{what} images made so far are kept; repeat the command to go on" if kept else "nothing was written"
+        print(f"{stopped}; {hint}", file=sys.stderr)
 
 
 def make_plan(info: "ModelInfo", config: SampleConfig) -> "Plan":
@@ -127,7 +278,7 @@ def make_plan(info: "ModelInfo", config: SampleConfig) -> "Plan":
     from unistep.pipelines.generate import ConsistencyPlan, DiffusionPlan, consistency_plan
 
     if info.kind == "diffusion":
-        if config.timesteps or config.sigmas:
+        if config.timesteps is not None or config.sigmas is not None:
             raise UserError("--timesteps and --sigmas are for consistency models; for a diffusion model give --steps")
         return DiffusionPlan(config.solver, config.steps or 18, info.sigma_min, info.sigma_max, info.rho)
     if config.solver != "heun":
@@ -148,7 +299,7 @@ def make_labels(num_classes: int, config: SampleConfig) -> "Tensor | None":
 
     if not num_classes:
         if config.class_labels is not None:
-            raise UserError("--class_labels: this model has no classes")
+            raise UserError(f"--class_labels {config.class_labels}: this model has no classes; leave it out")
         return None
     if config.class_labels is None:
         return random_labels(config.seed, range(config.num_images), num_classes)
@@ -164,10 +315,6 @@ def numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[float]:
     try:
         return [kind(part) for part in text.strip("[]() ").split(",")]
     except ValueError:
-        raise UserError(f"--{flag} {text}: expected {kind.__name__}s separated by commas, as 0,22") from None
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        example = {"timesteps": "0,22", "sigmas": "80,0.8", "class_labels": "0,1,2"}[flag]
+        kinds = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{flag} {text or repr('')}: expected {kinds} separated by commas, as {example}") from None

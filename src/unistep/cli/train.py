@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -15,12 +16,17 @@ _DESCRIPTION = """Train a model: `unistep train RECIPE|FILE.yaml [--key value ..
 RECIPE is a name from `unistep recipes`, or a YAML file with the keys below. Every key is also a flag and overrides
 the recipe. A run killed at any moment goes on exactly where it was: `unistep train --resume RUN`."""
 
+_ALONE = "--resume RUN stands alone: the run's own config.yaml is used"
+
 
 def run(arguments: list[str]) -> None:
     """Parses, trains, and says where the model is."""
-    if not arguments or "-h" in arguments or "--help" in arguments:
+    if "-h" in arguments or "--help" in arguments:
         _parser().print_help()
-        sys.exit(0 if arguments else 2)
+        sys.exit(0)
+    for stage in ("--teacher.help", "--student.help"):
+        if stage in arguments:
+            _parser().parse_args([stage])  # prints, and exits with 0
     _train(*parse_run(arguments))
 
 
@@ -30,8 +36,8 @@ def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
     Raises:
         UserError: no such recipe, an unknown key, a wrong value.
     """
-    check_flags([underscored(a) for a in arguments], {"output", "resume", "help", *config_keys()})
-    if arguments[0].startswith("-"):
+    check_flags([underscored(a) for a in arguments], ["output", "resume", "help", *config_keys()])
+    if not arguments or arguments[0].startswith("-"):
         recipe, flags = _resumed(arguments), []
         folder = recipe.parent
     else:
@@ -42,7 +48,7 @@ def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
     parsed = parse(parser, ["--config", str(recipe), *flags], config_keys())
     folder = Path(parsed.pop("output") or folder)
     if parsed.pop("resume"):
-        raise UserError("--resume RUN stands alone: the run's own config.yaml is used")
+        raise UserError(_ALONE)
     parsed.pop("config")
     return instantiate(parser, parsed, RunConfig), folder
 
@@ -51,17 +57,25 @@ def _parser() -> ArgumentParser:
     parser = new_parser("train", _DESCRIPTION)
     parser.add_argument("--output", type=str | None, default=None, help="run directory (default: runs/RECIPE)")
     parser.add_argument("--resume", type=str | None, default=None, help="run directory to go on with")
-    add_config_file(parser, "--config", "set by the recipe")
+    add_config_file(parser, "--config", SUPPRESS)  # the recipe
     parser.add_class_arguments(RunConfig, None)
     parser.usage = "unistep train RECIPE|FILE.yaml [--output RUN] [--key value ...]\n       unistep train --resume RUN"
     return parser
 
 
 def _resumed(arguments: list[str]) -> Path:
-    if arguments[0] == "--resume" and len(arguments) == 2:
-        path = Path(arguments[1]) / "config.yaml"
+    flag, equals, run = arguments[0].partition("=") if arguments else ("", "", "")
+    if flag == "--resume":
+        rest = arguments[1:]
+        if not equals and rest:
+            run, *rest = rest
+        if rest:
+            raise UserError(_ALONE)
+        if not run:
+            raise UserError("--resume needs a run directory: unistep train --resume RUN")
+        path = Path(run) / "config.yaml"
         if not path.is_file():
-            raise UserError(f"{arguments[1]} is not a run directory: {path} is missing")
+            raise UserError(f"{run} is not a run directory: {path} is missing; give the --output of a former run")
         return path
     raise UserError("give a recipe first: unistep train RECIPE [--key value]; or a run: unistep train --resume RUN")
 

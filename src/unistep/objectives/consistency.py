@@ -96,6 +96,12 @@ class ConsistencyConfig:
             raise ValueError(f"ema_decay {self.ema_decay} is outside [0, 1)")
         if not 0 <= self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
+        if self.P_std < 0:
+            raise ValueError(f"P_std {self.P_std} must not be negative")
+        if self.huber_c is not None and self.huber_c < 0:
+            raise ValueError(f"huber_c {self.huber_c} must not be negative")
+        if not self.rho > 0:
+            raise ValueError(f"rho {self.rho} must be positive")
         if self.q <= 1 or self.stages < 1:
             raise ValueError(f"q {self.q} must exceed 1 and stages {self.stages} be at least 1")
         if self.pairs == "mapping" and self.q**-self.stages < torch.finfo(torch.float32).eps:

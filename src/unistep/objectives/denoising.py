@@ -30,6 +30,9 @@ class DenoisingConfig:
         P_mean, P_std: mean and standard deviation of ln sigma.
         weighting: lambda(sigma); "karras" is EDM's.
         label_dropout: probability of the null class in place of an image's own; 0 trains no null class.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     P_mean: float = -1.2
@@ -40,6 +43,8 @@ class DenoisingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout {self.label_dropout} is outside [0, 1)")
+        if self.P_std < 0:
+            raise ValueError(f"P_std {self.P_std} must not be negative")
 
 
 class DenoisingObjective:
