@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unistep.build import EMBEDDED
 from unistep.cli.main import COMMANDS
 from unistep.cli.train import parse_run
 
@@ -34,11 +35,16 @@ def test_commands_parse(words, tmp_path, monkeypatch):
         assert folder.parts[0] == "runs"
 
 
-def test_python_runs():
-    (code,) = [text for language, text in BLOCKS if language == "python"]
+def test_python_runs(tmp_path, monkeypatch):
+    published, own = [text for language, text in BLOCKS if language == "python"]
     names: dict[str, object] = {}
-    exec(code, names)
+    exec(own, names)
     assert names["images"].shape == (10, 1, 28, 28)
+
+    # No network here: the same lines with the model that ships.
+    monkeypatch.chdir(tmp_path)
+    exec(published.replace("openai/diffusers-cd_cat256_l2", str(EMBEDDED)), names)
+    assert (tmp_path / "cat.png").exists()
 
 
 def test_files_it_names_exist():

@@ -202,7 +202,9 @@ def test_nothing_is_written_where_it_cannot_be_done(refused: Any, here: Path, sm
     refused(["convert", EMBEDDED, "model.pt"], "model.pt: OpenAI's files hold ADM U-Nets alone", "PatchedUNet")
     refused(["convert", pt, "model"], "attention_head_dim: 64 does not divide the width 96")
     refused(["convert", pt, "model", "--attention_head_dim", 0], "attention_head_dim: 0 is neither")
-    refused(["convert", pt, "model", "--attention_head_dim", 32, "--sample_size", 30], "sample_size 30 is no multiple")
+    refused(
+        ["convert", pt, "model", "--attention_head_dim", 32, "--sample_size", 30], "sample_size 30 is not a multiple"
+    )
     refused(["convert", small, "model", "--kind", "diffusion"], "says that it is a consistency model")
     refused(["convert", small, "model", "--sample_size", 64], "sample_size 64 is for OpenAI's .pt files")
     refused(["convert", "nowhere.pt", "model"], "nowhere.pt does not exist")

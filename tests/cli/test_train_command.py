@@ -7,6 +7,8 @@ from unistep.cli.train import parse_run
 from unistep.config import dump, find_recipe, recipe_names
 
 RECIPE = "mnist-quick"
+# Were a wrong argument accepted, this would end the command before it trains.
+NO_DATA = ["--data.source", "nowhere"]
 # Trains in a second, on the images of `photos`.
 TINY = ["--data.source", "photos", "--network.block_out_channels", "[8,8]", "--network.attention_head_dim", "8"]
 TINY += [f"--{stage}.{key}" for stage in ("teacher", "student") for key in ("steps=1", "batch_size=2")]
@@ -38,7 +40,7 @@ def test_every_flag_in_the_help_is_one(run):
     flags = {word.rstrip(",.`") for word in words if word.startswith("--") and word != "--key"}
     assert {"--output", "--resume", "--seed", "--data.source", "--network.dropout"} <= flags
     for flag in flags - {"--help"}:
-        outcome = run("train", flag)
+        outcome = run("train", flag)  # without a recipe
         assert "unknown option" not in outcome.err
 
 
@@ -117,12 +119,12 @@ FLAGS = [
 
 @pytest.mark.parametrize(("flags", "words"), FLAGS, ids=[flags for flags, _ in FLAGS])
 def test_wrong_flags(refused, flags, words):
-    refused(["train", RECIPE, *flags.split()], *words.split())
+    refused(["train", RECIPE, *NO_DATA, *flags.split()], *words.split())
 
 
 @pytest.mark.parametrize(("flags", "nearest"), [("{steps: 3, stepz: 4}", "steps"), ("{optimizer: {nme: 3}}", "name")])
 def test_an_unknown_key_within_a_flag(refused, flags, nearest):
-    refused(["train", RECIPE, "--teacher", flags], "unknown key teacher.", "did you mean teacher.", f"{nearest}?")
+    refused(["train", RECIPE, *NO_DATA, "--teacher", flags], "unknown key teacher.", "did you mean teacher.", f"{nearest}?")
 
 
 @pytest.mark.parametrize("flag", ["--use_labels", "--use-labels"])
@@ -160,7 +162,7 @@ FILES = {
 @pytest.mark.parametrize(("text", "words"), FILES.values(), ids=FILES)
 def test_wrong_recipe_files(refused, here, text, words):
     (here / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    refused(["train", "mine.yaml"], *words.split())
+    refused(["train", "mine.yaml", *NO_DATA], *words.split())
     if "YAML" in words or "unknown key" in words:
         refused(["recipes", "mine.yaml"], *words.split())
 

@@ -524,7 +524,7 @@ def test_size_of_the_images(tmp_path: Path):
     model = load_openai(path, attention_head_dim=32)
     assert model.image_shape == (2, 64, 64)
     assert "nothing tells the size" in model.notes[0]
-    with pytest.raises(UserError, match=r"plain.pt: sample_size 30 is no multiple of 4"):
+    with pytest.raises(UserError, match=r"plain.pt: sample_size 30 is not a multiple of 4"):
         load_openai(path, attention_head_dim=32, sample_size=30)
     with pytest.raises(UserError, match=r"plain.pt: sample_size: 0 is neither at least 1 nor null"):
         load_openai(path, attention_head_dim=32, sample_size=0)

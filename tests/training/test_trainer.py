@@ -130,11 +130,14 @@ def test_no_labels_unless_asked_for(trainer):
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
 def test_noise_belongs_to_the_image_of_the_step(trainer, accumulation):
     objective = Denoise()
-    trainer(objective, steps=3, accumulation=accumulation).run()
+    run = trainer(objective, steps=3, accumulation=accumulation)
+    run.run()
     for step in range(3):
         noise = torch.cat([seen[3] for seen in objective.seen if seen[0] == step])
         seeds = [image_seed(image_seed(5, step), j) for j in range(4)]
         assert torch.equal(noise, ImageRandom(seeds).randn(1, 4, 4))
+        if step == 0:  # the first weight is 1: all that remains is the noise
+            assert logged(run)[0]["loss"] == pytest.approx(noise.square().mean().item(), rel=1e-5)
 
 
 def test_student_trains_and_the_average_is_returned_in_eval_mode(trainer):
@@ -172,8 +175,10 @@ def test_several_averages(trainer):
 def test_learning_rate_follows_the_schedule(trainer):
     optimizer = OptimizerConfig("adamw", lr=0.01, warmup_steps=3, decay="cosine", final_lr=0.1)
     run = trainer(Denoise(), optimizer=optimizer)
+    used = []
+    run.optimizer.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
     run.run()
-    assert [line["lr"] for line in logged(run)] == [optimizer.lr_at(step, 7) for step in range(7)]
+    assert used == [line["lr"] for line in logged(run)] == [optimizer.lr_at(step, 7) for step in range(7)]
 
 
 def test_gradients_are_clipped(trainer):

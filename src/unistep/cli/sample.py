@@ -176,9 +176,10 @@ class _Job:
         model = open_any(name, device, **options)
         plan = make_plan(model.info, config)
         labels = make_labels(model.num_classes, config)
-        dtype, _ = resolve_dtype(config.dtype, device)
+        dtype, why = resolve_dtype(config.dtype, device)
         if self.processes.first:
-            for note in model.notes:
+            notes = [*model.notes, f"dtype auto: {why}"] if config.dtype == "auto" else model.notes
+            for note in notes:
                 print(f"note: {note}", file=sys.stderr)
         try:
             seconds = self.make(model, plan, labels, dtype, device)

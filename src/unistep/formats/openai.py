@@ -80,7 +80,7 @@ def load_openai(
             f"{path}: makes {config.out_channels} channels of {config.in_channels}: not a consistency model or an EDM "
             "denoiser, but one that learns its variance"
         )
-    config, notes = _with_size(config, path)
+    config, notes = _with_size(config)
     info, method, said = info_of_name(path.name, kind)
     notes += said
     with without_weights():
@@ -218,21 +218,19 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
             lost.append("attention_head_dim null")
         else:
             arguments.append(f"attention_head_dim {config.attention_head_dim or widths.pop()}")
-    guessed, _ = _with_size(dataclasses.replace(config, sample_size=None), Path(name))
+    guessed, _ = _with_size(dataclasses.replace(config, sample_size=None))
     if model.image_shape[1] != guessed.sample_size:
         arguments.append(f"sample_size {model.image_shape[1]}")
     return arguments, lost
 
 
-def _with_size(config: UNetConfig, path: Path) -> tuple[UNetConfig, list[str]]:
-    multiple = 2 ** (len(config.block_out_channels) - 1)
+def _with_size(config: UNetConfig) -> tuple[UNetConfig, list[str]]:
+    """The config with a size of the images, and what is to be said of it where it was not given."""
     if config.sample_size is not None:
-        if config.sample_size % multiple:
-            raise UserError(f"{path}: sample_size {config.sample_size} is no multiple of {multiple}, which it needs")
         return config, []
     size = usual_sample_size(config)
     if size is None:
-        size = max(64, multiple)
+        size = max(64, 2 ** (len(config.block_out_channels) - 1))
         note = f"nothing tells the size of the images; {size} pixels are taken (else: sample_size)"
     else:
         note = f"images of {size} pixels: attention then begins at 32, as in all published models (else: sample_size)"
