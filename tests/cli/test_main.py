@@ -66,12 +66,14 @@ def test_a_mistake_ends_the_process_with_2_and_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recipes"]])
-def test_a_reader_that_has_seen_enough(arguments):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["recipes", "--help"]])
+def test_a_reader_that_has_seen_enough(arguments, unbuffered):
     """As `unistep recipes | head -1` may be: no traceback."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([*UNISTEP, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([*UNISTEP, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -141,7 +143,7 @@ FLAGS = {
 }  # fmt: skip
 NUMBERS = ["0", "1", "-1", "1.5", "1e3", "nan", "-inf", "9" * 30, "0,22", "0,5,3", "80,0.8", "[0, 22]", "[", "[[]]"]
 WORDS = ["", "null", "true", "x", "{}", "{a: 1}", "a: b: c", "heun", "mapping", "mnist-quick", "-", "--", "--x", "ä\n"]
-PLACES = ["nowhere", "file.txt", "file.txt/x.png", "folder", "folder.png", "x.jpg", "x.npz", "/dev/null/x.png", "."]
+PLACES = ["nowhere", "file.txt", "./file.txt/x.png", "folder", "folder.png", "x.jpg", "x.npz", "/dev/null/x.png", "."]
 
 
 @pytest.mark.parametrize("command", FLAGS)

@@ -124,7 +124,9 @@ def test_wrong_flags(refused, flags, words):
 
 @pytest.mark.parametrize(("flags", "nearest"), [("{steps: 3, stepz: 4}", "steps"), ("{optimizer: {nme: 3}}", "name")])
 def test_an_unknown_key_within_a_flag(refused, flags, nearest):
-    refused(["train", RECIPE, *NO_DATA, "--teacher", flags], "unknown key teacher.", "did you mean teacher.", f"{nearest}?")
+    refused(
+        ["train", RECIPE, *NO_DATA, "--teacher", flags], "unknown key teacher.", "did you mean teacher.", f"{nearest}?"
+    )
 
 
 @pytest.mark.parametrize("flag", ["--use_labels", "--use-labels"])

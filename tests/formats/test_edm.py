@@ -19,6 +19,7 @@ from unistep.core.parameterization import EDMScaling, IDDPMScaling, VEScaling, V
 from unistep.errors import UserError
 from unistep.formats.edm import load_edm
 from unistep.formats.edm_adm import adm_config, adm_shapes
+from unistep.formats.model_folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.samplers.ode import heun
@@ -420,6 +421,22 @@ def test_heun_gives_the_images_of_the_published_sampler(edm_file: Any, reference
 
 
 # ---------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("class_name", ["SongUNet", "DhariwalUNet"])
+@torch.no_grad()
+def test_saved_as_a_model_folder(class_name: str, edm_file: Any, tmp_path: Path, x_t: Tensor):
+    song = class_name == "SongUNet"
+    kwargs = (SONG if song else ADM) | {"out_channels": 6}
+    attributes = IDDPM | {"C_2": 0.02, "M": 500}
+    u = IDDPMScaling(0.001, 0.02, 500).levels()
+    model = load_edm(
+        edm_file("iDDPMPrecond", attributes, class_name, kwargs, (song_weights if song else adm_weights)(kwargs), u=u)
+    )
+    save_model(tmp_path / "folder", model.denoiser.network, model.info, card="A teacher.\n")
+    again = load_model(tmp_path / "folder")
+    assert (again.info, again.config) == (model.info, model.config)
+    assert torch.equal(again.denoiser(x_t, SIGMA, LABELS), model.denoiser(x_t, SIGMA, LABELS))
 
 
 def test_what_a_model_says_of_itself(edm_file: Any):

@@ -254,6 +254,9 @@ def test_offline_from_the_start(hub: Any, fetch: Fetch, cache: Path) -> None:
     folder = fetch()
     hub.requests.clear()
     code = f"""
+import os
+import huggingface_hub.constants
+del os.environ["HF_HUB_OFFLINE"]  # too late: the library has read it
 from unistep.formats.hub import fetch_folder
 print(fetch_folder({ID!r}, cache_dir={str(cache)!r}))
 try:
@@ -658,7 +661,7 @@ def test_a_disk_without_room_is_noticed_before_the_download(
     assert WEIGHTS not in hub.fetched()
 
 
-def test_a_disk_that_fills_up_leaves_nothing(fetch: Fetch, model: Files, cache: Path) -> None:
+def test_a_disk_that_fills_up_leaves_nothing(fetch: Fetch, model: Files, cache: Path, pauses: list[float]) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(model[WEIGHTS]) // 2, limits[1]))
     try:
@@ -666,6 +669,7 @@ def test_a_disk_that_fills_up_leaves_nothing(fetch: Fetch, model: Files, cache: 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"cannot use the cache {cache}" in message and "File too large" in message
+    assert pauses == []  # another attempt would not help
     assert_no_partial_files(cache)
     assert contents(fetch()) == model
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from unistep import CMStochasticIterativeScheduler
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
@@ -124,9 +125,12 @@ def test_consistency_plan_reads_the_grid():
 
 
 def test_consistency_plan_of_a_model_trained_to_0():
-    """sigma_min = 0 puts all levels of a Karras grid at 0; the grid then ends at 0.002, the re-noising at 0."""
+    """The grid then ends at 0, as diffusers' scheduler has it: indices mean the same levels here and there."""
     plan = consistency_plan([0, 22], 40, 0.0, 80.0, 7.0)
-    assert plan.sigmas == consistency_plan([0, 22], 40, 0.002, 80.0, 7.0).sigmas
+    scheduler = CMStochasticIterativeScheduler(sigma_min=0.0)
+    scheduler.set_timesteps(timesteps=[22, 0])
+    assert plan.sigmas == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-6)
+    assert plan.sigmas[1] == pytest.approx(80 * (17 / 39) ** 7)
     assert plan.sigma_min == 0
 
 

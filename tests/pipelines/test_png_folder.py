@@ -111,15 +111,40 @@ def test_a_thread_that_fails_is_heard(images, tmp_path, monkeypatch):
     assert folder.count() == 0
 
 
-def test_a_png_with_a_lost_end_is_remade(images, tmp_path):
-    """A file of the right size whose last block never reached the disk."""
+@pytest.mark.parametrize("lost", [slice(0, 8), slice(-8, None)])
+def test_a_png_with_a_lost_block_is_remade(images, tmp_path, lost):
+    """A file of the right size, part of which never reached the disk."""
     folder = PngFolder(tmp_path / "images", N, SHAPE)
     folder.claim({})
     folder.write(0, images)
     folder.flush()
     victim = folder.folder / "000002.png"
-    content = victim.read_bytes()
-    victim.write_bytes(content[:-8] + bytes(8))
+    content = bytearray(victim.read_bytes())
+    content[lost] = bytes(8)
+    victim.write_bytes(content)
     folder.release()
     assert PngFolder(tmp_path / "images", N, SHAPE).claim({}) == 4
     assert not victim.exists()
+
+
+def test_killed_while_it_moves_the_images_up(images, tmp_path, monkeypatch):
+    """What is moved already is not made again."""
+    folder = PngFolder(tmp_path / "images", N, SHAPE)
+    folder.claim({})
+    folder.write(0, images)
+    folder.flush()
+    moves, replace = iter(range(3)), os.replace
+
+    def dying(source, target):
+        if next(moves, None) is None:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", dying)
+        folder.finish(LABELS)
+    folder.release()
+    again = PngFolder(tmp_path / "images", N, SHAPE)
+    assert again.claim({}) == N
+    assert again.missing() == []
+    assert torch.equal(open_dataset(str(again.finish(LABELS))).images, images)

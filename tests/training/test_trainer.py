@@ -159,7 +159,7 @@ def test_student_trains_and_the_average_is_returned_in_eval_mode(trainer):
 
 def test_several_averages(trainer):
     objective = Denoise()
-    decays = (0.5, 0.0, 0.999)
+    decays = (0.2, 0.0, 0.999)  # the ramp passes 0.2 within the run, and stays below 0.999
     run = trainer(objective, ema_decays=decays, optimizer=OptimizerConfig("adamw", lr=0.1))
     averaged = run.run()
     for decay in decays:
@@ -168,8 +168,9 @@ def test_several_averages(trainer):
             rate = min(decay, (1 + step) / (10 + step))
             average = rate * average + (1 - rate) * weight
         assert run.ema.averages[decay]["weight"].item() == pytest.approx(average, rel=1e-6)
-    assert averaged.weight.item() == run.ema.averages[0.5]["weight"].item()
+    assert averaged.weight.item() == run.ema.averages[0.2]["weight"].item()
     assert run.ema.averages[0.0]["weight"].item() == run.student.weight.item()
+    assert len({run.ema.averages[decay]["weight"].item() for decay in decays}) == 3
 
 
 def test_learning_rate_follows_the_schedule(trainer):
@@ -388,9 +389,16 @@ def test_fp16_needs_cuda():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
-def test_network_runs_in_the_accelerators_precision(dataset, tmp_path, precision, dtype):
+def test_networks_run_in_the_accelerators_precision(dataset, tmp_path, precision, dtype):
+    """The student, and those that the objective brings; the weights stay fp32."""
+    others = []
+
+    def bend(loss, step):
+        others.append((torch.eye(2) @ torch.eye(2)).dtype)
+        return loss
+
     student, accelerator = Scaled(), Accelerator(cpu=True, mixed_precision=precision)
     config = TrainerConfig(steps=1, batch_size=2)
-    Trainer(tmp_path, student, Denoise(), dataset, config, seed=0, accelerator=accelerator).run()
-    assert student.dtypes == {dtype}
+    Trainer(tmp_path, student, Denoise(bend), dataset, config, seed=0, accelerator=accelerator).run()
+    assert student.dtypes == {dtype} and others == [dtype]
     assert student.weight.dtype == torch.float32
