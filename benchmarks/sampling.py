@@ -80,6 +80,10 @@ def worker(side: str, setting: str, folder: str, device: str) -> None:
         from unistep import ConsistencyModelPipeline
     else:
         from diffusers import ConsistencyModelPipeline
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     import torch
 
     imported = time.perf_counter()
@@ -129,7 +133,13 @@ class Peer:
 
     def __init__(self, side: str, setting: str, folder: Path, device: str) -> None:
         command = [sys.executable, __file__, "--worker", side, setting, str(folder), device]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
         self.start = self.listen()
 
     def listen(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from unistep.core.parameterization import IDDPMScaling
 from unistep.errors import UserError
 from unistep.formats.edm_adm import adm_config, adm_shapes, adm_to_unet
+from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel, ModelInfo, Preconditioning, precondition
 from unistep.formats.pickle_machine import PickledObject
 from unistep.formats.restricted_pickle import load_restricted
@@ -202,7 +203,7 @@ def _build(class_name: str, arch: SongUNetConfig, tensors: dict[str, Tensor], im
         heads = ("aux_conv.weight", "aux_conv.bias", "out_conv.weight", "out_conv.bias")
         tensors = {name: t[:img_channels].clone() if name.endswith(heads) else t for name, t in tensors.items()}
         arch = dataclasses.replace(arch, out_channels=img_channels)
-    with torch.device("meta"):
+    with without_weights():
         network = SongUNet(arch) if song else UNet(adm_config(arch))
     state = tensors if song else adm_to_unet(tensors, arch)
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
@@ -210,7 +211,7 @@ def _build(class_name: str, arch: SongUNetConfig, tensors: dict[str, Tensor], im
 
 
 def _song_shapes(config: SongUNetConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+    with without_weights():
         return {name: tuple(tensor.shape) for name, tensor in SongUNet(config).state_dict().items()}
 
 

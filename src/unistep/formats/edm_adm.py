@@ -16,10 +16,10 @@ the filters (resample_filter), which say no more than that resampling takes the 
 
 from collections.abc import Iterator, Mapping
 
-import torch
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.formats.empty import without_weights
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.song import SongUNetConfig
 from unistep.networks.song_layers import num_groups
@@ -108,7 +108,7 @@ def adm_to_unet(tensors: Mapping[str, Tensor], arch: SongUNetConfig) -> dict[str
 
 
 def _our_shapes(arch: SongUNetConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+    with without_weights():
         return {name: tuple(tensor.shape) for name, tensor in UNet(adm_config(arch)).state_dict().items()}
 
 
