@@ -142,7 +142,8 @@ def test_a_student_starts_from_the_teachers_weights_without_the_null_class(teach
     assert name.endswith("class_embedding.weight")
     assert same(found, before | {name: before[name][:3]})
     assert all(p.requires_grad for p in student.parameters())
-    assert info == ModelInfo("consistency", 0.01, 80.0, 5, 0.6, 20, (0, 5))
+    name = "consistency objective: uniform, same-noise, stop-gradient, l2, uniform, fixed"
+    assert info == ModelInfo("consistency", 0.01, 80.0, 5, 0.6, 20, (0, 5), method=name)
     with torch.no_grad():
         for p in student.parameters():
             p.zero_()

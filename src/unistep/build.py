@@ -35,6 +35,7 @@ from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target
 from unistep.objectives.denoising import DenoisingObjective
+from unistep.objectives.methods import method_name
 from unistep.objectives.protocol import Objective
 from unistep.pipelines.generate import DiffusionPlan, Plan, consistency_plan, generate, spaced_timesteps
 from unistep.pipelines.grid import save_grid
@@ -179,7 +180,7 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
     if config.teacher is not None:
         null_label = architecture.num_class_embeds if config.teacher.objective.label_dropout else None
         wider = architecture if null_label is None else replace(architecture, num_class_embeds=null_label + 1)
-        info = ModelInfo(kind="diffusion", sigma_data=config.sigma_data, null_label=null_label)
+        info = ModelInfo(kind="diffusion", sigma_data=config.sigma_data, null_label=null_label, method="EDM denoising")
         objective = DenoisingObjective(config.teacher.objective, config.sigma_data, null_label)
         network = build_network(wider, config.seed)
         model = stage.run("teacher", config.teacher, precondition(network, info), objective, info)
@@ -245,7 +246,14 @@ def build_student(
     """The student, from the teacher's weights where the config says so."""
     c = stage.objective
     info = ModelInfo(
-        "consistency", c.sigma_min, c.sigma_max, c.rho, config.sigma_data, stage.num_train_timesteps, stage.timesteps
+        "consistency",
+        c.sigma_min,
+        c.sigma_max,
+        c.rho,
+        config.sigma_data,
+        stage.num_train_timesteps,
+        stage.timesteps,
+        method=method_name(c),
     )
     network = build_network(architecture, config.seed)
     if stage.from_teacher and teacher is not None:

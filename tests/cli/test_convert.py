@@ -96,7 +96,9 @@ def test_what_a_pt_does_not_keep_is_said(run: Any, here: Path, small: Path):
 def test_the_schedule_that_a_name_tells_goes_into_the_folder(run: Any, here: Path, small: Path):
     run("convert", small, "ct_cat256.pt")
     run("convert", "ct_cat256.pt", "cats")
-    assert load_model(here / "cats").info == ModelInfo(num_train_timesteps=151, timesteps=(0, 62))
+    assert load_model(here / "cats").info == ModelInfo(
+        num_train_timesteps=151, timesteps=(0, 62), method="consistency training"
+    )
     card = (here / "cats" / "README.md").read_text()
     assert "# cats" in card
     assert "converted from ct_cat256.pt (OpenAI .pt, consistency training)" in card

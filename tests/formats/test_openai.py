@@ -478,20 +478,19 @@ def test_opens_as_a_model(golden: Any, name: str, shape: tuple[int, int, int]):
 def test_the_names_of_the_published_files(
     name: str, kind: Any, levels: int, timesteps: tuple[int, ...] | None, method: str
 ):
-    info, words, notes = info_of_name(name)
-    assert info == ModelInfo(kind=kind, num_train_timesteps=levels, timesteps=timesteps)
-    assert words == method
+    info, notes = info_of_name(name)
+    assert info == ModelInfo(kind=kind, num_train_timesteps=levels, timesteps=timesteps, method=method)
     assert len(notes) == 1 and method in notes[0] and "name" in notes[0]
-    assert info_of_name(name, kind) == (info, words, notes)
+    assert info_of_name(name, kind) == (info, notes)
     # What the user says goes before the name, all of which is then in doubt.
     other = "consistency" if kind == "diffusion" else "diffusion"
-    assert info_of_name(name, other) == (ModelInfo(kind=other), None, [])
+    assert info_of_name(name, other) == (ModelInfo(kind=other), [])
 
 
 @pytest.mark.parametrize("name", ["ema_0.9999_050000.pt", "edm.pt", "cd_mine.pt", "my_cd_imagenet64_l2.pt"])
 def test_other_names_tell_nothing(name: str):
-    info, method, (note,) = info_of_name(name)
-    assert (info, method) == (ModelInfo(), None)
+    info, (note,) = info_of_name(name)
+    assert info == ModelInfo()
     assert "taken for a consistency model" in note
 
 

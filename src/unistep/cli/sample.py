@@ -199,15 +199,13 @@ class _Job:
         from unistep.networks.precision import set_precision
         from unistep.pipelines.collect import collect, collect_into
         from unistep.pipelines.progress import progress_bar
-        from unistep.pipelines.write import check_place, write_images
+        from unistep.pipelines.write import write_images
 
         config, processes, total = self.config, self.processes, self.config.num_images
         columns = min(total, config.columns or (10 if model.num_classes == 10 or total > 64 else 8))
         unfinished = self.unfinished = self.unfinished_images(model.image_shape, columns)
         done = 0
-        if unfinished is None:
-            check_place(self.output)
-        elif processes.first:
+        if unfinished is not None and processes.first:
             done = unfinished.claim(self.settings(model, plan, labels, dtype), restart=config.restart)
             if done:
                 print(f"going on: {done} of {total} images are there", file=sys.stderr)

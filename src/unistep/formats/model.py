@@ -38,6 +38,7 @@ class ModelInfo:
         null_label: the class that stands for none, of a model trained for classifier-free guidance.
         preconditioning: the scalings of a diffusion model; a consistency model has those of its own.
         noise_embedding: how the network is told the noise level: "adm" 250 ln(sigma), "edm" ln(sigma)/4; for
+        method: how the model was trained, in words; None where the files do not tell.
             scalings of the kinds "edm" and consistency, the others have a way of their own.
         beta_d, beta_min: the noise schedule of "vp".
         C_1, C_2: the noise schedule of "iddpm".
@@ -57,6 +58,7 @@ class ModelInfo:
     null_label: int | None = None
     preconditioning: Preconditioning = "edm"
     noise_embedding: NoiseEmbedding = "adm"
+    method: str | None = None
     beta_d: float = 19.9
     beta_min: float = 0.1
     C_1: float = 0.001
@@ -92,7 +94,6 @@ class LoadedModel:
         path: where it was read from.
         format: the file's kind, as a person would say it.
         dtype: of the weights in the file.
-        method: how the model was trained, where the file tells; None where it does not.
         notes: what was assumed because the file does not tell, a line each.
     """
 
@@ -102,8 +103,12 @@ class LoadedModel:
     path: Path
     format: str = "model folder"
     dtype: torch.dtype = torch.float32
-    method: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str | None:
+        """How the model was trained, where the file tells."""
+        return self.info.method
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -81,14 +81,14 @@ def load_openai(
             "denoiser, but one that learns its variance"
         )
     config, notes = _with_size(config)
-    info, method, said = info_of_name(path.name, kind)
+    info, said = info_of_name(path.name, kind)
     notes += said
     with without_weights():
         network = UNet(config)
     if torch.device(device).type != "meta":
         network.load_state_dict({name: _finite(path, name, v.float()) for name, v in state.items()}, assign=True)
     denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
-    return LoadedModel(denoiser, info, config, path, "OpenAI .pt", _main_dtype(state), method, tuple(notes))
+    return LoadedModel(denoiser, info, config, path, "OpenAI .pt", _main_dtype(state), tuple(notes))
 
 
 def read_openai(
@@ -162,8 +162,8 @@ def save_openai(path: Path | str, model: LoadedModel, *, dtype: torch.dtype | No
             temporary.unlink(missing_ok=True)
 
 
-def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, str | None, list[str]]:
-    """What the name of a file says about the model: its info, how it was trained, and lines that say so.
+def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, list[str]]:
+    """What the name of a file says about the model: its info, and lines that say so.
 
     Args:
         name: of the file, without the folder.
@@ -176,14 +176,16 @@ def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, str | 
             distance = {"l2": ", l2", "lpips": ", LPIPS"}.get(match["distance"] or "", "")
             words = _METHODS[method] + distance
             if says == "diffusion":
-                return ModelInfo(kind="diffusion"), words, [f"the file's name says how it was trained: {words}"]
+                note = f"the file's name says how it was trained: {words}"
+                return ModelInfo(kind="diffusion", method=words), [note]
             levels = 40 if method == "cd" else _CT_LEVELS[match["data"]]
             note = f"the file's name says how it was trained: {words}, {levels} noise levels"
-            return ModelInfo(num_train_timesteps=levels, timesteps=_TWO_STEPS.get(match[0])), words, [note]
+            info = ModelInfo(num_train_timesteps=levels, timesteps=_TWO_STEPS.get(match[0]), method=words)
+            return info, [note]
     if kind is None:
         note = "neither the tensors nor the name tell the kind; taken for a consistency model (else: kind diffusion)"
-        return ModelInfo(), None, [note]
-    return ModelInfo(kind=kind), None, []
+        return ModelInfo(), [note]
+    return ModelInfo(kind=kind), []
 
 
 def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[str]]:
@@ -200,7 +202,7 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
     info, config = model.info, model.config
     assert isinstance(config, UNetConfig)  # `save_openai` refuses others
     arguments = [] if info_of_name(name)[0].kind == info.kind else [f"kind {info.kind}"]
-    reopened, _, _ = info_of_name(name, info.kind)
+    reopened, _ = info_of_name(name, info.kind)
     fields = ["sigma_min", "sigma_max", "rho", "null_label"]
     if info.kind == "consistency":
         fields += ["num_train_timesteps", "timesteps"]

@@ -49,3 +49,19 @@ METHODS: Mapping[str, ConsistencyConfig] = MappingProxyType(
         ),
     }
 )
+
+_NAMES = {
+    "cd": "consistency distillation (CD)",
+    "ct": "consistency training (CT)",
+    "ict": "improved consistency training (iCT)",
+    "ect": "easy consistency tuning (ECT)",
+}
+_SLOTS = ("pairs", "step", "target", "distance", "weighting", "scales")
+
+
+def method_name(config: ConsistencyConfig) -> str:
+    """The method whose slots `config` has, in words; the slots themselves where no row has them. Guidance is told."""
+    slots = {slot: getattr(config, slot) for slot in _SLOTS}
+    rows = [name for name, row in METHODS.items() if all(getattr(row, slot) == v for slot, v in slots.items())]
+    words = _NAMES.get(rows[0], rows[0]) if rows else "consistency objective: " + ", ".join(map(str, slots.values()))
+    return words if config.guidance == 1 else f"{words}, guidance {config.guidance:g}"

@@ -1,6 +1,5 @@
 """Images in memory to files: a grid, OpenAI's .npz, or a folder of PNGs. A file appears whole or not at all."""
 
-import tempfile
 from pathlib import Path
 
 from jaxtyping import Int64, UInt8
@@ -11,19 +10,6 @@ from unistep.pipelines.grid import save_grid
 from unistep.pipelines.npz import write_npz
 from unistep.pipelines.png_folder import PngFolder
 from unistep.pipelines.whole_file import whole_file
-
-
-def check_place(path: Path) -> None:
-    """Makes the folder of `path`, and finds out whether a file can be written there.
-
-    Raises:
-        UserError: it cannot.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
 
 
 def write_images(
