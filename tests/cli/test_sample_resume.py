@@ -69,9 +69,12 @@ def _interrupted_after(tiles: int, make, number: int = signal.SIGINT):
 
 
 def stored(output: Path) -> int:
-    """How many images lie in the hidden folder; another process may write to it."""
+    """How many images lie in the hidden folder, which another process may be writing to, or removing."""
     unfinished = (Shards if output.suffix == ".npz" else PngFolder)(output, 600, SHAPE)
-    return unfinished.count() if unfinished.folder.is_dir() else 0
+    try:
+        return unfinished.count()
+    except FileNotFoundError:
+        return 0
 
 
 def assert_undisturbed(output: Path, undisturbed: Path) -> None:
