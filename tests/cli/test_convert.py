@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unistep import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 from unistep.build import EMBEDDED, build_network
 from unistep.cli.main import COMMANDS
 from unistep.formats import edm, hub
@@ -57,6 +58,23 @@ def test_published_outputs_after_conversion(golden: Any, run: Any, here: Path, n
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     net_out = model.denoiser.network(values["x"], values["t"], values.get("class_labels"))
     torch.testing.assert_close(net_out, values["net_out"], rtol=1e-5, atol=1e-5 * values["net_out"].abs().max().item())
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_published_images_by_the_pipeline(golden: Any, run: Any, here: Path, name: str):
+    flags = ["--attention-head-dim", 32, "--kind", "consistency", "--sample-size", 32]
+    assert run("convert", golden.path(f"{name}.pt"), "model", *flags).code == 0
+    pipe = ConsistencyModelPipeline.from_pretrained(here / "model")
+    values = golden.tensors(f"{name}_values.npz")
+    labels = values.get("class_labels")
+    for i, sigma in enumerate(values["sigma"].tolist()):
+        # One step from a model whose noise begins at this level.
+        pipe.scheduler = CMStochasticIterativeScheduler(sigma_max=sigma, clip_denoised=False)
+        call = {"latents": values["x_t"][i : i + 1] / sigma, "output_type": "pt"}
+        image = pipe(class_labels=None if labels is None else labels[i : i + 1], **call).images
+        expected = (values["consistency_out"][i : i + 1] / 2 + 0.5).clamp(0, 1)
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+        assert expected.std() > 1e-3
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
