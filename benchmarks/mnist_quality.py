@@ -19,8 +19,7 @@ from unistep.data import open_dataset
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder import load_model
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
-from unistep.networks.adm import UNet
-from unistep.networks.patched import PatchedUNet
+from unistep.networks.precision import set_precision
 from unistep.pipelines.generate import Plan, consistency_plan, generate
 
 
@@ -54,10 +53,7 @@ def main() -> None:
 
     if arguments.bf16:
         for model in {id(m): m for _, m, _ in rows}.values():
-            network = model.denoiser.network
-            unet = network.unet if isinstance(network, PatchedUNet) else network
-            assert isinstance(unet, UNet)
-            unet.cast_blocks(torch.bfloat16)
+            set_precision(model.denoiser.network, torch.bfloat16)
 
     print("| samples | evaluations | accuracy | lowest class | Frechet distance | s per image |")
     print("|---|---|---|---|---|---|")

@@ -1,6 +1,6 @@
 """This pipeline beside diffusers' on the published architectures: time to the first image, memory, seconds per image.
 
-    python benchmarks/sampling.py                         both architectures (on two CPU cores: half an hour)
+    python benchmarks/sampling.py                         both architectures
     python benchmarks/sampling.py --models imagenet64     one of them
 
 Weights are random: speed does not depend on them. Each side runs in processes of its own, in its default configuration

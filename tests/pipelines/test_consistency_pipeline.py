@@ -183,6 +183,16 @@ def test_save_and_open_again(pipe: ConsistencyModelPipeline, tmp_path: Path):
     torch.testing.assert_close(again(**call).images, half(**call).images, rtol=0, atol=5e-3)  # the file is all fp16
 
 
+@pytest.mark.parametrize("setting", [{"s_noise": 1.007}, {"clip_denoised": False}])
+def test_what_a_folder_cannot_keep_is_not_saved(
+    pipe: ConsistencyModelPipeline, setting: dict[str, Any], tmp_path: Path
+):
+    other = ConsistencyModelPipeline(pipe.unet, CMStochasticIterativeScheduler(**setting))
+    with pytest.raises(UserError, match=next(iter(setting))):
+        other.save_pretrained(tmp_path / "m")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_diffusion_model_is_refused(model_folder: Callable[..., Path]):
     with pytest.raises(UserError, match="is a diffusion model"):
         ConsistencyModelPipeline.from_pretrained(model_folder("diffusion"))

@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unistep.cli.arguments import MAX_SEED, check_range, instantiate, new_parser, parse
 from unistep.cli.output import check_output
+from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,18 +33,6 @@ MODEL is a model folder, a run directory, an OpenAI .pt, an EDM .pkl, or owner/n
 the embedded MNIST model. The same command goes on with an .npz or a folder that was broken off, wherever that was.
 Image i is the same whatever the batch size and the number of processes (torchrun -m unistep sample ..., or accelerate
 launch)."""
-
-_SWITCHES = ("restart", "local_files_only")
-_MODEL_OPTIONS = (
-    "kind",
-    "attention_head_dim",
-    "sample_size",
-    "variant",
-    "revision",
-    "token",
-    "cache_dir",
-    "local_files_only",
-)
 
 # Far beyond all use: a mistyped number should not run for a year.
 _MOST = {"num_images": 10_000_000, "batch_size": 100_000, "steps": 10_000, "columns": 10_000}
@@ -65,15 +55,6 @@ class SampleConfig:
         columns: of the grid.
         dtype: what the network computes in; auto is what is fastest on the device.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
-        restart: delete the unfinished images of another command for this output.
-        kind: what a .pt is, where neither it nor its name tells.
-        attention_head_dim: channels of an attention head in a .pt; default: 64, as in all published models.
-        sample_size: side of the images of a .pt in pixels; default: where attention begins at 32 pixels.
-        variant: of the weights in a model folder, as fp16.
-        revision: branch, tag or commit on the hub.
-        token: for private models on the hub; default: that of `hf auth login`, or HF_TOKEN.
-        cache_dir: where downloads are kept.
-        local_files_only: take what was downloaded before, and ask nobody.
     """
 
     num_images: int = 64
@@ -88,15 +69,6 @@ class SampleConfig:
     columns: int | None = None
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     device: str | None = None
-    restart: bool = False
-    kind: Literal["consistency", "diffusion"] | None = None
-    attention_head_dim: int | None = None
-    sample_size: int | None = None
-    variant: str | None = None
-    revision: str | None = None
-    token: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -113,6 +85,9 @@ def run(arguments: list[str]) -> None:
     parser = new_parser("sample", _DESCRIPTION)
     parser.add_argument("model", type=str | None, nargs="?", default=None, help="what to sample with")
     parser.add_class_arguments(SampleConfig, None)
+    text = "delete the unfinished images of another command for this output"
+    parser.add_argument("--restart", type=bool, default=False, help=text)
+    add_source_options(parser)
     parser.usage = "unistep sample [MODEL] [options]"
     if "-h" in arguments or "--help" in arguments:
         parser.print_help()
@@ -121,26 +96,25 @@ def run(arguments: list[str]) -> None:
     model = parsed.pop("model")
     if model == "":
         raise UserError("MODEL is empty; name one, or leave it out for the embedded MNIST model")
-    _sample(model, instantiate(parser, parsed, SampleConfig))
+    options, restart = source_options(parsed), parsed.pop("restart")
+    _sample(model, options, instantiate(parser, parsed, SampleConfig), restart)
 
 
 def _switched(arguments: Sequence[str]) -> list[str]:
-    """`--restart` as `--restart=true`: the parser's flags all take a value."""
-    switches = {f"--{name.replace('_', dash)}" for name in _SWITCHES for dash in "_-"}
-    following = [*arguments[1:], ""]
+    """`--restart` alone as `--restart=true`; a model may follow it."""
     return [
-        f"{a}=true" if a in switches and after not in ("true", "false") else a
-        for a, after in zip(arguments, following, strict=True)
+        f"{a}=true" if a == "--restart" and after not in ("true", "false") else a
+        for a, after in pairwise([*arguments, ""])
     ]
 
 
-def _sample(name: str | None, config: SampleConfig) -> None:
+def _sample(name: str | None, options: dict[str, Any], config: SampleConfig, restart: bool) -> None:
     from unistep.training.interrupt import Interrupted, signals_raise
 
-    job = _Job(config)
+    job = _Job(config, restart)
     try:
         with signals_raise():
-            job.run(name)
+            job.run(name, options)
     except Interrupted as stopped:
         job.say_stopped(stopped)
         sys.exit(128 + stopped.signal.value)
@@ -152,15 +126,15 @@ def _sample(name: str | None, config: SampleConfig) -> None:
 class _Job:
     """One call of the command."""
 
-    def __init__(self, config: SampleConfig) -> None:
+    def __init__(self, config: SampleConfig, restart: bool) -> None:
         from unistep.pipelines.processes import Processes
 
         self.processes = Processes()
-        self.config = config
+        self.config, self.restart = config, restart
         self.output = Path(config.output)
         self.unfinished: UnfinishedImages | None = None
 
-    def run(self, name: str | None) -> None:
+    def run(self, name: str | None, options: dict[str, Any]) -> None:
         """Opens the model, makes what is missing, and says where it is."""
         import torch
 
@@ -172,7 +146,6 @@ class _Job:
         config = self.config
         self.processes = join_processes()
         device = pick_device(config.device, self.processes.local_rank)
-        options = {key: getattr(config, key) for key in _MODEL_OPTIONS if getattr(config, key) not in (None, False)}
         model = open_any(name, device, **options)
         plan = make_plan(model.info, config)
         labels = make_labels(model.num_classes, config)
@@ -206,7 +179,7 @@ class _Job:
         unfinished = self.unfinished = self.unfinished_images(model.image_shape, columns)
         done = 0
         if unfinished is not None and processes.first:
-            done = unfinished.claim(self.settings(model, plan, labels, dtype), restart=config.restart)
+            done = unfinished.claim(self.settings(model, plan, labels, dtype), restart=self.restart)
             if done:
                 print(f"going on: {done} of {total} images are there", file=sys.stderr)
         processes.wait()  # for the first to have claimed

@@ -1,4 +1,4 @@
-"""The options that say which model is meant, of the commands that look at a model's files."""
+"""The options that say which model is meant, of the commands that open one."""
 
 from typing import Any, Literal
 
@@ -24,6 +24,6 @@ def add_source_options(parser: ArgumentParser) -> None:
 
 
 def source_options(parsed: Namespace) -> dict[str, Any]:
-    """Those that were given, by name."""
-    given = {name: parsed[name] for name in _OPTIONS if parsed[name] is not None}
-    return given | ({"local_files_only": True} if parsed["local_files_only"] else {})
+    """Takes them out of what was parsed, and returns those that were given, by name."""
+    taken = {name: parsed.pop(name) for name in (*_OPTIONS, "local_files_only")}
+    return {name: value for name, value in taken.items() if value is not None and value is not False}  # 0 is a value

@@ -129,19 +129,8 @@ class ConsistencyScaling:
         return _c_noise(sigma, self.noise_embedding)
 
 
-@dataclass(frozen=True)
-class VPScaling:
-    """The scalings of variance-preserving diffusion models (DDPM in continuous time).
-
-    Args:
-        beta_d: extent of the noise schedule.
-        beta_min: its slope at 0.
-        M: the network is told times from 0 to M - 1.
-    """
-
-    beta_d: float = 19.9
-    beta_min: float = 0.1
-    M: int = 1000
+class _NoisePrediction:
+    """The scalings of networks that predict the noise of an image scaled to unit variance: DDPM's."""
 
     def c_skip(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The weight of the noisy image in the output: 1."""
@@ -154,6 +143,21 @@ class VPScaling:
     def c_in(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The weight of the noisy image at the network's input."""
         return _c_in(sigma, 1.0)
+
+
+@dataclass(frozen=True)
+class VPScaling(_NoisePrediction):
+    """The scalings of variance-preserving diffusion models (DDPM in continuous time).
+
+    Args:
+        beta_d: extent of the noise schedule.
+        beta_min: its slope at 0.
+        M: the network is told times from 0 to M - 1.
+    """
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    M: int = 1000
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The noise level as the network is told it; 0 at sigma = 0."""
@@ -189,7 +193,7 @@ class VEScaling:
 
 
 @dataclass(frozen=True)
-class IDDPMScaling:
+class IDDPMScaling(_NoisePrediction):
     """The scalings of improved DDPM, whose networks know `M` + 1 noise levels: `u_0` the highest, `u_M` = 0.
 
     Args:
@@ -201,18 +205,6 @@ class IDDPMScaling:
     C_1: float = 0.001
     C_2: float = 0.008
     M: int = 1000
-
-    def c_skip(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The weight of the noisy image in the output: 1."""
-        return torch.ones_like(sigma)
-
-    def c_out(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The weight of the network's output, which is the noise."""
-        return -sigma
-
-    def c_in(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The weight of the noisy image at the network's input."""
-        return _c_in(sigma, 1.0)
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """M - 1 - j for the level u_j nearest to sigma, -1 where that is 0; a step function of sigma."""

@@ -25,16 +25,9 @@ def model_card(name: str, info: ModelInfo, data: str, compute: dict[str, Any], c
     )
     version = importlib.metadata.version("unistep")
     minutes = compute["seconds"] / 60
-    return f"""---
-library_name: unistep
-tags:
-- {info.kind}-model
-- unconditional-image-generation
----
-
-# {name}
-
-{what}
+    return (
+        _head(name, info)
+        + f"""{what}
 
 - Data: {data}
 - Network: {compute["parameters"]:,} parameters
@@ -51,23 +44,16 @@ unistep sample PATH-OF-THIS-FOLDER
 ```yaml
 {config}```
 """
+    )
 
 
 def plain_card(name: str, info: ModelInfo, source: str = "") -> str:
     """The card of a model whose training is not known here; `source` says where it comes from."""
-    what = "consistency" if info.kind == "consistency" else "diffusion"
     version = importlib.metadata.version("unistep")
     origin = f"- Source: {source}\n" if source else ""
-    return f"""---
-library_name: unistep
-tags:
-- {what}-model
-- unconditional-image-generation
----
-
-# {name}
-
-A {what} model.
+    return (
+        _head(name, info)
+        + f"""A {info.kind} model.
 
 {origin}- Noise range: {info.sigma_min:g} to {info.sigma_max:g}, sigma_data {info.sigma_data:g}
 - Written by unistep {version} on {datetime.date.today().isoformat()}
@@ -75,4 +61,19 @@ A {what} model.
 ```
 unistep sample PATH-OF-THIS-FOLDER
 ```
+"""
+    )
+
+
+def _head(name: str, info: ModelInfo) -> str:
+    """What the hub reads, and the title."""
+    return f"""---
+library_name: unistep
+tags:
+- {info.kind}-model
+- unconditional-image-generation
+---
+
+# {name}
+
 """

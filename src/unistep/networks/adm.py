@@ -23,6 +23,7 @@ from unistep.networks.layers import (
     ResBlock,
     TimeEmbedding,
     Upsample,
+    check_call,
     memory_format,
     silu,
     sinusoidal_embedding,
@@ -308,15 +309,8 @@ class UNet(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        if (class_labels is None) != (self.class_embedding is None):
-            need = "needs class_labels" if class_labels is None else "is unconditional: class_labels must be None"
-            raise ValueError(f"this network {need}")
-        multiple = 2 ** (len(self.config.block_out_channels) - 1)
-        if x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"images of {x.shape[2]}x{x.shape[3]} pixels do not fit this network: it halves them "
-                f"{len(self.config.block_out_channels) - 1} times, so sides must be multiples of {multiple}"
-            )
+        depth = len(self.config.block_out_channels)
+        check_call(x, class_labels, conditional=self.class_embedding is not None, resolutions=depth)
         # Each part computes in the dtype of its own weights: see `cast_blocks`.
         dtype = self.conv_in.weight.dtype
         waves = sinusoidal_embedding(c_noise, self.config.block_out_channels[0])

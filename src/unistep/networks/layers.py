@@ -47,6 +47,25 @@ def silu(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
+def check_call(
+    x: Shaped[Tensor, "B C H W"], class_labels: Shaped[Tensor, " B"] | None, *, conditional: bool, resolutions: int
+) -> None:
+    """Refuses what a U-Net of so many resolutions, conditional or not, cannot be called with.
+
+    Raises:
+        ValueError: labels are missing or too many; sides that cannot be halved so often.
+    """
+    if (class_labels is None) == conditional:
+        need = "needs class_labels" if conditional else "is unconditional: class_labels must be None"
+        raise ValueError(f"this network {need}")
+    multiple = 2 ** (resolutions - 1)
+    if x.shape[2] % multiple or x.shape[3] % multiple:
+        raise ValueError(
+            f"images of {x.shape[2]}x{x.shape[3]} pixels do not fit this network: it halves them "
+            f"{resolutions - 1} times, so sides must be multiples of {multiple}"
+        )
+
+
 def memory_format(weight: Shaped[Tensor, "..."]) -> torch.memory_format:
     """The memory format of a convolution's weight, which its input should have too."""
     return torch.contiguous_format if weight.is_contiguous() else torch.channels_last

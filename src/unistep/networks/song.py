@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unistep.networks.layers import check_call
 from unistep.networks.song_layers import (
     FourierEmbedding,
     PositionalEmbedding,
@@ -274,7 +275,9 @@ class SongUNet(nn.Module):
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        self._check_call(x, class_labels, augment_labels)
+        check_call(x, class_labels, conditional=self.map_label is not None, resolutions=len(self.levels))
+        if augment_labels is not None and self.map_augment is None:
+            raise ValueError("this network was not trained with augmentation: augment_labels must be None")
         emb = self._embed(c_noise, class_labels, generator, augment_labels)
 
         # Each part computes in the dtype of its own weights: see `cast_blocks`.
@@ -301,19 +304,6 @@ class SongUNet(nn.Module):
                 out = added if out is None else added + self.dec[f"{level.name}_aux_up"](out)
         assert out is not None  # the finest level always has a head
         return out
-
-    def _check_call(self, x: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> None:
-        if (class_labels is None) != (self.map_label is None):
-            need = "needs class_labels" if class_labels is None else "is unconditional: class_labels must be None"
-            raise ValueError(f"this network {need}")
-        if augment_labels is not None and self.map_augment is None:
-            raise ValueError("this network was not trained with augmentation: augment_labels must be None")
-        multiple = 2 ** (len(self.levels) - 1)
-        if x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"images of {x.shape[2]}x{x.shape[3]} pixels do not fit this network: it halves them "
-                f"{len(self.levels) - 1} times, so sides must be multiples of {multiple}"
-            )
 
     def _embed(
         self,

@@ -146,12 +146,18 @@ class ConsistencyModelPipeline:
         """Writes a model folder in diffusers' layout; the weights keep the precision of their blocks.
 
         Raises:
-            UserError: the place cannot be written to, or holds something else.
+            UserError: the place cannot be written to, or holds something else; the scheduler has settings that model
+                folders cannot keep.
         """
         from unistep.formats.card import plain_card
         from unistep.formats.model_folder import save_model
 
         config = asdict(self.scheduler.config)
+        if config["s_noise"] != 1 or not config["clip_denoised"]:
+            raise UserError(
+                f"{save_directory}: model folders keep no s_noise {config['s_noise']:g} and no clip_denoised "
+                f"{config['clip_denoised']}; set the scheduler to 1 and True"
+            )
         info = replace(self.info, **{name: config[name] for name in _SHARED})
         path = Path(save_directory)
         network: Any = self.unet
