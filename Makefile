@@ -59,9 +59,9 @@ $(VENV)/.installed-base: constraints.txt
 	@touch $@
 
 $(VENV)/.installed-train: $(VENV)/.installed-base pyproject.toml
-	@$(PINNED) --no-build-isolation --editable '.[train]'
+	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
-	@$(PINNED) --no-build-isolation --editable '.[train,dev]'
+	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,dev]'
 	@touch $@ $(VENV)/.installed-train

@@ -1,4 +1,4 @@
-"""A Hub on this machine: the part of the Hugging Face Hub's HTTP interface that `huggingface_hub` uses, with faults."""
+"""Servers on this machine: of single files, and the part of the Hub that `huggingface_hub` uses, with faults."""
 
 import base64
 import hashlib
@@ -15,6 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from unistep.formats.published import PublishedFile
 
 _LARGE = (".safetensors", ".bin", ".pt")  # kept by LFS: known by sha256, the others by git's sha1
 
@@ -255,5 +257,49 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     # The library asks the public Hub about its users' programs, to say so in the User-Agent.
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     yield hub
+    server.shutdown()
+    server.server_close()
+
+
+@dataclass
+class FileServer:
+    """Files by their path, and what was asked for."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    cut: int | None = None  # end the connection after so many bytes of the body
+
+    def publish(self, name: str, content: bytes) -> PublishedFile:
+        self.files[f"/{name}"] = content
+        key = f"lpips.{name.split('.')[0]}"
+        return PublishedFile(name, f"{self.url}/{name}", hashlib.sha256(content).hexdigest(), key)
+
+
+@pytest.fixture
+def file_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    state = FileServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            state.requests.append(self.path)
+            if self.path not in state.files:
+                self.send_error(404)
+                return
+            content = state.files[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: state.cut])
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield state
     server.shutdown()
     server.server_close()

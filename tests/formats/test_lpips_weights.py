@@ -1,10 +1,7 @@
 """LPIPS' files: read from paths in every form, downloaded once and whole, refused where they are anything else."""
 
-import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,8 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats import lpips_weights
-from unistep.formats.lpips_weights import HEADS, VGG16, PublishedFile, fetch, load_lpips
+from unistep.formats.lpips_weights import HEADS, VGG16, load_lpips
+from unistep.formats.published import PublishedFile
 from unistep.networks.lpips import LPIPS
 
 WIDTHS = (4, 5, 6, 7, 8)
@@ -48,50 +46,6 @@ def paths(tmp_path: Path, vgg: dict[str, Tensor], heads: dict[str, Tensor]) -> t
     for name, state in (("vgg.pth", vgg), ("heads.pth", heads)):
         torch.save(state, tmp_path / name)
     return tmp_path / "vgg.pth", tmp_path / "heads.pth"
-
-
-@dataclass
-class Server:
-    """Files by their path, and what was asked for."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
-    cut: int | None = None  # end the connection after so many bytes of the body
-
-    def publish(self, name: str, content: bytes, **changes: Any) -> PublishedFile:
-        self.files[f"/{name}"] = content
-        fields = {"name": name, "url": f"{self.url}/{name}", "sha256": hashlib.sha256(content).hexdigest()}
-        return PublishedFile(**({"key": f"lpips.{name.split('.')[0]}"} | fields | changes))
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            state.requests.append(self.path)
-            if self.path not in state.files:
-                self.send_error(404)
-                return
-            content = state.files[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: state.cut])
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    yield state
-    server.shutdown()
-    server.server_close()
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -148,17 +102,17 @@ def test_the_published_hash_is_that_of_the_name():
 
 
 def test_downloads_both_once(
-    server: Server, paths: tuple[Path, Path], tmp_path: Path, network: LPIPS, monkeypatch: pytest.MonkeyPatch
+    file_server: Any, paths: tuple[Path, Path], tmp_path: Path, network: LPIPS, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lpips_weights, "VGG16", server.publish("vgg.pth", paths[0].read_bytes()))
-    monkeypatch.setattr(lpips_weights, "HEADS", server.publish("heads.pth", paths[1].read_bytes()))
+    monkeypatch.setattr(lpips_weights, "VGG16", file_server.publish("vgg.pth", paths[0].read_bytes()))
+    monkeypatch.setattr(lpips_weights, "HEADS", file_server.publish("heads.pth", paths[1].read_bytes()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert_same(load_lpips(), network)
-    assert server.requests == ["/heads.pth", "/vgg.pth"]
+    assert file_server.requests == ["/heads.pth", "/vgg.pth"]
     assert sorted(os.listdir(tmp_path / "xdg" / "unistep" / "lpips")) == ["heads.pth", "vgg.pth"]
     assert_same(load_lpips(), network)
     assert_same(load_lpips(heads=paths[1], cache_dir=tmp_path / "xdg" / "unistep" / "lpips"), network)
-    assert len(server.requests) == 2
+    assert len(file_server.requests) == 2
 
 
 def test_the_cache_is_in_the_home_where_the_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -171,24 +125,7 @@ def test_the_cache_is_in_the_home_where_the_variable_is_not_set(tmp_path: Path, 
     assert str(cache / HEADS.name) in message and "delete it" in message
 
 
-@pytest.mark.parametrize("fault", ["other content", "truncated", "404"])
-def test_a_failed_download_leaves_nothing(fault: str, server: Server, tmp_path: Path):
-    published = server.publish("vgg.pth", b"0123456789" * 1000)
-    if fault == "other content":
-        server.files["/vgg.pth"] = b"<html>log in</html>"
-    elif fault == "truncated":
-        server.cut = 5000
-    else:
-        server.files.clear()
-    message = refusal(lambda: fetch(published, tmp_path / "cache"))
-    assert published.url in message and published.key in message
-    assert os.listdir(tmp_path / "cache") == []
-    server.files["/vgg.pth"], server.cut = b"0123456789" * 1000, None
-    assert fetch(published, tmp_path / "cache").read_bytes() == b"0123456789" * 1000
-    assert os.listdir(tmp_path / "cache") == ["vgg.pth"]
-
-
-def test_offline_it_says_what_to_fetch(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_offline_it_says_what_to_fetch(tmp_path: Path, file_server: Any, monkeypatch: pytest.MonkeyPatch):
     closed = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     port = closed.server_address[1]
     closed.server_close()
@@ -199,24 +136,6 @@ def test_offline_it_says_what_to_fetch(tmp_path: Path, server: Server, monkeypat
     for piece in (f":{port}/VGG16", f":{port}/HEADS", "lpips.vgg", "lpips.heads", "Connection refused"):
         assert piece in message
     assert os.listdir(tmp_path / "cache") == []
-
-
-def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, server: Server):
-    (tmp_path / "cache").write_text("a file")
-    message = refusal(lambda: fetch(server.publish("vgg.pth", b"0"), tmp_path / "cache"))
-    assert str(tmp_path / "cache") in message
-    assert server.requests == []
-
-
-def test_a_damaged_download_is_not_used(tmp_path: Path, server: Server):
-    published = server.publish("vgg.pth", b"0123456789")
-    path = fetch(published, tmp_path)
-    path.write_bytes(b"0123456780")
-    assert "damaged" in (message := refusal(lambda: fetch(published, tmp_path))) and str(path) in message
-    assert len(server.requests) == 1
-    path.unlink()
-    path.mkdir()
-    assert "is a folder" in refusal(lambda: fetch(published, tmp_path))
 
 
 # --------------------------------------------------------------------------------------------- what is refused

@@ -1,0 +1,127 @@
+"""Files that are published elsewhere under a known hash: downloaded once, whole, and checked at every use.
+
+A download counts only with the published SHA-256, at its arrival and whenever it is opened again. It is written to a
+temporary name and renamed when it is complete, so that one broken off is never taken for the file.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import shutil
+import sys
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unistep.errors import UserError
+from unistep.formats.regular_file import check_regular_file
+
+_TIMEOUT = 60  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file that can be downloaded.
+
+    Args:
+        name: in the cache.
+        url: where it is.
+        sha256: of its content, 64 hexadecimal digits.
+        key: what the user gives the path of an own copy as.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    key: str
+
+    @property
+    def remedy(self) -> str:
+        """What to do without it, the end of a message."""
+        return f"give the path of {self.url} as {self.key}"
+
+
+def fetch(published: PublishedFile, folder: Path, *, needed: Sequence[PublishedFile] = ()) -> Path:
+    """The path of a published file in `folder`; it is downloaded where it is missing.
+
+    Args:
+        published: what is wanted.
+        folder: where downloads are kept.
+        needed: all files of the same purpose, which a user without a network learns of at once; by default this one.
+
+    Raises:
+        UserError: it cannot be downloaded or written, or what is there is not the published file.
+    """
+    path = folder / published.name
+    if os.path.lexists(path):
+        check_regular_file(path, f"delete it to have it downloaded again, or {published.remedy}")
+        if sha256_of(path) != published.sha256:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the published one; delete it to download it again")
+        return path
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _download(published, temporary)
+        if sha256_of(temporary) != published.sha256:
+            raise UserError(
+                f"{published.url} did not give the published file: its SHA-256 is another; try again, or "
+                f"{published.remedy}"
+            )
+        os.replace(temporary, path)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
+        files = needed or (published,)
+        urls, keys = (" and ".join(words) for words in zip(*((file.url, file.key) for file in files), strict=True))
+        raise UserError(
+            f"cannot download {published.url} to {folder} ({_line(reason)}); fetch {urls} elsewhere and give "
+            f"{'the path' if len(files) == 1 else 'their paths'} as {keys}"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def cache_folder(purpose: str, cache_dir: str | Path | None = None) -> Path:
+    """Where the downloads of a purpose are kept.
+
+    Args:
+        purpose: the name of a folder.
+        cache_dir: the folder itself; None is `$XDG_CACHE_HOME/unistep/PURPOSE`, or `~/.cache/unistep/PURPOSE` where
+            that variable is not set.
+    """
+    if cache_dir is not None:
+        return expanded(cache_dir)
+    root = os.environ.get("XDG_CACHE_HOME")
+    return expanded(root or "~/.cache") / "unistep" / purpose
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home of a leading `~`; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # the method of Path raises there
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(published: PublishedFile, path: Path) -> None:
+    # Here, for only those who download need them.
+    from rich.console import Console
+    from rich.progress import wrap_file
+
+    with urllib.request.urlopen(published.url, timeout=_TIMEOUT) as response, path.open("wb") as target:
+        length = int(response.headers.get("Content-Length") or 0)
+        console = Console(stderr=True)
+        silent = not sys.stderr.isatty()
+        with wrap_file(response, length, description=published.name, console=console, disable=silent) as source:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _line(reason: object) -> str:
+    return (str(reason) or type(reason).__name__).splitlines()[0]
