@@ -41,6 +41,30 @@ def test_parts_count_equally():
     assert score.std == pytest.approx(math.sqrt(8) / 3, rel=1e-12)
 
 
+@pytest.mark.parametrize(("count", "split_size"), [(400, 5000), (900, 300)], ids=["one part", "three parts"])
+def test_standard_error_is_the_scatter_of_repeated_draws(count: int, split_size: int):
+    generator = torch.Generator().manual_seed(0)
+    draws = []
+    for _ in range(400):
+        logits = torch.randn(count, 6, generator=generator, dtype=torch.float64) * torch.arange(1, 7)
+        draws.append(inception_score(logits.softmax(dim=1), split_size))
+    scatter = np.std([draw.mean for draw in draws], ddof=1)
+    assert scatter == pytest.approx(np.mean([draw.standard_error for draw in draws]), rel=0.12)
+
+
+def test_standard_error_agrees_with_the_jackknife():
+    probabilities = torch.randn(150, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(dim=1)
+    without = [inception_score(torch.cat([probabilities[:i], probabilities[i + 1 :]])).mean for i in range(150)]
+    jackknife = (149 / 150 * np.sum((np.array(without) - np.mean(without)) ** 2)) ** 0.5
+    score = inception_score(probabilities)
+    assert score.standard_error == pytest.approx(jackknife, rel=0.02)
+    assert (score.estimate.value, score.estimate.standard_error) == (score.mean, score.standard_error)
+
+
+def test_equal_predictions_have_no_error():
+    assert inception_score(torch.tensor([[0.2, 0.8]]).repeat(9, 1)).standard_error == pytest.approx(0, abs=1e-12)
+
+
 def test_user_errors():
     with pytest.raises(UserError, match="softmax"):
         inception_score(torch.tensor([[2.0, -1.0]]))
