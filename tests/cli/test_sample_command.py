@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from unistep.cli.output import check_output
-from unistep.cli.sample import SampleConfig, make_plan
+from unistep.cli.sample import SampleConfig
+from unistep.cli.sampling import make_plan
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder import load_model, save_model

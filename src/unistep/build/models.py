@@ -8,7 +8,7 @@ import torch
 import unistep
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.formats.open import open_model
+from unistep.formats.open import FILE_SUFFIXES, MODEL_ID, open_model
 from unistep.pipelines.generate import DiffusionPlan, Plan, consistency_plan, spaced_timesteps
 
 _ASSETS = Path(unistep.__file__).parent / "assets"
@@ -27,8 +27,7 @@ def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:
     if info.kind == "diffusion":
         return DiffusionPlan(info.solver, steps or info.steps or 18, info.sigma_min, info.sigma_max, info.rho)
     steps = steps or 1
-    own = info.timesteps
-    chosen = list(own) if own and len(own) == steps else spaced_timesteps(steps, info.num_train_timesteps)
+    chosen = info.schedule(steps) or spaced_timesteps(steps, info.num_train_timesteps)
     return consistency_plan(chosen, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
 
 
@@ -48,6 +47,22 @@ def open_any(name: str | Path | None, device: torch.device | str = "cpu", **opti
     path = Path(name)
     folder = _model_folder_of(path) if path.is_dir() else None
     return open_model(folder or name, device, **options)
+
+
+def is_model(name: str) -> bool:
+    """Whether a name means a model rather than images: by what is there, and of what is not there by its form.
+
+    Raises:
+        UserError: a run that has no model yet.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _model_folder_of(path) is not None
+    if path.suffix.lower() in (".zip", ".npz"):
+        return False
+    if path.exists():
+        return path.suffix.lower() in FILE_SUFFIXES
+    return MODEL_ID.fullmatch(name) is not None and not path.parent.is_dir()
 
 
 def _model_folder_of(path: Path) -> Path | None:

@@ -4,7 +4,6 @@ Many images are written as they are made, to a hidden folder by the output, so t
 see `unistep.pipelines.unfinished`.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -12,10 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from unistep.cli.arguments import MAX_SEED, check_range, instantiate, new_parser, parse
+from unistep.cli.arguments import check_range, instantiate, new_parser, parse
 from unistep.cli.output import check_output
+from unistep.cli.sampling import MOST_IMAGES, SamplingConfig, make_labels, make_plan
 from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from unistep.formats.model import LoadedModel, ModelInfo
+    from unistep.formats.model import LoadedModel
     from unistep.pipelines.generate import Plan
     from unistep.pipelines.unfinished import UnfinishedImages
     from unistep.training.interrupt import Interrupted
@@ -35,50 +35,27 @@ the embedded MNIST model. The same command goes on with an .npz or a folder that
 Image i is the same whatever the batch size and the number of processes (torchrun -m unistep sample ..., or accelerate
 launch)."""
 
-# Far beyond all use: a mistyped number should not run for a year.
-_MOST = {"num_images": 10_000_000, "batch_size": 100_000, "steps": 10_000, "columns": 10_000}
+_MOST_COLUMNS = 10_000  # far beyond all use
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(SamplingConfig):
     """What to make.
 
     Args:
         num_images: how many images.
-        steps: network evaluations of a consistency model (default 1), solver steps of a diffusion model (default: its
-            own, where it was distilled for a number of steps, else 18).
-        timesteps: indices of the model's noise grid, from 0 (sigma_max) up, as 0,22; instead of --steps.
-        sigmas: noise levels directly, from sigma_max down, as 80,0.8; instead of --steps.
-        solver: of diffusion models; default: the model's own, which is heun where it says nothing.
-        class_labels: one class for all, or a list as 0,1,2 that is repeated; default: drawn from the seed.
-        seed: of the run; image i is made from seed and i alone.
-        batch_size: images at once on an accelerator; a CPU takes few at once whatever is given.
         output: a .png grid, an .npz (arr_0 uint8 NHWC, arr_1 labels), or a folder of PNGs with a dataset.json.
         columns: of the grid.
-        dtype: what the network computes in; auto is what is fastest on the device.
-        device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
     """
 
     num_images: int = 64
-    steps: int | None = None
-    timesteps: str | None = None
-    sigmas: str | None = None
-    solver: Literal["heun", "euler", "dpm2", "ancestral", "progressive"] | None = None
-    class_labels: str | None = None
-    seed: int = 0
-    batch_size: int = 64
     output: str = "samples.png"
     columns: int | None = None
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    device: str | None = None
 
     def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            check_range(f"--{name}", getattr(self, name), 1, most)
-        check_range("--seed", self.seed, 0, MAX_SEED)
-        given = [f"--{n}" for n in ("steps", "timesteps", "sigmas") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise UserError(f"{' and '.join(given)} exclude each other; give one")
+        super().__post_init__()
+        check_range("--num_images", self.num_images, 1, MOST_IMAGES)
+        check_range("--columns", self.columns, 1, _MOST_COLUMNS)
         check_output(self.output)
 
 
@@ -150,7 +127,7 @@ class _Job:
         device = pick_device(config.device, self.processes.local_rank)
         model = open_any(name, device, **options)
         plan = make_plan(model.info, config)
-        labels = make_labels(model.num_classes, config)
+        labels = make_labels(model.num_classes, config, config.num_images)
         dtype, why = resolve_dtype(config.dtype, device)
         if self.processes.first:
             notes = [*model.notes, f"dtype auto: {why}"] if config.dtype == "auto" else model.notes
@@ -244,52 +221,3 @@ class _Job:
         what = f"{kept} of {self.config.num_images}" if alone else "the"
         hint = f"{what} images made so far are kept; repeat the command to go on" if kept else "nothing was written"
         print(f"{stopped}; {hint}", file=sys.stderr)
-
-
-def make_plan(info: "ModelInfo", config: SampleConfig) -> "Plan":
-    """The sampler that the flags name, for a model of `info`."""
-    from unistep.build.models import default_plan
-    from unistep.pipelines.generate import ConsistencyPlan, consistency_plan
-
-    if info.kind == "diffusion":
-        if config.timesteps is not None or config.sigmas is not None:
-            raise UserError("--timesteps and --sigmas are for consistency models; for a diffusion model give --steps")
-        plan = default_plan(info, config.steps)
-        return plan if config.solver is None else dataclasses.replace(plan, solver=config.solver)
-    if config.solver is not None:
-        raise UserError(f"--solver {config.solver} is for diffusion models; this is a consistency model")
-    if config.timesteps is not None:
-        indices = [int(t) for t in numbers("timesteps", config.timesteps, int)]
-        return consistency_plan(indices, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
-    if config.sigmas is not None:
-        return ConsistencyPlan(tuple(numbers("sigmas", config.sigmas, float)), info.sigma_min, info.sigma_max)
-    return default_plan(info, config.steps)
-
-
-def make_labels(num_classes: int, config: SampleConfig) -> "Tensor | None":
-    """The class of every image, or None for an unconditional model."""
-    import torch
-
-    from unistep.pipelines.generate import random_labels
-
-    if not num_classes:
-        if config.class_labels is not None:
-            raise UserError(f"--class_labels {config.class_labels}: this model has no classes; leave it out")
-        return None
-    if config.class_labels is None:
-        return random_labels(config.seed, range(config.num_images), num_classes)
-    chosen = [int(c) for c in numbers("class_labels", config.class_labels, int)]
-    for c in chosen:
-        if not 0 <= c < num_classes:
-            raise UserError(f"--class_labels {c}: this model has the classes 0 to {num_classes - 1}")
-    return torch.tensor(chosen).repeat(-(-config.num_images // len(chosen)))[: config.num_images]
-
-
-def numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[float]:
-    """`0,22` or `[0, 22]` as numbers."""
-    try:
-        return [kind(part) for part in text.strip("[]() ").split(",")]
-    except ValueError:
-        example = {"timesteps": "0,22", "sigmas": "80,0.8", "class_labels": "0,1,2"}[flag]
-        kinds = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--{flag} {text or repr('')}: expected {kinds} separated by commas, as {example}") from None

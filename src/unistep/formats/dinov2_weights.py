@@ -26,6 +26,7 @@ DINOV2_LARGE = PublishedFile(
     "model.safetensors",
     sha256="399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
     key="--features_path",
+    instead="take --features effnet-lite0 or mnist, which need no network",
 )
 
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
@@ -59,7 +60,7 @@ def load_dinov2(path: str | Path | None = None, *, cache_dir: str | Path | None 
     Raises:
         UserError: the file cannot be downloaded, cannot be read, is damaged, or holds something else.
     """
-    file = fetch(DINOV2_LARGE, cache_folder("features", cache_dir)) if path is None else _file(expanded(path))
+    file = fetch(DINOV2_LARGE, cache_folder("networks", cache_dir)) if path is None else _file(expanded(path))
     state = _original_names(read_tensors(file, None, DINOV2_LARGE.remedy))
     config = _config_of(state, file)
     with without_weights():

@@ -20,8 +20,8 @@ from unistep.formats.model_folder import load_model
 from unistep.formats.openai import load_openai
 from unistep.formats.regular_file import check_regular_file
 
-_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors")
+MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors")
 # The number that a file of torch.save begins with where it is no zip file, as the pickle has it.
 _OLD_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 _GIVE = "give a model folder, a .pt file of OpenAI's, a .pkl file of EDM's, or owner/name of the Hugging Face hub"
@@ -99,7 +99,7 @@ def open_model(
 
 def is_model_id(name: str) -> bool:
     """Whether `name` has the form owner/name of a model on the hub, and not that of a file."""
-    return bool(_MODEL_ID.fullmatch(name)) and not name.endswith(_FILE_SUFFIXES)
+    return bool(MODEL_ID.fullmatch(name)) and not name.endswith(FILE_SUFFIXES)
 
 
 def reader_of(path: Path) -> str:

@@ -31,12 +31,14 @@ class PublishedFile:
         url: where it is.
         sha256: of its content, 64 hexadecimal digits.
         key: what the user gives the path of an own copy as.
+        instead: what to do where it cannot be had at all, if there is something.
     """
 
     name: str
     url: str
     sha256: str
     key: str
+    instead: str = ""
 
     @property
     def remedy(self) -> str:
@@ -75,9 +77,10 @@ def fetch(published: PublishedFile, folder: Path, *, needed: Sequence[PublishedF
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
         files = needed or (published,)
         urls, keys = (" and ".join(words) for words in zip(*((file.url, file.key) for file in files), strict=True))
+        instead = f", or {published.instead}" if published.instead else ""
         raise UserError(
             f"cannot download {published.url} to {folder} ({_line(reason)}); fetch {urls} elsewhere and give "
-            f"{'the path' if len(files) == 1 else 'their paths'} as {keys}"
+            f"{'the path' if len(files) == 1 else 'their paths'} as {keys}{instead}"
         ) from None
     finally:
         with contextlib.suppress(OSError):

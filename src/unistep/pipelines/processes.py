@@ -59,6 +59,19 @@ class Processes:
         except RuntimeError:
             raise UserError("another process of this run has ended early; see what it said, then repeat") from None
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes by rank, on the first; an empty list on the others. All must come here.
+
+        Raises:
+            UserError: one of them has ended before.
+        """
+        if self.count == 1:
+            return [value]
+        self.wait()
+        values: list[Any] | None = [None] * self.count if self.first else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return values or []
+
 
 def join_processes() -> Processes:
     """Joins the processes that the launcher's environment variables name; alone where there are none.

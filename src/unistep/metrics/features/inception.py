@@ -40,6 +40,7 @@ INCEPTION = PublishedFile(
     url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     key="--features_path",
+    instead="take --features effnet-lite0 or mnist, which need no network",
 )
 SIZE = 299
 _MOST_BYTES = 1_000_000_000
@@ -72,7 +73,7 @@ class Inception:
         cache_dir: str | Path | None = None,
     ) -> None:
         chosen = check_resize(resize)
-        file = fetch(INCEPTION, cache_folder("features", cache_dir)) if path is None else expanded(path)
+        file = fetch(INCEPTION, cache_folder("networks", cache_dir)) if path is None else expanded(path)
         self._device = torch.device(device)
         self._module = _open(file, sha256, self._device)
         # The classes' weights, without the bias that the score leaves out.

@@ -1,0 +1,246 @@
+"""`unistep evaluate`: how good images are, or the images of a model, against a reference."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unistep.cli.arguments import check_range, instantiate, new_parser, parse
+from unistep.cli.output import check_place
+from unistep.cli.progress import doing_bar
+from unistep.cli.sampling import MOST_IMAGES, SamplingConfig, make_labels, make_plan
+from unistep.cli.source import add_source_options, source_options
+from unistep.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from unistep.metrics.evaluate import Reference, Report
+    from unistep.metrics.features.protocol import FeatureNetwork
+    from unistep.metrics.neighbours import Neighbours
+    from unistep.metrics.sources import ImageSource
+    from unistep.pipelines.processes import Processes
+
+_DESCRIPTION = """Measure images: `unistep evaluate [SAMPLES|MODEL] --reference DATA|STATISTICS [options]`.
+
+SAMPLES is a folder of images, a .zip or an .npz; MODEL is what `unistep sample` takes, and its images are made on the
+fly and not stored; without either it is the embedded MNIST model. The reference is a dataset, or an .npz of statistics
+(OpenAI's, EDM's, pytorch-fid's or one of --save_reference). Every number comes with its 95% interval. Features are kept
+on the disk: the same command, broken off or repeated, goes on where it was, also with more images or measures, and on
+several processes (torchrun -m unistep evaluate ...)."""
+
+_DEFAULT_NUM_IMAGES = 10_000
+_ROWS = 12  # of the picture of nearest images
+_SAMPLING = ("steps", "timesteps", "sigmas", "solver", "class_labels")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(SamplingConfig):
+    """What to measure, and how.
+
+    Args:
+        reference: what to compare with: a folder, .zip, .npz, mnist or mnist-test, or an .npz of statistics.
+        features: feature network: inception, dinov2, mnist, effnet-lite0 or onnx:FILE; default: mnist for grey images
+            of 28 or 32 pixels, else inception.
+        features_path: the network's weights, where they are not to be downloaded.
+        resize: how images are brought to the network's input: legacy-tensorflow, clean; default: what the network's
+            published numbers used.
+        metrics: names, separated by commas: fd (fid), sfd (sfid), kd (kid), is, pr, dc, nn; default: all that the
+            network and the reference allow but nn, the search for copies.
+        num_images: of a model: how many are made, default 10000; of samples: the first so many, default all.
+        resolution: side in pixels to which images that are there are cropped and resized, those of the reference too;
+            default: as they are.
+        channels: 1 makes them grey, 3 colour; default: as they are.
+        skip_bad: leave out files that cannot be read as images, instead of stopping at the first.
+        output: where everything measured goes, as JSON.
+        save_reference: an .npz to which the reference's statistics go, which then does for the reference.
+        feature_cache: where features are kept; default: ~/.cache/unistep/features.
+    """
+
+    reference: str | None = None
+    features: str | None = None
+    features_path: str | None = None
+    resize: Literal["legacy-tensorflow", "clean"] | None = None
+    metrics: str | None = None
+    num_images: int | None = None
+    resolution: int | None = None
+    channels: Literal[1, 3] | None = None
+    skip_bad: bool = False
+    output: str = "metrics.json"
+    save_reference: str | None = None
+    feature_cache: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("--num_images", self.num_images, 2, MOST_IMAGES)
+        check_range("--resolution", self.resolution, 1, 16384)
+        for flag, ending in (("output", ".json"), ("save_reference", ".npz")):
+            value = getattr(self, flag)
+            if value is None:
+                continue
+            if Path(value).suffix.lower() != ending or Path(value).is_dir():
+                raise UserError(f"--{flag} {value or repr('')}: give a file that ends in {ending}")
+            check_place(Path(value))
+
+
+def run(arguments: list[str]) -> None:
+    """Parses, measures, writes and prints."""
+    parser = new_parser("evaluate", _DESCRIPTION)
+    parser.add_argument("samples", type=str | None, nargs="?", default=None, help="images, or a model that makes them")
+    parser.add_class_arguments(EvaluateConfig, None)
+    add_source_options(parser)
+    parser.usage = "unistep evaluate [SAMPLES|MODEL] --reference DATA|STATISTICS [options]"
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        sys.exit(0)
+    parsed = parse(parser, arguments)
+    samples = parsed.pop("samples")
+    if samples == "":
+        raise UserError("SAMPLES is empty; name images or a model, or leave it out for the embedded MNIST model")
+    options = source_options(parsed)
+    config = instantiate(parser, parsed, EvaluateConfig)
+
+    from unistep.training.interrupt import Interrupted, signals_raise
+
+    try:
+        with signals_raise():
+            _evaluate(samples, options, config)
+    except Interrupted as stopped:
+        print(f"{stopped}; features made so far are kept; repeat the command to go on", file=sys.stderr)
+        sys.exit(128 + stopped.signal.value)
+
+
+def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConfig) -> None:
+    from unistep.build.evaluation import Preparation, open_reference
+    from unistep.metrics.evaluate import check_alike, evaluate, possible_measures
+    from unistep.metrics.features.open import default_features, open_features
+    from unistep.metrics.features.store import default_cache
+    from unistep.metrics.measures import check_measures
+    from unistep.metrics.statistics import write_statistics
+    from unistep.pipelines.device import pick_device
+    from unistep.pipelines.processes import join_processes
+
+    processes = join_processes()
+    device = pick_device(config.device, processes.local_rank)
+    preparation = Preparation(config.resolution, config.channels, config.skip_bad)
+    reference: Reference | None = None
+    if config.reference is not None:
+        reference = open_reference(config.reference, preparation)
+    source = _open_samples(samples, options, config, preparation, device, processes)
+    check_alike(source.name, source.shape, reference)  # before a network is fetched
+    name = config.features or default_features(*source.shape)
+    network: FeatureNetwork = open_features(name, device, path=config.features_path, resize=config.resize)
+    named = None if config.metrics is None else [n.strip() for n in config.metrics.strip("[] ").split(",")]
+    if named is None and reference is None:
+        raise UserError("--reference is missing: give a dataset or statistics to compare with, as --reference mnist")
+    measures = check_measures(named or possible_measures(reference, network.info), network.info)
+    if config.save_reference is not None and (reference is None or reference.images is None):
+        raise UserError("--save_reference needs a reference of images; statistics are what is there already")
+    cache = default_cache() if config.feature_cache is None else Path(config.feature_cache).expanduser()
+    with doing_bar(processes.first) as on_progress:
+        report = evaluate(
+            source,
+            reference,
+            network,
+            measures,
+            feature_cache=cache,
+            processes=processes,
+            on_progress=on_progress,
+            save_kinds=[kind for kind in ("pool", "spatial") if kind in network.info.dims]
+            if config.save_reference
+            else [],
+        )
+    if report is None:
+        return
+    if config.save_reference is not None and reference is not None:
+        write_statistics(Path(config.save_reference), report.reference_moments, network.info, reference.describe())
+    _write(report, source, reference, config)
+
+
+def _open_samples(
+    name: str | None,
+    options: dict[str, Any],
+    config: EvaluateConfig,
+    preparation: Any,
+    device: "torch.device",
+    processes: "Processes",
+) -> "ImageSource":
+    from unistep.build.evaluation import open_images
+    from unistep.build.models import is_model, open_any
+    from unistep.data.open import BUNDLED
+    from unistep.metrics.sources import ModelSource
+    from unistep.networks.precision import resolve_dtype, set_precision
+
+    if name is not None and (name in BUNDLED or not is_model(name)):
+        given = [f"--{flag}" for flag in _SAMPLING if getattr(config, flag) is not None] + [f"--{o}" for o in options]
+        if given:
+            raise UserError(f"{given[0]} is for models, and {name} is a place of images; leave it out")
+        return open_images(name, preparation, config.num_images)
+    model = open_any(name, device, **options)
+    if processes.first:
+        for note in model.notes:
+            print(f"note: {note}", file=sys.stderr)
+    plan = make_plan(model.info, config)
+    count = config.num_images or _DEFAULT_NUM_IMAGES
+    labels = make_labels(model.num_classes, config, count)
+    dtype, _ = resolve_dtype(config.dtype, device)
+    labelling = "none" if labels is None else config.class_labels or "drawn from the seed"
+    source = ModelSource(model, plan, count, config.seed, labels, config.batch_size, device, dtype, labelling)
+    _ = source.digest  # of the weights as they are in the file
+    set_precision(model.denoiser.network, dtype)
+    return source
+
+
+def _write(report: "Report", source: "ImageSource", reference: "Reference | None", config: EvaluateConfig) -> None:
+    """metrics.json, the picture of copies where they were looked for, and the table on the screen."""
+    from unistep.pipelines.whole_file import whole_file
+
+    path = Path(config.output)
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(report.as_json(), indent=2, default=str) + "\n")
+        picture = None
+        if report.neighbours is not None and reference is not None and reference.images is not None:
+            picture = path.with_name(f"{path.stem}-neighbours.png")
+            _save_picture(picture, report.neighbours, source, reference.images)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
+    _print(report)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"all of it, with the settings: {path}" + (f"; the pictures: {picture}" if picture else ""))
+
+
+def _save_picture(path: Path, neighbours: "Neighbours", samples: "ImageSource", reference: "ImageSource") -> None:
+    import torch
+
+    from unistep.metrics.neighbours import save_neighbours
+
+    def image(source: "ImageSource", index: int) -> "torch.Tensor":
+        return source.images(range(index, index + 1))[0]
+
+    shown = neighbours.closest(_ROWS)
+    near = torch.stack([torch.stack([image(reference, int(j)) for j in neighbours.index[i]]) for i in shown])
+    drawn = torch.stack([image(samples, int(i)) for i in shown])
+    save_neighbours(path, drawn, near, neighbours.distance[shown], rows=_ROWS)
+
+
+def _print(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    against = "" if report.reference is None else f" against {report.reference['name']}"
+    heading = f"{report.samples['count']:,} images of {report.samples['name']}{against}"
+    table = Table()
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95% interval", justify="right")
+    table.add_column("better")
+    for result in report.results:
+        low, high = result.estimate.interval
+        table.add_row(Text(result.title), f"{result.estimate.value:.5g}", f"{low:.4g} to {high:.4g}", result.better)
+    console = Console()
+    console.print(Text(heading), soft_wrap=True)
+    console.print(table)

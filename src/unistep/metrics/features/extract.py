@@ -1,0 +1,90 @@
+"""The features of a source's images, each computed once, by as many processes as there are."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unistep.errors import UserError
+from unistep.metrics.features.protocol import FeatureNetwork, Kind
+from unistep.metrics.features.store import StoredFeatures, stored_features
+from unistep.metrics.sources import ImageSource
+from unistep.pipelines.collect import share
+from unistep.pipelines.processes import Processes
+
+NETWORK_BATCH = 64
+
+
+def features_of(
+    images: Tensor, network: FeatureNetwork, kinds: Collection[Kind], name: str = "the images", first: int = 0
+) -> dict[Kind, Tensor]:
+    """The features [N, D] of uint8 images [N, C, H, W] of each kind, float32 on the CPU.
+
+    The network sees batches of 64 from the first image on, so that the same images give the same features bit by bit.
+
+    Args:
+        images: any number.
+        network: see `FeatureNetwork`.
+        kinds: which features.
+        name, first: of the images and of the number of the first of them, for messages.
+
+    Raises:
+        UserError: a feature is not finite, or the network does not take such images.
+    """
+    batches = [network(batch, kinds) for batch in images.split(NETWORK_BATCH)]
+    found: dict[Kind, Tensor] = {kind: torch.cat([batch[kind] for batch in batches]) for kind in kinds}
+    for kind, features in found.items():
+        good = features.isfinite().all(dim=1)
+        if not good.all():
+            index = first + int((~good).nonzero()[0, 0])
+            raise UserError(
+                f"{name}: the {kind} features of image {index} by {network.info.name} are not finite; "
+                "check the weights of the network"
+            )
+    return found
+
+
+def extract(
+    source: ImageSource,
+    network: FeatureNetwork,
+    kinds: Collection[Kind],
+    root: Path,
+    *,
+    processes: Processes | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> dict[Kind, StoredFeatures]:
+    """Makes the features that are not there yet; each process its share. Returns once all are there.
+
+    Args:
+        source: of images.
+        network: of features.
+        kinds: which features.
+        root: of the features that are kept.
+        processes: which this one is; None is the only one.
+        on_done: told how many images are done, by this process's own count scaled to all.
+
+    Raises:
+        UserError: an image or a feature cannot be had, or another process has ended early.
+    """
+    processes = processes or Processes()
+    about = {"images": source.describe(), "features": network.info.name, "resize": network.info.resize}
+    entries: dict[Kind, StoredFeatures] = {
+        kind: stored_features(root, source.digest, source.count, network.info, kind, about | {"kind": kind})
+        for kind in kinds
+    }
+    missing: dict[Kind, set[range]] = {kind: set(entry.missing()) for kind, entry in entries.items()}
+    parts = sorted(set().union(*missing.values()), key=lambda part: part.start)
+    processes.wait()  # nobody writes before all have looked
+    done = source.count - sum(map(len, parts))
+    first, end = share(len(parts), processes)
+    for part in parts[first:end]:
+        needed: list[Kind] = [kind for kind in kinds if part in missing[kind]]
+        found = features_of(source.images(part), network, needed, source.name, part.start)
+        for kind, features in found.items():
+            entries[kind].write(part, features)
+        done += len(part) * processes.count
+        if on_done:
+            on_done(min(done, source.count))
+    processes.wait()
+    return entries

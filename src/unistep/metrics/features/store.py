@@ -1,0 +1,129 @@
+"""Features kept on the disk by what they are features of, so that they are computed once.
+
+An entry is a folder named by a hash of the images' digest, the network's key and the kind of features. It holds .npy
+files of 512 images each, `000000512-000001024.npy`, float32 [512, D], and about.json, which says what it is. A file
+appears whole or not at all: an evaluation that was broken off goes on, and several processes share the work.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from unistep.errors import UserError
+from unistep.formats.published import cache_folder
+from unistep.metrics.features.protocol import FeatureInfo, Kind
+
+BLOCK = 512
+"""Images a file; a multiple of every tile of `unistep.pipelines.generate` on CPUs."""
+
+_FORMAT = 1  # raised whenever the same images and network would give other features
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """The features of the first `count` images of a source, in files."""
+
+    folder: Path
+    count: int
+    dim: int
+
+    def parts(self) -> list[range]:
+        """The images of each file, in order."""
+        return [range(start, min(start + BLOCK, self.count)) for start in range(0, self.count, BLOCK)]
+
+    def missing(self) -> list[range]:
+        """The parts that are not there, or damaged."""
+        return [part for part in self.parts() if self._load(part) is None]
+
+    def read(self, part: range) -> Float32[Tensor, "B D"]:
+        """The features of one part, memory-mapped and not to be written to.
+
+        Raises:
+            UserError: they are gone.
+        """
+        features = self._load(part)
+        if features is None:
+            raise UserError(f"{self._path(part)} is gone or damaged; repeat the command to have it made again")
+        return features
+
+    def blocks(self) -> Iterator[Float32[Tensor, "B D"]]:
+        """All features in order, a part at a time."""
+        return map(self.read, self.parts())
+
+    def all(self) -> Float32[Tensor, "N D"]:
+        """All features in memory."""
+        return torch.cat(list(self.blocks()))
+
+    def write(self, part: range, features: Float32[Tensor, "B D"]) -> None:
+        """Keeps the features of one part.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        path = self._path(part)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.save(file, features.contiguous().numpy())
+            os.replace(temporary, path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write {self.folder}: {reason}; choose another --feature_cache") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, part: range) -> Path:
+        return self.folder / f"{part.start:09d}-{part.stop:09d}.npy"
+
+    def _load(self, part: range) -> Tensor | None:
+        try:
+            # Copy-on-write: torch takes no read-only memory without a warning.
+            array = np.load(self._path(part), mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        if array.shape != (len(part), self.dim) or array.dtype != np.float32:
+            return None
+        return torch.from_numpy(array)
+
+
+def stored_features(
+    root: Path, digest: str, count: int, info: FeatureInfo, kind: Kind, about: dict[str, Any]
+) -> StoredFeatures:
+    """The place of the features of `count` images; it need not exist.
+
+    Args:
+        root: of all that is kept.
+        digest: of the images.
+        count: how many of them.
+        info: of the network.
+        kind: of features.
+        about: written into about.json for people who look into the folder.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    key = hashlib.sha256(f"{_FORMAT} {digest} {info.key} {kind}".encode()).hexdigest()[:40]
+    folder = root / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "about.json").exists():
+            (folder / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {root}: {error.strerror or error}; choose another --feature_cache") from None
+    return StoredFeatures(folder, count, info.dims[kind])
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/unistep/features`, or `~/.cache/unistep/features` where that variable is not set."""
+    return cache_folder("features")
