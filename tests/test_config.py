@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from unistep.cli.train import parse_run
-from unistep.config import RunConfig, config_keys, dump, find_recipe, recipe_names
+from unistep.config import RunConfig, completed, config_keys, dump, find_recipe, recipe_names
 from unistep.errors import UserError
 
 # Values that text may spoil: small and whole floats, one-element and long tuples, text that looks like something else.
@@ -80,6 +80,32 @@ def test_what_the_text_says_is_what_the_config_holds(parse):
     found = dict(leaves(yaml.safe_load(dump(parse(ODD)))))
     said = dict(leaves(yaml.safe_load(ODD)))
     assert {key: found[key] for key in said} == said | {"student.optimizer.lr": 1e-7}  # YAML 1.1 reads 1e-7 as text
+
+
+@pytest.mark.parametrize("text", [ODD, TEXTS["teacher only"], TEXTS["cifar10-ct"]])
+def test_a_dump_of_before_a_key_was_known_is_completed(parse, text):
+    """Any key may be new one day, that of a section or within one; what is there is left as it is."""
+    whole = yaml.safe_load(dump(parse(text)))
+    assert completed(whole) == whole
+    count = len(list(leaves(whole)))
+    bare = yaml.safe_load(dump(parse("teacher: {}\nstudent: {}")))
+    for key, value in list(leaves(whole)):
+        *path, last = key.split(".")
+        section, default = whole, bare
+        for name in path:
+            section, default = section[name], (default or {}).get(name)
+        if default is not None and default.get(last, ...) == value:
+            del section[last]
+    assert len(list(leaves(whole))) < count - 20
+    del whole["evaluation"]  # a section as a whole
+    assert completed(whole) == yaml.safe_load(dump(parse(text)))
+
+
+def test_which_stage_is_measured(parse):
+    both = "teacher: {}\nstudent: {}\n"
+    assert parse(both).evaluated is None
+    assert parse(both, "--evaluate-every", "5").evaluated == "student"
+    assert parse("teacher: {}\nevaluate_every: 5").evaluated == "teacher"
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -160,6 +186,10 @@ WRONG_VALUES = [
     ("student: {timesteps: [3, 20]}", "timesteps [3, 20] must start with 0"),
     ("student: {num_train_timesteps: 2}", "num_train_timesteps 2 must be at least 3"),
     ("sigma_data: 0", "sigma_data 0.0 must be positive"),
+    ("evaluate_every: -1", "evaluate_every -1 must be at least 1, or 0 for never"),
+    ("evaluation: {num_images: 3}", "evaluation.num_images 3 must be at least 20"),
+    ("evaluation: {metric: fid}", "--evaluation.metric fid must be one of kd fd"),
+    ("evaluation: {steps: 40}\nstudent: {}", "steps 40 must lie between 1 and 39"),
     ("data: {channels: 2}", "data.channels 2 give 1 3"),
     ("network: {down_block_types: [Foo, DownBlock2D, DownBlock2D]}", "down_block_types 'Foo' known are DownBlock2D"),
     ("network: {block_out_channels: [64]}", "block_out_channels (1) same length"),

@@ -152,6 +152,20 @@ def test_the_activations_are_what_the_backward_pass_keeps():
     assert real <= counted.stages[0].memory.activations(3) <= real + 3 * 10 * 4 * math.prod(images.shape)
 
 
+def test_evaluations_are_told_and_not_counted(counted):
+    """Three of them: after 500 and 1,000 steps and at the end, after 1,200. Each image is one evaluation."""
+    flags = ["--network.add_attention", "false", "--evaluate-every", "500", "--evaluation.num_images", "400"]
+    found = estimate(tiny(*flags), steps=0)
+    student = found.stages[1]
+    part = 3 * 400 * student.flops.evaluation / (1200 * 4 * student.flops.total)
+    (note,) = found.notes
+    assert note.startswith(f"the 3 evaluations are not counted: of 400 images each, whose making takes {part:.1%} of")
+    assert replace(found, notes=()) == replace(counted, notes=(), free_memory=found.free_memory)
+    (note,) = estimate(tiny(*flags, "--student", "null", "--evaluation.steps", "3"), steps=0).notes
+    teacher = counted.stages[0].flops
+    assert f" {2 * 400 * 5 * teacher.evaluation / (1000 * 4 * teacher.total):.1%} of" in note  # Heun's steps, 5 each
+
+
 def test_accumulation_that_fits(counted):
     stage = counted.stages[0]
     everything, least = stage.memory.total(4), stage.memory.total(1)

@@ -25,7 +25,9 @@ from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.denoising import DenoisingConfig
 from unistep.objectives.methods import MethodConfig
 from unistep.objectives.progressive import ProgressiveConfig
+from unistep.pipelines.generate import spaced_timesteps
 from unistep.samplers.consistency import sigmas_from_indices
+from unistep.training.evaluation import EvaluationConfig
 from unistep.training.trainer import Precision, TrainerConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -111,6 +113,9 @@ class RunConfig:
             EDM .pkl, or owner/name on the hub.
         lpips: files of the distance "lpips".
         student: the consistency stage; null trains the teacher only.
+        evaluate_every: steps between measurements of the student, or of the teacher where it is the only stage; 0 never
+            measures.
+        evaluation: how it is measured.
     """
 
     description: str = ""
@@ -126,6 +131,8 @@ class RunConfig:
     teacher_model: str | None = None
     lpips: LPIPSConfig = field(default_factory=LPIPSConfig)
     student: StudentConfig | None = None
+    evaluate_every: int = 0
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         if self.teacher is None and self.student is None:
@@ -143,8 +150,12 @@ class RunConfig:
             )
         if self.network is not None and self.song is not None:
             raise ValueError("network and song exclude each other; set one of them to null")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every {self.evaluate_every} must be at least 1, or 0 for never")
         if self.student is not None:
             self._check_student(self.student, has_teacher)
+            if self.student.progressive is None and self.evaluation.steps is not None:
+                spaced_timesteps(self.evaluation.steps, self.student.num_train_timesteps)  # refuses too many
 
     def _check_student(self, student: StudentConfig, has_teacher: bool) -> None:
         method, key = student.method, f"student.{student.method_key}"
@@ -162,6 +173,11 @@ class RunConfig:
             raise ValueError(f"{key}{slot} needs a teacher")
         if student.from_teacher:
             raise ValueError("student.from_teacher needs a teacher; set it to false to start from random weights")
+
+    @property
+    def evaluated(self) -> str | None:
+        """The stage that is measured in training; None where none is."""
+        return ("teacher" if self.student is None else "student") if self.evaluate_every else None
 
     @property
     def architecture(self) -> PatchedUNetConfig | SongUNetConfig | None:
@@ -256,6 +272,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def dump(config: RunConfig) -> str:
     """The resolved config as YAML; `unistep train` reads it back."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def completed(values: dict[str, Any], config_type: Any = RunConfig) -> dict[str, Any]:
+    """What `dump` would have written of `values`, had there been all keys of now: missing ones have their defaults."""
+    hints, values = typing.get_type_hints(config_type), dict(values)
+    for f in dataclasses.fields(config_type):
+        inner = _dataclass_in(hints[f.name])
+        if f.name not in values:
+            default: Any = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            values[f.name] = _plain(default if inner is None or default is None else dataclasses.asdict(default))
+        elif inner is not None and isinstance(values[f.name], dict):
+            values[f.name] = completed(values[f.name], inner)
+    return values
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ STAGES = ("teacher", "student")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe of both stages that trains in seconds: with dropout, guidance, an EMA target and flips."""
+    """A recipe of both stages that trains in seconds: with dropout, guidance, an EMA target, flips and evaluations."""
     folder = tmp_path_factory.mktemp("recipe")
     digits = open_dataset("mnist-test")
     np.savez(folder / "digits.npz", digits.images[:96].numpy(), digits.labels[:96].numpy())
@@ -44,6 +44,8 @@ network:
   dropout: 0.1
 teacher: {stage}, objective: {{label_dropout: 0.1}}}}
 student: {stage}, objective: {{target: ema, guidance: 1.5}}}}
+evaluate_every: 7
+evaluation: {{num_images: 32, reference_images: 64}}
 """)
     return folder / "tiny.yaml"
 
@@ -70,17 +72,25 @@ def whole_lines(log: Path) -> list[str]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found = {}
-    for stage in STAGES:
-        state = load_file(run / stage / "model" / "unet" / "diffusion_pytorch_model.safetensors")
-        found |= {f"{stage}.{name}": tensor for name, tensor in state.items()}
+    """Of the models of both stages and of the best one."""
+    found: dict[str, torch.Tensor] = {}
+    for model in (*(f"{stage}/model" for stage in STAGES), "student/best"):
+        state = load_file(run / model / "unet" / "diffusion_pytorch_model.safetensors")
+        found |= {f"{model}.{name}": tensor for name, tensor in state.items()}
     return found
 
 
-def assert_same_weights(a: Path, b: Path) -> None:
+def evaluations(run: Path) -> list[tuple[int, float]]:
+    """Steps and kernel distances of the log."""
+    lines = [json.loads(line) for line in whole_lines(run / "student" / "metrics.jsonl")]
+    return [(line["step"], line["KD-MNIST"]) for line in lines if "KD-MNIST" in line]
+
+
+def assert_same_outcome(a: Path, b: Path) -> None:
     first, second = weights(a), weights(b)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert evaluations(a) == evaluations(b)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +98,10 @@ def uninterrupted(recipe, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     process = start(str(recipe), "--output", str(run))
     assert process.wait(DEADLINE) == 0, process.communicate()
+    # The best is somewhere in the middle: else `best/` would be no other than `model/`.
+    measured = evaluations(run)
+    assert [step for step, _ in measured] == [*range(7, 60, 7), 60]
+    assert min(measured, key=lambda each: each[1])[0] < 60
     return run
 
 
@@ -102,9 +116,10 @@ def test_sigkill_at_a_random_moment(kill, stage, recipe, uninterrupted, tmp_path
     resumed = start("--resume", str(run))
     output, errors = resumed.communicate(timeout=DEADLINE)
     assert resumed.returncode == 0, errors
-    assert_same_weights(run, uninterrupted)
+    assert_same_outcome(run, uninterrupted)
     for each in STAGES:
-        steps = [json.loads(line)["step"] for line in whole_lines(run / each / "metrics.jsonl")]
+        lines = [json.loads(line) for line in whole_lines(run / each / "metrics.jsonl")]
+        steps = [line["step"] for line in lines if "loss" in line]
         assert steps == list(range(3, 61, 3))
 
 
@@ -119,14 +134,15 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_resume(number, code, recip
     assert errors.strip().splitlines()[-1].endswith(f"unistep train --resume {run}")
     resumed = start("--resume", str(run))
     assert resumed.wait(DEADLINE) == 0, resumed.communicate()
-    assert_same_weights(run, uninterrupted)
+    assert_same_outcome(run, uninterrupted)
 
 
 def test_a_finished_run_is_left_alone(uninterrupted, capsys):
     before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()}
     main(["train", "--resume", str(uninterrupted)])
     assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()} == before
-    assert "finished before" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert "finished before" in said[0] and said[-1] == f"the best by its evaluations: {uninterrupted / 'student/best'}"
 
 
 def test_a_damaged_checkpoint_is_named(recipe, uninterrupted, tmp_path, capsys):

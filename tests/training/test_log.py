@@ -23,10 +23,35 @@ def test_lines(tmp_path, capsys):
     assert shown[-1].startswith("teacher 10/10")
 
 
+def test_an_evaluation_is_a_line_of_its_own(tmp_path, capsys):
+    """On the screen too, whole however long it is."""
+    text = "FD-EffNetLite0@224 [other] 0.01234 ± 0.00056 (best 0.01198 at 1234000)" + " and so on" * 5
+    with RunLog(tmp_path, "student", 10, 0) as log:
+        log.write(5, VALUES)
+        log.say("evaluating")
+        log.write_evaluation(5, {"FD": 0.5, "FD/low": 0.25}, text)
+        log.write(6, VALUES)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 5, **VALUES}, {"step": 5, "FD": 0.5, "FD/low": 0.25}, {"step": 6, **VALUES}]
+    assert capsys.readouterr().err.splitlines()[1] == f"student 5/10  {text}"
+
+
+def test_the_bar_shows_the_loss_again_after_an_evaluation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with RunLog(tmp_path, "student", 10, 0) as log:
+        log.write(5, VALUES)
+        log.say("evaluating")
+        log.write_evaluation(5, {"FD": 0.5}, "FD 0.5")
+    assert log._progress is not None and log._progress.tasks[0].fields["status"] == "loss 0.5  10 images/s"
+    assert "student 5/10  FD 0.5" in capsys.readouterr().err
+
+
 def test_only_the_first_process_writes(tmp_path, capsys):
     with RunLog(tmp_path / "run", "teacher", 10, 0, active=False) as log:
         log.write(5, VALUES)
         log.advance(6)
+        log.say("evaluating")
+        log.write_evaluation(5, {"FD": 0.5}, "FD 0.5")
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().err == ""
 

@@ -38,6 +38,7 @@ from unistep.build.measure import (
     measure,
     random_images,
 )
+from unistep.build.models import default_plan
 from unistep.build.run import build_accelerator, trainer_config
 from unistep.config import RunConfig, TeacherConfig
 from unistep.core.random import ImageRandom
@@ -154,6 +155,8 @@ def estimate(config: RunConfig, steps: int = 10, seconds: float = 40.0) -> Estim
     for design in designs:
         design.stage.check_split(1)
         network, flops, memory = _count(config, design, images, accelerator)
+        if design.name == config.evaluated:
+            notes.append(_of_evaluations(config, design, flops))
         measured = None
         if steps:
             measuring = Measuring(steps, seconds / len(designs), flops.total, flops.evaluation, memory)
@@ -168,6 +171,19 @@ def estimate(config: RunConfig, steps: int = 10, seconds: float = 40.0) -> Estim
         stages.append(StageEstimate(design.name, network, design.method, config_of_stage, flops, memory, measured))
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     return Estimate(images, tuple(stages), accelerator.device, precision, free_memory(accelerator.device), tuple(notes))
+
+
+def _of_evaluations(config: RunConfig, design: Design, flops: Flops) -> str:
+    """What the evaluations in training would take beside it."""
+    stage, each = design.stage, config.evaluation.num_images
+    count = -(-stage.steps // config.evaluate_every)
+    making = count * each * default_plan(design.info, config.evaluation.steps).nfe * flops.evaluation
+    part = making / (stage.steps * stage.batch_size * flops.total)
+    evaluations = "the evaluation is" if count == 1 else f"the {count:,} evaluations are"
+    return (
+        f"{evaluations} not counted: of {each:,} images each, whose making takes {part:.1%} of the FLOPs of "
+        f"training the {design.name}; their features come on top"
+    )
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:

@@ -4,7 +4,8 @@
     teacher/  student/               a stage each: checkpoints/, samples/, metrics.jsonl, tensorboard/, model/
 
 Every stage ends in its `model/` folder. A killed run goes on from its newest checkpoint; a finished stage is not
-trained again. Progressive distillation leaves a model of every phase too: `model-8-steps/`, `model-4-steps/` ...
+trained again. Where a stage is measured in training, its best model is in `best/`. Progressive distillation leaves a
+model of every phase too: `model-8-steps/`, `model-4-steps/` ...
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from unistep.build.evaluation_in_training import TrainingEvaluation, open_evaluation
 from unistep.build.models import default_plan
 from unistep.build.parts import (
     build_network,
@@ -30,7 +32,7 @@ from unistep.build.parts import (
     student_objective,
     teacher_parts,
 )
-from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
+from unistep.config import RunConfig, StudentConfig, TeacherConfig, completed, dump
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, open_dataset
 from unistep.errors import UserError
@@ -45,6 +47,7 @@ from unistep.objectives.protocol import Objective
 from unistep.pipelines.generate import generate
 from unistep.pipelines.grid import save_grid
 from unistep.training.checkpoint import checkpoint_steps
+from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision
 
 
@@ -86,12 +89,13 @@ def train(config: RunConfig, folder: Path, say: Callable[[str], None] = print) -
     if config.teacher is not None:
         assert architecture is not None  # the config sees to it
         parts = teacher_parts(config, architecture)
+    evaluation = open_evaluation(config, dataset, accelerator)
     if accelerator.is_main_process:
         claim_folder(folder, config)
     accelerator.wait_for_everyone()
 
     model = folder
-    stage = _Stage(config, folder, accelerator, dataset, say)
+    stage = _Stage(config, folder, accelerator, dataset, say, evaluation)
     if config.teacher is not None and parts is not None:
         wider, info = parts
         objective = DenoisingObjective(config.teacher.objective, config.sigma_data, info.null_label)
@@ -116,8 +120,10 @@ class _Stage:
         accelerator: Accelerator,
         dataset: ImageDataset,
         say: Callable[[str], None],
+        evaluation: TrainingEvaluation | None,
     ) -> None:
         self.config, self.folder, self.accelerator, self.dataset, self.say = config, folder, accelerator, dataset, say
+        self.evaluation = evaluation
 
     def run(
         self,
@@ -154,12 +160,15 @@ class _Stage:
                 if main and isinstance(objective, ProgressiveObjective)
                 else None
             ),
+            evaluation=self.evaluation_of(name, folder, stage, info),
             title=name,
         )
         averaged = trainer.run()
         if main:
             self.save(model, averaged, info, stage, trainer.step, trainer.seconds)
             self.say(f"{name}: {stage.steps} steps in {trainer.seconds / 60:.1f} minutes, {model}")
+            if trainer.evaluation and (best := trainer.best):
+                self.say(f"{name}: best {trainer.evaluation.name} {best.text} at step {best.step}, {folder / 'best'}")
         self.accelerator.wait_for_everyone()
         return model
 
@@ -171,8 +180,9 @@ class _Stage:
         stage: TrainerConfig,
         steps: int,
         seconds: float,
+        quality: str = "",
     ) -> None:
-        """Writes a model folder of the averaged weights after `steps` steps."""
+        """Writes a model folder of the averaged weights after `steps` steps; `quality` is a line of its card."""
         network: Any = model.network
         compute = {
             "steps": steps,
@@ -180,7 +190,7 @@ class _Stage:
             "seconds": round(seconds),
             "parameters": sum(p.numel() for p in network.parameters()),
         }
-        card = model_card(self.folder.name, info, self.config.data.source, compute, dump(self.config))
+        card = model_card(self.folder.name, info, self.config.data.source, compute, dump(self.config), quality)
         save_model(path, network, info, card=card)
 
     def save_phase(
@@ -194,6 +204,21 @@ class _Stage:
             self.save(path, model, replace(info, steps=num_scales), stage, step, seconds)
 
         return save
+
+    def evaluation_of(self, name: str, folder: Path, stage: TrainerConfig, info: ModelInfo) -> Evaluation | None:
+        """How a stage is measured while it trains, and its best model kept."""
+        found = self.evaluation
+        if found is None or name != self.config.evaluated:
+            return None
+        found.prepare(self.say)
+        return Evaluation(
+            found.name,
+            self.config.evaluate_every,
+            measure=lambda model: found.measure(model, info),
+            keep=lambda model, best, seconds: self.save(
+                folder / "best", model, info, stage, best.step, seconds, found.in_words(best, info)
+            ),
+        )
 
     def preview(self, model: nn.Module, info: ModelInfo, path: Path) -> None:
         """A sample grid: eight images a class, or 64; for a consistency model one step above two steps."""
@@ -232,7 +257,8 @@ def claim_folder(folder: Path, config: RunConfig) -> None:
             held = yaml.safe_load(path.read_text())  # a comment that somebody added makes it no other run
         except (UnicodeDecodeError, yaml.YAMLError):
             held = None
-        if held != yaml.safe_load(text):
+        # A run of before a key was known took what is its default now.
+        if not isinstance(held, dict) or completed(held) != yaml.safe_load(text):
             raise UserError(f"{folder} holds a run with another config; choose another --output, or delete it")
         return
     if folder.exists() and (not folder.is_dir() or any(p != temporary for p in folder.iterdir())):

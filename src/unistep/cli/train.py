@@ -132,3 +132,5 @@ def _train(config: RunConfig, folder: Path) -> None:
         sys.exit(128 + stopped.signal.value)
     if main:
         print(f"done: {model}\nlook at samples with: unistep sample {folder} --output samples.png")
+        if config.evaluated and (best := model.parent / "best").is_dir():
+            print(f"the best by its evaluations: {best}")

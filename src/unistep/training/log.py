@@ -1,6 +1,7 @@
 """Scalars of a run: `metrics.jsonl`, TensorBoard and the progress display.
 
-After a resume the lines of steps that will be run again are dropped, so that each step stands once.
+After a resume the lines of steps that will be run again are dropped, so that each line stands once. An evaluation is a
+line of its own, after that of its step.
 """
 
 import json
@@ -40,6 +41,7 @@ class RunLog:
         console = Console(stderr=True)
         self._plain = not console.is_terminal
         self._printed = 0.0
+        self._status = ""
         if not self._plain:
             columns = (
                 TextColumn("{task.description}"),
@@ -76,18 +78,37 @@ class RunLog:
         """Records `values` of the `step` steps done; `loss` and `images_per_second` go on the screen."""
         if not self.active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        status = f"loss {values['loss']:.4g}  {values['images_per_second']:.0f} images/s"
+        self._record(step, values)
+        self._status = status = f"loss {values['loss']:.4g}  {values['images_per_second']:.0f} images/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, status=status)
         elif time.monotonic() - self._printed > 10 or step >= self._total:
             self._printed = time.monotonic()
             seconds = values["seconds"] / step * (self._total - step)
             left = f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
-            Console(stderr=True).print(f"{self._title} {step}/{self._total}  {status}  left {left}", highlight=False)
+            self._print(step, f"{status}  left {left}")
+
+    def write_evaluation(self, step: int, values: dict[str, float], text: str) -> None:
+        """Records what was measured after `step` steps; `text` goes on the screen, and stays there above the bar."""
+        if self.active:
+            self._record(step, values)
+            self._print(step, text)
+            self.say(self._status)
+
+    def say(self, status: str) -> None:
+        """Shows what is being done beside the bar, until there is something else to show."""
+        if self._progress is not None:
+            self._progress.update(self._task, status=status)
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def _print(self, step: int, text: str) -> None:
+        console = Console(stderr=True) if self._progress is None else self._progress.console
+        console.print(f"{self._title} {step}/{self._total}  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _drop_after(path: Path, step: int) -> None:

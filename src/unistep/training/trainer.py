@@ -27,6 +27,7 @@ from unistep.errors import UserError
 from unistep.objectives.protocol import Objective
 from unistep.training.checkpoint import load_checkpoint, save_checkpoint
 from unistep.training.ema import EMA, Ramp
+from unistep.training.evaluation import Best, Evaluation, better
 from unistep.training.interrupt import Interrupted, StopRequest
 from unistep.training.log import RunLog
 from unistep.training.optimizer import OptimizerConfig, build_optimizer
@@ -110,6 +111,7 @@ class Trainer:
         flip: mirror half of the images.
         preview: called with the averaged model, writes a sample grid to the path it is given.
         phase_done: called with the averaged model, the number of steps and the seconds at the end of every phase.
+        evaluation: measures the averaged model from time to time; None never.
         title: for the progress display.
     """
 
@@ -127,6 +129,7 @@ class Trainer:
         flip: bool = False,
         preview: Callable[[nn.Module, Path], None] | None = None,
         phase_done: Callable[[nn.Module, int, float], None] | None = None,
+        evaluation: Evaluation | None = None,
         title: str = "train",
     ) -> None:
         config.check_split(accelerator.num_processes)
@@ -140,6 +143,8 @@ class Trainer:
         self.flip = flip
         self.preview = preview
         self.phase_done = phase_done
+        self.evaluation = evaluation
+        self.best: Best | None = None
         self.title = title
         self.student = student.to(accelerator.device).train()
         self.ema = EMA(self.student, config.ema_decays, config.ema_ramp)
@@ -193,6 +198,9 @@ class Trainer:
                 if self.phase_done and self.step == end:
                     self.phase_done(self.averaged(), self.step, self.seconds)
                 due = self.step % c.checkpoint_every == 0 or self.step == c.steps
+                if self.evaluation and self.evaluation.due(self.step, c.steps):
+                    last += self._evaluate(self.evaluation, log)  # it is no time of training
+                    due = True  # what was measured is not measured again, and the best model is the checkpoint's
                 if due:
                     self._save()
                 if self.preview and main and (self.step % c.sample_every == 0 or self.step == c.steps):
@@ -203,6 +211,27 @@ class Trainer:
                         self._save()
                     raise Interrupted(stop.signal or signal.SIGTERM, self.step)
         return self.averaged()
+
+    def _evaluate(self, evaluation: Evaluation, log: RunLog) -> float:
+        """Measures the averaged model; returns the seconds that it took."""
+        log.say("evaluating")
+        start = time.monotonic()
+        score = evaluation.measure(self.averaged())
+        self.best = better(score, self.step, self.best)
+        seconds, name, (low, high) = time.monotonic() - start, evaluation.name, score.interval
+        values = {name: score.value, f"{name}/low": low, f"{name}/high": high, f"{name}/seconds": seconds}
+        best = f" (best {self.best.value:.4g} at {self.best.step})" if self.best else ""
+        log.write_evaluation(self.step, values, f"{name} {score}{best}")
+        return seconds
+
+    def _keep_best(self) -> None:
+        """Saves the best model where it is the one of now: always after the checkpoint that says so.
+
+        So the model that is kept is always the one that the newest checkpoint names: where a kill comes between the
+        two, it is saved when the run goes on.
+        """
+        if self.evaluation and self.best and self.best.step == self.step and self.accelerator.is_main_process:
+            self.evaluation.keep(self.averaged(), self.best, self.seconds)
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor, float]:
         """Makes step number `step`; returns its loss, the gradient's norm and the learning rate."""
@@ -291,8 +320,10 @@ class Trainer:
                 "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
                 "loss_sum": loss_sum,
                 "since": self.since,
+                "best": None if self.best is None else self.best.state_dict(),
             }
             save_checkpoint(self.folder / "checkpoints", self.step, state, self.config.keep_checkpoints)
+            self._keep_best()
         self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
@@ -308,8 +339,10 @@ class Trainer:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds, self.since = state["step"], state["seconds"], state.get("since", 0)
             self.loss_sum = state.get("loss_sum", self.loss_sum).to(self.accelerator.device)
+            self.best = Best(**state["best"]) if state.get("best") else None
         except (KeyError, ValueError, RuntimeError):
             raise UserError(
                 f"{self.folder} was trained with another network or other ema_decays; "
                 f"choose another --output or the settings in its config.yaml"
             ) from None
+        self._keep_best()

@@ -1,0 +1,161 @@
+"""The model in training, measured against the data that it is trained on.
+
+Always the same images are made, image i from the noise of `evaluation.seed` and i, and compared with the same images of
+the data, so that what changes between two evaluations is the model. Stretches of 64 images are shared among the
+processes; what computes an image and its features does not depend on how many processes there are.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from unistep.build.models import default_plan
+from unistep.config import RunConfig
+from unistep.core.parameterization import Preconditioned
+from unistep.data import ImageDataset
+from unistep.data.order import epoch_order
+from unistep.errors import UserError
+from unistep.formats.model import ModelInfo
+from unistep.metrics.estimate import Estimate
+from unistep.metrics.features.extract import features_of
+from unistep.metrics.features.open import default_features, open_features
+from unistep.metrics.features.protocol import FeatureNetwork
+from unistep.metrics.frechet import GroupedMoments, frechet_estimate, moments
+from unistep.metrics.kernel import kernel_distance
+from unistep.metrics.measures import title
+from unistep.pipelines.collect import share
+from unistep.pipelines.generate import generate, random_labels
+from unistep.pipelines.processes import Processes, join_processes
+from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig, Metric
+
+_STRETCH = 64
+
+
+class TrainingEvaluation:
+    """Measures models by `config` against images of `dataset`.
+
+    Args:
+        config: what to measure, and on how many images.
+        dataset: that the models are trained on.
+        network: of features.
+        accelerator: device and precision of the models.
+        processes: that share the work; all of them must call the same methods.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        dataset: ImageDataset,
+        network: FeatureNetwork,
+        accelerator: Accelerator,
+        processes: Processes,
+    ) -> None:
+        self.config, self.dataset, self.network = config, dataset, network
+        self.accelerator, self.processes = accelerator, processes
+        self.name = title(config.metric, network.info)
+        self._distance: Callable[[Tensor], Estimate] | None = None
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Computes the features of the reference, once; before the first `measure`."""
+        c, size = self.config, len(self.dataset)
+        count = min(c.reference_images, size)
+        if self.processes.first:
+            say(f"evaluation: features of {count:,} images of the data, by {self.network.info.name}")
+        chosen = epoch_order(0, size, c.seed)[:count].sort().values
+        reference = self._features(
+            count, lambda part: self.dataset.batch(chosen[part.start : part.stop])[0], "the data"
+        )
+        self._distance = None if reference is None else _distance_to(reference, c.metric)
+
+    def measure(self, model: nn.Module, info: ModelInfo) -> Estimate:
+        """The distance of the images that the model makes to those of the data; the same on all processes."""
+        assert isinstance(model, Preconditioned)
+        config: Any = model.network.config
+        classes = (config.num_class_embeds or 0) - (info.null_label is not None)
+        shape = (config.in_channels, *self.dataset.image_size)
+        plan, c, device = default_plan(info, self.config.steps), self.config, self.accelerator.device
+
+        def make(part: range) -> Tensor:
+            labels = random_labels(c.seed, part, classes) if classes else None
+            with self.accelerator.autocast():
+                made = generate(
+                    model, plan, shape, part, seed=c.seed, labels=labels, batch_size=_STRETCH, device=device
+                )
+                return torch.cat(list(made))
+
+        features = self._features(c.num_images, make, "the images of the model")
+        return self._told(None if features is None or self._distance is None else self._distance(features))
+
+    def in_words(self, best: Best, info: ModelInfo) -> str:
+        """A line of the card of the best model."""
+        nfe, c = default_plan(info, self.config.steps).nfe, self.config
+        evaluations = "one network evaluation" if nfe == 1 else f"{nfe} network evaluations"
+        count = min(c.reference_images, len(self.dataset))
+        return (
+            f"- Quality: {self.name} {best.text} (95% interval), of {c.num_images:,} images in {evaluations} each "
+            f"against {count:,} of the data; the best of the run so far\n"
+        )
+
+    def _features(self, count: int, images: Callable[[range], Tensor], name: str) -> Tensor | None:
+        """The features of images 0 to `count` - 1; on the first process, None on the others."""
+        stretches = [range(start, min(start + _STRETCH, count)) for start in range(0, count, _STRETCH)]
+        mine = itertools.islice(stretches, *share(len(stretches), self.processes))
+        found = [features_of(images(part), self.network, ("pool",), name, part.start)["pool"] for part in mine]
+        gathered: Sequence[list[Tensor]] = self.processes.gather(found)
+        return torch.cat([part for parts in gathered for part in parts]) if gathered else None
+
+    def _told(self, found: Estimate | None) -> Estimate:
+        """What the first process has found, on all."""
+        if self.processes.count > 1:
+            self.processes.wait()  # which hears signals, and that another process has ended
+            told: list[Any] = [found]
+            dist.broadcast_object_list(told, src=0, group=self.processes.group)
+            found = told[0]
+        assert found is not None
+        return found
+
+
+def open_evaluation(config: RunConfig, dataset: ImageDataset, accelerator: Accelerator) -> TrainingEvaluation | None:
+    """What measures the run's model in training; None where nothing is to be measured. Nothing is written.
+
+    Raises:
+        UserError: the feature network cannot be had or does not take such images, or there are too few of them.
+    """
+    if config.evaluated is None:
+        return None
+    if len(dataset) < MIN_IMAGES:
+        raise UserError(
+            f"evaluate_every needs {MIN_IMAGES} images to compare with, and {config.data.source} has {len(dataset)}; "
+            "set it to 0"
+        )
+    name = config.evaluation.features
+    if name == "auto":
+        name = default_features(dataset.channels, *dataset.image_size)
+    try:
+        with accelerator.main_process_first():  # one process fetches the weights, the others find them
+            network = open_features(name, accelerator.device, path=config.evaluation.features_path)
+        network(dataset.batch(torch.arange(2))[0], ("pool",))  # or the first evaluation would refuse them
+    except UserError as error:
+        said = str(error).replace("--features", "--evaluation.features")
+        raise UserError(f"evaluation.features {name}: {said}") from None
+    processes = join_processes() if accelerator.num_processes > 1 else Processes()
+    return TrainingEvaluation(config.evaluation, dataset, network, accelerator, processes)
+
+
+def _distance_to(reference: Tensor, metric: Metric) -> Callable[[Tensor], Estimate]:
+    """What measures features against those of the reference."""
+    if metric == "kd":
+        return lambda samples: kernel_distance(samples, reference)
+    found = moments(reference)
+
+    def frechet(samples: Tensor) -> Estimate:
+        grouped = GroupedMoments(samples.shape[1])
+        grouped.update(samples, 0)
+        return frechet_estimate(grouped, found).distance
+
+    return frechet
