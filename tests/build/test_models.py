@@ -20,6 +20,11 @@ def test_a_model_is_sampled_by_its_own_schedule():
     assert default_plan(own).nfe == 1
     assert default_plan(own, 2) != default_plan(other, 2)
     assert default_plan(own, 3) == default_plan(other, 3)
+    more = replace(own, schedules=((0, 4, 30), (0, 1, 2, 3)))
+    assert default_plan(more, 2) == default_plan(own, 2)
+    assert default_plan(more, 3) == default_plan(replace(own, timesteps=(0, 4, 30)), 3) != default_plan(own, 3)
+    assert default_plan(more, 4) == default_plan(replace(own, timesteps=(0, 1, 2, 3)), 4)
+    assert default_plan(more, 5) == default_plan(own, 5)
     diffusion = ModelInfo("diffusion", sigma_min=0.01, sigma_max=50, rho=5)
     assert default_plan(diffusion) == DiffusionPlan("heun", 18, 0.01, 50, 5)
     assert default_plan(diffusion, 4) == DiffusionPlan("heun", 4, 0.01, 50, 5)

@@ -125,7 +125,21 @@ def test_json(run: Any, golden: Any, here: Path):
         },
         "num_train_timesteps": 40,
         "timesteps": [0, 22],
+        "schedules": [],
     }
+
+
+def test_schedules_of_other_numbers_of_steps(run: Any, here: Path):
+    shutil.copytree(EMBEDDED, here / "model")
+    path = here / "model" / "scheduler" / "scheduler_config.json"
+    content = json.loads(path.read_text())
+    content["_unistep"]["schedules"] = [[0, 9, 20, 30], [0, 8, 21]]
+    path.write_text(json.dumps(content))
+    table = table_of(run("inspect", "model").out)
+    told = ["timesteps 0,23 for 2 steps", "timesteps 0,8,21 for 3 steps", "timesteps 0,9,20,30 for 4 steps"]
+    assert table["schedule"] == " ".join(told)
+    found = json.loads(run("inspect", "model", "--json").out)
+    assert (found["timesteps"], found["schedules"]) == ([0, 23], [[0, 9, 20, 30], [0, 8, 21]])
 
 
 def test_edm_networks(run: Any, here: Path, monkeypatch: pytest.MonkeyPatch):

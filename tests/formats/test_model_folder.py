@@ -73,6 +73,8 @@ def files(folder: Path) -> dict[Path, bytes]:
     [
         INFO,
         ModelInfo(),
+        ModelInfo(timesteps=(0, 17), schedules=((0, 9, 20), (0, 5, 12, 30))),
+        ModelInfo(schedules=((0, 9, 20),)),
         ModelInfo(sigma_min=0.0, noise_embedding="edm"),
         ModelInfo("diffusion", sigma_data=0.3, rho=5.0),
         ModelInfo("diffusion", null_label=2, num_train_timesteps=18),

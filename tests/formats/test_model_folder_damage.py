@@ -247,6 +247,16 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "timesteps of floats": (own(timesteps=[0, 2.5]), "timesteps is .0, 2.5.; it must be a list"),
     "timesteps from 1": (own(timesteps=[1, 2]), r"timesteps \[1, 2\] must start with 0"),
     "timesteps too high": (own(timesteps=[0, 30]), "must be below num_scales 30"),
+    "schedules of one step count": (
+        own(schedules=[[0, 5, 9], [0, 6, 9]]),
+        "schedules: there are two of 3 steps; keep one",
+    ),
+    "schedules and timesteps": (own(timesteps=[0, 9], schedules=[[0, 6]]), "schedules: there are two of 2 steps"),
+    "schedules flat": (
+        own(schedules=[0, 5]),
+        r"schedules is \[0, 5\]; it must be a list, each entry a list, each entry a",
+    ),
+    "schedules from 1": (own(schedules=[[1, 2, 3]]), r"timesteps \[1, 2, 3\] must start with 0"),
     "null label below 0": (own(null_label=-1), "null_label -1 must not be negative"),
     "null label beyond": (own(null_label=3), "null_label 3 is not the last of the network's 3 classes"),
     "unknown embedding": (own(noise_embedding="sin"), "noise_embedding is 'sin'; it must be adm or edm"),

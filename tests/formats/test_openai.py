@@ -707,11 +707,13 @@ def test_what_a_state_dict_does_not_say():
     assert dropped_by_openai("cd_imagenet64_l2.pt", as_model(usual)) == ([], [])
     assert dropped_by_openai("edm_imagenet64_ema.pt", as_model(usual)) == (["kind consistency"], [])
     assert dropped_by_openai("model.pt", as_model(usual, ModelInfo(kind="diffusion"))) == (["kind diffusion"], [])
-    model = as_model(other, ModelInfo(sigma_min=0.01, num_train_timesteps=201, timesteps=(0, 106)))
+    model = as_model(
+        other, ModelInfo(sigma_min=0.01, num_train_timesteps=201, timesteps=(0, 106), schedules=((0, 3, 9),))
+    )
     arguments, lost = dropped_by_openai("model.pt", model)
     assert arguments == ["attention_head_dim 32"]
-    assert lost == ["sigma_min 0.01", "num_train_timesteps 201", "timesteps 0,106"]
-    assert dropped_by_openai("ct_imagenet64.pt", model)[1] == ["sigma_min 0.01"]
+    assert lost == ["sigma_min 0.01", "num_train_timesteps 201", "timesteps 0,106", "timesteps 0,3,9"]
+    assert dropped_by_openai("ct_imagenet64.pt", model)[1] == ["sigma_min 0.01", "timesteps 0,3,9"]
     one_head = dataclasses.replace(SCALE_SHIFT, attention_head_dim=None, sample_size=32)
     with without_weights():
         assert dropped_by_openai("m.pt", as_model(UNet(one_head))) == (["sample_size 32"], ["attention_head_dim null"])

@@ -78,8 +78,9 @@ def rows_of(d: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if d["num_train_timesteps"] is not None:
         rows.append(("grid", f"{d['num_train_timesteps']} levels, rho {noise['rho']:g}"))
-    if d["timesteps"] is not None:
-        rows.append(("schedule", f"timesteps {','.join(map(str, d['timesteps']))} for {len(d['timesteps'])} steps"))
+    schedules = [own for own in (d["timesteps"], *d["schedules"]) if own is not None]
+    for own in sorted(schedules, key=len):
+        rows.append(("schedule", f"timesteps {','.join(map(str, own))} for {len(own)} step{'s' * (len(own) > 1)}"))
     return rows + [("note", note) for note in d["notes"]]
 
 

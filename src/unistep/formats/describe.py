@@ -13,7 +13,8 @@ def describe(model: LoadedModel) -> dict[str, Any]:
     """Format, kind, images, network, noise range and grid of a model; its weights are not used.
 
     `bytes` is what the file, or all files of the folder, take on disk. `network.resolutions` are the sides of the
-    feature maps in pixels, finest first, with their channels; `timesteps` is a good schedule of two steps, or None.
+    feature maps in pixels, finest first, with their channels; `timesteps` is a good schedule of two steps, or None,
+    `schedules` are those of other numbers of steps.
     """
     info = model.info
     channels, size, _ = model.image_shape
@@ -40,6 +41,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         },
         "num_train_timesteps": info.num_train_timesteps if consistency else None,
         "timesteps": None if info.timesteps is None else list(info.timesteps),
+        "schedules": [list(own) for own in info.schedules],
         "notes": list(model.notes),
     }
 

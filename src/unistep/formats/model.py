@@ -1,5 +1,7 @@
 """What every reader of a checkpoint returns: a denoiser, and what the file says about it."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +38,7 @@ class ModelInfo:
         sigma_min, sigma_max, rho, sigma_data: the noise range, its grid and the data's standard deviation.
         num_train_timesteps: N of the grid that timestep indices refer to.
         timesteps: indices of a good two-step schedule, index 0 first; None where nobody looked for one.
+        schedules: good schedules of other numbers of steps, one each.
         null_label: the class that stands for none, of a model trained for classifier-free guidance.
         preconditioning: the scalings of a diffusion model; a consistency model has those of its own.
         noise_embedding: how the network is told the noise level: "adm" 250 ln(sigma), "edm" ln(sigma)/4; for
@@ -48,7 +51,7 @@ class ModelInfo:
         M: steps that "vp" and "iddpm" number the noise levels by.
 
     Raises:
-        UserError: numbers out of range, or timesteps that are no schedule.
+        UserError: numbers out of range, timesteps that are no schedule, or two schedules of one number of steps.
     """
 
     kind: Kind = "consistency"
@@ -58,6 +61,7 @@ class ModelInfo:
     sigma_data: float = 0.5
     num_train_timesteps: int = 40
     timesteps: tuple[int, ...] | None = None
+    schedules: tuple[tuple[int, ...], ...] = ()
     null_label: int | None = None
     preconditioning: Preconditioning = "edm"
     noise_embedding: NoiseEmbedding = "adm"
@@ -86,8 +90,36 @@ class ModelInfo:
             raise UserError(f"steps {self.steps} must lie between 1 and 1000000")
         if self.null_label is not None and self.null_label < 0:
             raise UserError(f"null_label {self.null_label} must not be negative")
-        if self.timesteps is not None:
-            sigmas_from_indices(self.timesteps, self.num_train_timesteps)  # refuses what is no schedule
+        counts = set()
+        for own in self.all_schedules:
+            sigmas_from_indices(own, self.num_train_timesteps)  # refuses what is no schedule
+            if len(own) in counts:
+                raise UserError(f"schedules: there are two of {len(own)} steps; keep one")
+            counts.add(len(own))
+
+    @property
+    def all_schedules(self) -> tuple[tuple[int, ...], ...]:
+        """`timesteps`, where they are known, and `schedules`."""
+        return self.schedules if self.timesteps is None else (self.timesteps, *self.schedules)
+
+    def schedule(self, steps: int) -> tuple[int, ...] | None:
+        """Indices of a good schedule of `steps` steps; None where nobody looked for one."""
+        return next((own for own in self.all_schedules if len(own) == steps), None)
+
+    def with_schedule(self, timesteps: Sequence[int]) -> "ModelInfo":
+        """The same with these indices as the schedule of so many steps; those of other numbers of steps stay.
+
+        Raises:
+            UserError: they are no schedule.
+        """
+        new, own = tuple(timesteps), self.timesteps
+        if len(new) == (2 if own is None else len(own)):
+            return dataclasses.replace(self, timesteps=new, schedules=_others(self.schedules, new))
+        return dataclasses.replace(self, schedules=tuple(sorted([*_others(self.schedules, new), new], key=len)))
+
+
+def _others(schedules: tuple[tuple[int, ...], ...], new: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(own for own in schedules if len(own) != len(new))
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,7 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
         for field, value in ours.items()
         if value is not None and value != getattr(reopened, field)
     ]
+    lost += [f"timesteps {','.join(map(str, own))}" for own in info.schedules]
     if config.attention_head_dim != 64:
         # Without a number there is one head, whose channels are the width.
         widths = {w for w, k in zip(config.block_out_channels, config.down_block_types, strict=True) if k[:4] == "Attn"}

@@ -9,12 +9,14 @@ second.
 """
 
 import dataclasses
+import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
-from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields
+from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields, write_object
 from unistep.formats.model import Kind, ModelInfo
 from unistep.formats.network_config import DIFFUSERS_VERSION
 from unistep.formats.regular_file import LAYOUT
@@ -97,3 +99,39 @@ def read_info(path: Path, *, diffusers_network: bool) -> ModelInfo:
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+
+def schedule_file(folder: Path) -> Path:
+    """scheduler_config.json of a model folder.
+
+    Raises:
+        UserError: it cannot be replaced.
+    """
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: there is no permission to write in {path.parent}; copy the model folder")
+    return path
+
+
+def write_schedules(path: Path, info: ModelInfo) -> None:
+    """Replaces the schedules in a scheduler_config.json by those of `info`; all else that it holds stays.
+
+    Raises:
+        UserError: there is no such file, or it cannot be written.
+    """
+    raw = read_object(path, LAYOUT)
+    own = dict(raw.get(_OWN, {}))
+    for name, value in (("timesteps", info.timesteps), ("schedules", info.schedules)):
+        raw.pop(name, None)
+        own.pop(name, None)
+        if value:
+            own[name] = value
+    raw[_OWN] = own
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write_object(temporary, raw)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""curve.png: what a search has seen, a panel for each number of steps, and what it gains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unistep.build.search import EVEN, FOUND, OWN, Found
+from unistep.core.noise import karras_sigma
+from unistep.errors import UserError
+from unistep.formats.model import ModelInfo
+from unistep.pipelines.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLES = {FOUND: ("black", "*"), EVEN: ("tab:red", "s"), OWN: ("tab:green", "D")}
+_Z95 = 1.96
+
+
+def check_matplotlib() -> None:
+    """Refuses to begin what could not be drawn.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError("the curve is drawn with matplotlib: pip install 'unistep[evaluate]'") from None
+
+
+def save_curves(path: Path, found: Sequence[Found], info: ModelInfo, title: str, measure: str) -> None:
+    """Draws what was found.
+
+    Args:
+        path: a .png.
+        found: at least one.
+        info: of the model, for the noise levels of its grid.
+        title: of the picture.
+        measure: what the numbers are called.
+
+    Raises:
+        UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    check_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = len(found) + (len(found) > 1)
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(5.4 * columns + 1.2, 4.4 * rows), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for one, panel in zip(found, axes, strict=False):
+        _draw_curves(panel, one, info, measure)
+    if len(found) > 1:
+        _draw_gain(axes[len(found)], found, measure)
+    for panel in axes[panels:]:
+        panel.set_visible(False)
+    figure.suptitle(title)
+    try:
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
+
+
+def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, measure: str) -> None:
+    """Every point of the schedule elsewhere, the others where they are."""
+    for slot, curve in enumerate(found.curves, start=1):
+        name = f"step {slot + 1}" if len(found.curves) > 1 else "second step at"
+        panel.plot(list(curve), list(curve.values()), "o-", markersize=4, linewidth=1, alpha=0.8, label=name)
+    for name in (EVEN, OWN):
+        judged = found.of(name)
+        if judged is not None and FOUND not in judged.names:
+            label = f"{name}: {_listed(judged.timesteps)}"
+            panel.axhline(judged.searched, color=_STYLES[name][0], linestyle="--", linewidth=1, label=label)
+    best = found.of(FOUND)
+    if best is not None:
+        inner = found.timesteps[1:]
+        label = f"found: {_listed(found.timesteps)}"
+        panel.plot(inner, [best.searched] * len(inner), "*", color="black", markersize=11, linestyle="", label=label)
+    panel.set_title(f"{found.steps} steps, on the images of the search", fontsize=10)
+    panel.set_xlabel("timestep (index of the grid)")
+    panel.set_ylabel(measure)
+    panel.set_xlim(0, info.num_train_timesteps - 1)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    _add_sigmas(panel, info)
+
+
+def _add_sigmas(panel: "Axes", info: ModelInfo) -> None:
+    """The noise levels above the timesteps."""
+    import torch
+
+    last = info.num_train_timesteps - 1
+    places = sorted({round(last * i / 5) for i in range(6)})
+    grid = (info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+    sigmas = karras_sigma(torch.tensor(places, dtype=torch.float64), *grid).tolist()
+    top = panel.secondary_xaxis("top")
+    top.set_xticks(places, [f"{sigma:.2g}" for sigma in sigmas], fontsize=8)
+    top.set_xlabel("sigma", fontsize=8)
+
+
+def _draw_gain(panel: "Axes", found: Sequence[Found], measure: str) -> None:
+    """The schedules against the number of steps, on fresh images, with their 95% intervals."""
+    for shift, (name, (color, marker)) in enumerate(_STYLES.items()):
+        points: list[Any] = [(one.steps, one.of(name)) for one in found]
+        points = [(steps, judged.fresh) for steps, judged in points if judged is not None]
+        if not points:
+            continue
+        panel.errorbar(
+            [steps + 0.06 * (shift - 1) for steps, _ in points],
+            [estimate.value for _, estimate in points],
+            yerr=[_Z95 * estimate.standard_error for _, estimate in points],
+            color=color,
+            marker=marker,
+            linewidth=1,
+            capsize=3,
+            label=name,
+        )
+    panel.set_title("on fresh images, with 95% intervals", fontsize=10)
+    panel.set_xlabel("steps (network evaluations)")
+    panel.set_ylabel(measure)
+    panel.set_xticks([one.steps for one in found])
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+
+
+def _listed(timesteps: Sequence[int]) -> str:
+    return ",".join(map(str, timesteps))

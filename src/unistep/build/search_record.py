@@ -1,0 +1,93 @@
+"""search.json: what a search has measured so far, so that a broken-off one goes on, and what it found."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unistep.errors import UserError
+from unistep.formats.regular_file import check_regular_file
+from unistep.pipelines.whole_file import whole_file
+
+Schedule = tuple[int, ...]
+_MOST_BYTES = 64 << 20
+
+
+@dataclass
+class SearchRecord:
+    """Written whole after each measurement.
+
+    Args:
+        path: of the file.
+        settings: all that the numbers depend on, by the name a person would give it; JSON.
+        scores: of the schedules on the images of the search.
+        fresh: of some schedules on images that the search has not seen: the value, and the values without each group.
+        found: for people and programs; see `unistep.build.search`.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    scores: dict[Schedule, float] = field(default_factory=dict)
+    fresh: dict[Schedule, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self) -> None:
+        """Puts the file in its place.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        content = {
+            "found": self.found,
+            "scores": {_text(own): value for own, value in self.scores.items()},
+            "fresh": {
+                _text(own): {"value": value, "without_a_group": without} for own, (value, without) in self.fresh.items()
+            },
+            "settings": self.settings,
+        }
+        try:
+            with whole_file(self.path) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror or error}; choose another --output") from None
+
+
+def open_record(path: Path, settings: dict[str, Any]) -> SearchRecord:
+    """The record at `path`, empty where there is none.
+
+    Raises:
+        UserError: what is there is of other settings, or no record.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        return SearchRecord(path, settings)
+    other = "delete it, or give another --output"
+    check_regular_file(path, other, most_bytes=_MOST_BYTES)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        former = dict(content["settings"])
+        scores = {_schedule(own): float(value) for own, value in content["scores"].items()}
+        fresh = {
+            _schedule(own): (float(entry["value"]), tuple(map(float, entry["without_a_group"])))
+            for own, entry in content["fresh"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
+        raise UserError(f"{path} is not the record of a search, or is damaged; {other}") from None
+    differing = [name for name in {**former, **settings} if former.get(name) != settings.get(name)]
+    if differing:
+        what = ", ".join(_difference(name, former.get(name), settings.get(name)) for name in differing)
+        raise UserError(f"{path} is of a search that differs in {what}; {other}")
+    return SearchRecord(path, settings, scores, fresh)
+
+
+def _difference(name: str, former: Any, now: Any) -> str:
+    texts = [str(value) for value in (former, now)]
+    return name if any(len(text) > 40 for text in texts) else f"{name} ({texts[0]}, now {texts[1]})"
+
+
+def _text(schedule: Schedule) -> str:
+    return ",".join(map(str, schedule))
+
+
+def _schedule(text: str) -> Schedule:
+    return tuple(map(int, text.split(",")))
