@@ -218,6 +218,15 @@ def test_user_errors():
         frechet_estimate(made, moments(normal(9, 4)))
 
 
+def test_a_collapsed_model_is_at_the_distance_to_a_point():
+    reference = moments(normal(500, 5))
+    found = frechet_estimate(grouped(torch.full((40, 5), 2.0)), reference)
+    expected = (reference.mean - 2).square().sum() + reference.covariance.trace()
+    assert found.distance.value == pytest.approx(expected.item(), rel=1e-12)
+    assert found.extrapolated.value == pytest.approx(expected.item(), rel=1e-12)
+    assert found.distance.standard_error == 0
+
+
 def test_four_samples_are_enough():
     found = frechet_estimate(grouped(normal(4, 3)), moments(normal(50, 3, seed=1)))
     assert math.isfinite(found.distance.standard_error) and math.isfinite(found.extrapolated.value)

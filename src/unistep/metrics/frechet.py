@@ -309,16 +309,17 @@ def _factor(covariance: Float64[Tensor, "D D"]) -> _Factor:
 
 
 def _nuclear_norm(b: Float64[Tensor, "M N"], squares: Float64[Tensor, "K"] | None = None) -> float:
-    """The sum of the singular values; `squares` are the eigenvalues of B^T B or B B^T, ascending, where they are known."""
+    """The sum of the singular values; `squares`, if they are known, are the eigenvalues of B^T B, ascending."""
     if not b.numel():
         return 0.0
     # The roots of the eigenvalues are found five times sooner, but not to full precision: a root r is off by up to
     # noise / r. These errors have either sign, so that the sum is far better than the bound that is asked for.
-    if squares is None:
-        squares = torch.linalg.eigvalsh(b.T @ b if b.shape[0] >= b.shape[1] else b @ b.T)
-    noise = torch.finfo(b.dtype).eps * squares[-1]
-    if squares[0] > noise:
-        roots = squares.sqrt()
+    values = squares
+    if values is None:
+        values = torch.linalg.eigvalsh(b.T @ b if b.shape[0] >= b.shape[1] else b @ b.T)
+    noise = torch.finfo(b.dtype).eps * values[-1]
+    if values[0] > noise:
+        roots = values.sqrt()
         if (noise / roots).sum() < _PRECISION * roots.sum():
             return roots.sum().item()
     return torch.linalg.svdvals(b).sum().item()

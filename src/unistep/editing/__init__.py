@@ -1,0 +1,1 @@
+"""Edits with any consistency function, without training: inverse problems, noisy inputs, interpolation."""

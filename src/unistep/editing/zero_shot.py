@@ -1,0 +1,89 @@
+"""Zero-shot editing: multistep sampling that puts what is known in its place after every step.
+
+Song et al. 2023, "Consistency Models", algorithm 4. With f the consistency function, y = A x the measurement and
+sigma_1 > ... > sigma_n the noise levels,
+
+    x0 = f(x_T, sigma_1),    x0 <- A+ y + (I - A+ A) x0,    then for i = 2 ... n
+    x  = x0 + sqrt(sigma_i^2 - sigma_min^2) noise,    x0 = f(x, sigma_i),    x0 <- A+ y + (I - A+ A) x0.
+
+The noise that editing begins with is centred on the known part, x_T = A+ y + sigma_1 noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unistep.core.denoiser import Denoiser
+from unistep.editing.operator import Operator, agree, residual
+from unistep.errors import UserError
+from unistep.samplers.consistency import renoise
+from unistep.samplers.noise_source import NoiseSource, draw
+from unistep.samplers.ode_step import clipped, level
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What an edit gives.
+
+    Args:
+        x: images that agree with the measurement; they may leave [-1, 1] a little, see `agree_in_range`.
+        disagreement: root mean square of A x0 - y of the last estimate before it was made to agree: how well the known
+            part fits the rest, by which candidates can be ranked, lower is better.
+    """
+
+    x: Float[Tensor, "B C H W"]
+    disagreement: Float[Tensor, " B"]
+
+
+def zero_shot(
+    denoiser: Denoiser,
+    operator: Operator,
+    y: Float[Tensor, "B *M"],
+    x_T: Float[Tensor, "B C H W"],
+    sigmas: Sequence[float],
+    class_labels: Int[Tensor, " B"] | None = None,
+    *,
+    random: NoiseSource,
+    sigma_min: float = 0.002,
+    clip: bool = True,
+) -> Edited:
+    """Images that agree with a measurement; one evaluation at every level of `sigmas` above sigma_min.
+
+    Args:
+        denoiser: the consistency function.
+        operator: what is measured.
+        y: the measurement.
+        x_T: noisy images at the first level.
+        sigmas: the levels, strictly descending; the first need not be sigma_max.
+        class_labels: passed to the denoiser.
+        random: one draw for every level but the first.
+        sigma_min: the level at which the model's trajectories end.
+        clip: clamp every estimate to [-1, 1] before it is made to agree.
+
+    Raises:
+        UserError: no level, or they do not descend.
+    """
+    if not sigmas or any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)):
+        raise UserError(f"noise levels {[float(s) for s in sigmas]} must descend strictly, and there must be one")
+    denoiser = clipped(denoiser, clip)
+    known = operator.A_pinv(y)
+    x0 = denoiser(x_T, level(sigmas[0], x_T), class_labels)
+    apart = residual(operator, x0, y)
+    x0 = agree(operator, x0, known)
+    for sigma in sigmas[1:]:
+        if sigma <= sigma_min:
+            break
+        x = renoise(x0, draw(random, x0), sigma, sigma_min)
+        x0 = denoiser(x, level(sigma, x), class_labels)
+        apart = residual(operator, x0, y)
+        x0 = agree(operator, x0, known)
+    return Edited(x0, apart)
+
+
+def start(
+    operator: Operator, y: Float[Tensor, "B *M"], noise: Float[Tensor, "B C H W"], sigma: float
+) -> Float[Tensor, "B C H W"]:
+    """Where editing begins: the known part, and unit `noise` at the level `sigma`."""
+    return operator.A_pinv(y) + sigma * noise
