@@ -1,5 +1,6 @@
-"""What the README tells people to type works: every command parses, the Python runs."""
+"""What README and docs/evaluation.md tell people to type works: every command parses, the Python runs."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,22 +11,30 @@ from unistep.build.models import EMBEDDED
 from unistep.cli.main import COMMANDS
 from unistep.cli.train import parse_run
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMAND_LINES = [
-    shlex.split(line.removeprefix(".venv/bin/"))
-    for language, text in BLOCKS
-    if not language
-    for line in text.splitlines()
-    if line.removeprefix(".venv/bin/").startswith("unistep ")
-]
+ROOT = Path(__file__).parents[1]
+README, EVALUATION = (ROOT / name for name in ("README.md", "docs/evaluation.md"))
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """The language and the text of every block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def command_lines(path: Path) -> list[list[str]]:
+    return [
+        shlex.split(line.removeprefix(".venv/bin/"))
+        for language, text in blocks(path)
+        if not language
+        for line in text.splitlines()
+        if line.removeprefix(".venv/bin/").startswith("unistep ")
+    ]
 
 
 def test_readme_shows_commands():
-    assert {words[1] for words in COMMAND_LINES} >= {"train", "sample", "data"}
+    assert {words[1] for words in command_lines(README)} >= {"train", "sample", "data", "evaluate", "search"}
 
 
-@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+@pytest.mark.parametrize("words", command_lines(README) + command_lines(EVALUATION), ids=" ".join)
 def test_commands_parse(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert words[1] in COMMANDS
@@ -33,10 +42,16 @@ def test_commands_parse(words, tmp_path, monkeypatch):
         config, folder = parse_run(words[2:])
         assert config.student is not None
         assert folder.parts[0] == "runs"
+    elif words[1] in ("evaluate", "search"):
+        parsed = []
+        module = importlib.import_module(f"unistep.cli.{words[1]}")
+        monkeypatch.setattr(module, f"_{words[1]}", lambda *arguments: parsed.append(arguments))
+        module.run(words[2:])
+        assert len(parsed) == 1
 
 
 def test_python_runs(tmp_path, monkeypatch):
-    published, own = [text for language, text in BLOCKS if language == "python"]
+    published, own = [text for language, text in blocks(README) if language == "python"]
     names: dict[str, object] = {}
     exec(own, names)
     assert names["images"].shape == (10, 1, 28, 28)
@@ -47,7 +62,14 @@ def test_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "cat.png").exists()
 
 
-def test_files_it_names_exist():
-    root = Path(__file__).parents[1]
-    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (root / link).exists(), link
+def test_python_of_the_evaluation_runs(capsys):
+    (own,) = [text for language, text in blocks(EVALUATION) if language == "python"]
+    exec(own, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines][0] == "FD-MNIST" and lines[-1].startswith("KD-MNIST")
+
+
+@pytest.mark.parametrize("path", [README, EVALUATION], ids=lambda path: path.name)
+def test_files_it_names_exist(path):
+    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", path.read_text()):
+        assert (path.parent / link).exists(), link
