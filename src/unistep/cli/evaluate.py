@@ -4,9 +4,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from unistep.cli.arguments import check_range, instantiate, new_parser, parse
+from unistep.cli.measuring import MeasuringConfig, open_network, reference_of
 from unistep.cli.output import check_place
 from unistep.cli.progress import doing_bar
 from unistep.cli.sampling import MOST_IMAGES, SamplingConfig, make_labels, make_plan
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from unistep.metrics.evaluate import Reference, Report
-    from unistep.metrics.features.protocol import FeatureNetwork
     from unistep.metrics.neighbours import Neighbours
     from unistep.metrics.sources import ImageSource
     from unistep.pipelines.processes import Processes
@@ -36,45 +36,28 @@ _SAMPLING = ("steps", "timesteps", "sigmas", "solver", "class_labels")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(SamplingConfig):
+class EvaluateConfig(SamplingConfig, MeasuringConfig):
     """What to measure, and how.
 
     Args:
-        reference: what to compare with: a folder, .zip, .npz, mnist or mnist-test, or an .npz of statistics.
-        features: feature network: inception, dinov2, mnist, effnet-lite0 or onnx:FILE; default: mnist for grey images
-            of 28 or 32 pixels, else inception.
-        features_path: the network's weights, where they are not to be downloaded.
-        resize: how images are brought to the network's input: legacy-tensorflow, clean; default: what the network's
-            published numbers used.
-        metrics: names, separated by commas: fd (fid), sfd (sfid), kd (kid), is, pr, dc, nn; default: all that the
-            network and the reference allow but nn, the search for copies.
+        metrics: names, separated by commas: fd (fid), sfd (sfid), kd (kid), is, pr (precision, recall), dc (density,
+            coverage), nn (copies); default: all that the network and the reference allow but nn.
         num_images: of a model: how many are made, default 10000; of samples: the first so many, default all.
-        resolution: side in pixels to which images that are there are cropped and resized, those of the reference too;
-            default: as they are.
-        channels: 1 makes them grey, 3 colour; default: as they are.
         skip_bad: leave out files that cannot be read as images, instead of stopping at the first.
         output: where everything measured goes, as JSON.
         save_reference: an .npz to which the reference's statistics go, which then does for the reference.
-        feature_cache: where features are kept; default: ~/.cache/unistep/features.
     """
 
-    reference: str | None = None
-    features: str | None = None
-    features_path: str | None = None
-    resize: Literal["legacy-tensorflow", "clean"] | None = None
     metrics: str | None = None
     num_images: int | None = None
-    resolution: int | None = None
-    channels: Literal[1, 3] | None = None
     skip_bad: bool = False
     output: str = "metrics.json"
     save_reference: str | None = None
-    feature_cache: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        SamplingConfig.__post_init__(self)
+        MeasuringConfig.__post_init__(self)
         check_range("--num_images", self.num_images, 2, MOST_IMAGES)
-        check_range("--resolution", self.resolution, 1, 16384)
         for flag, ending in (("output", ".json"), ("save_reference", ".npz")):
             value = getattr(self, flag)
             if value is None:
@@ -112,10 +95,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConfig) -> None:
-    from unistep.build.evaluation import Preparation, open_reference
     from unistep.metrics.evaluate import check_alike, evaluate, possible_measures
-    from unistep.metrics.features.open import default_features, open_features
-    from unistep.metrics.features.store import default_cache
+    from unistep.metrics.features.protocol import Kind
     from unistep.metrics.measures import check_measures
     from unistep.metrics.statistics import write_statistics
     from unistep.pipelines.device import pick_device
@@ -123,33 +104,27 @@ def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConf
 
     processes = join_processes()
     device = pick_device(config.device, processes.local_rank)
-    preparation = Preparation(config.resolution, config.channels, config.skip_bad)
-    reference: Reference | None = None
-    if config.reference is not None:
-        reference = open_reference(config.reference, preparation)
-    source = _open_samples(samples, options, config, preparation, device, processes)
+    reference = reference_of(config, config.skip_bad)
+    if config.save_reference is not None and (reference is None or reference.statistics is not None):
+        raise UserError("--save_reference needs a reference of images; statistics are what is there already")
+    source = _open_samples(samples, options, config, device, processes)
     check_alike(source.name, source.shape, reference)  # before a network is fetched
-    name = config.features or default_features(*source.shape)
-    network: FeatureNetwork = open_features(name, device, path=config.features_path, resize=config.resize)
     named = None if config.metrics is None else [n.strip() for n in config.metrics.strip("[] ").split(",")]
     if named is None and reference is None:
         raise UserError("--reference is missing: give a dataset or statistics to compare with, as --reference mnist")
+    network = open_network(config, source.shape, device)
     measures = check_measures(named or possible_measures(reference, network.info), network.info)
-    if config.save_reference is not None and (reference is None or reference.images is None):
-        raise UserError("--save_reference needs a reference of images; statistics are what is there already")
-    cache = default_cache() if config.feature_cache is None else Path(config.feature_cache).expanduser()
+    saved: tuple[Kind, ...] = ("pool", "spatial") if config.save_reference is not None else ()
     with doing_bar(processes.first) as on_progress:
         report = evaluate(
             source,
             reference,
             network,
             measures,
-            feature_cache=cache,
+            feature_cache=config.cache,
             processes=processes,
             on_progress=on_progress,
-            save_kinds=[kind for kind in ("pool", "spatial") if kind in network.info.dims]
-            if config.save_reference
-            else [],
+            save_kinds=[kind for kind in saved if kind in network.info.dims],
         )
     if report is None:
         return
@@ -162,11 +137,10 @@ def _open_samples(
     name: str | None,
     options: dict[str, Any],
     config: EvaluateConfig,
-    preparation: Any,
     device: "torch.device",
     processes: "Processes",
 ) -> "ImageSource":
-    from unistep.build.evaluation import open_images
+    from unistep.build.evaluation import Preparation, open_images
     from unistep.build.models import is_model, open_any
     from unistep.data.open import BUNDLED
     from unistep.metrics.sources import ModelSource
@@ -176,6 +150,7 @@ def _open_samples(
         given = [f"--{flag}" for flag in _SAMPLING if getattr(config, flag) is not None] + [f"--{o}" for o in options]
         if given:
             raise UserError(f"{given[0]} is for models, and {name} is a place of images; leave it out")
+        preparation = Preparation(config.resolution, config.channels, config.skip_bad)
         return open_images(name, preparation, config.num_images)
     model = open_any(name, device, **options)
     if processes.first:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unistep.cli.arguments import MAX_SEED, check_range, instantiate, new_parser, parse
+from unistep.cli.measuring import MeasuringConfig, open_network, reference_of
 from unistep.cli.output import check_place
 from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
@@ -27,50 +28,34 @@ _MOST_STEPS = 64
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(MeasuringConfig):
     """What to search for.
 
     Args:
         steps: numbers of network evaluations: 2, or 2,4, or 2..8.
-        reference: what to compare with: a folder, .zip, .npz, mnist or mnist-test, or an .npz of statistics.
         metric: what is made best, on fd (Frechet distance), sfd (its spatial form), kd (kernel distance), is (inception
             score), precision or recall.
-        features: feature network: inception, dinov2, mnist, effnet-lite0 or onnx:FILE; default: mnist for grey images
-            of 28 or 32 pixels, else inception.
-        features_path: the network's weights, where they are not to be downloaded.
-        resize: how images are brought to the network's input: legacy-tensorflow, clean; default: what the network's
-            published numbers used.
         num_images: images a candidate; as many fresh ones judge what was found.
         seed: of the images, the same for all candidates.
         batch_size: images at once on an accelerator; a CPU takes few at once whatever is given.
-        resolution: side in pixels to which the reference is cropped and resized; default: as it is.
-        channels: 1 makes the reference grey, 3 colour; default: as it is.
         output: a folder for search.json and curve.png.
-        feature_cache: where the reference's features are kept; default: ~/.cache/unistep/features.
         dtype: what the network computes in; auto is what is fastest on the device.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
     """
 
     steps: str = "2"
-    reference: str | None = None
     metric: Literal["fd", "sfd", "kd", "is", "precision", "recall"] = "fd"
-    features: str | None = None
-    features_path: str | None = None
-    resize: Literal["legacy-tensorflow", "clean"] | None = None
     num_images: int = 2000
     seed: int = 0
     batch_size: int = 64
-    resolution: int | None = None
-    channels: Literal[1, 3] | None = None
     output: str = "search"
-    feature_cache: str | None = None
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     device: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("--num_images", self.num_images, 20, 1_000_000)
         check_range("--batch_size", self.batch_size, 1, 100_000)
-        check_range("--resolution", self.resolution, 1, 16384)
         check_range("--seed", self.seed, 0, MAX_SEED)
         steps_of(self.steps)
         path = Path(self.output)
@@ -174,28 +159,21 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
 
 def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progress") -> "ScheduleSearch":
     """Opens everything else, cheap things first, and measures the reference."""
-    from unistep.build.evaluation import Preparation, open_reference
     from unistep.build.search import ScheduleSearch, search_settings
     from unistep.build.search_record import open_record
     from unistep.metrics.evaluate import check_alike
-    from unistep.metrics.features.open import default_features, open_features
-    from unistep.metrics.features.store import default_cache
     from unistep.metrics.yardstick import check_metric, open_yardstick
     from unistep.networks.precision import resolve_dtype, set_precision
 
-    features = config.features or default_features(*model.image_shape)
-    network = open_features(features, device, path=config.features_path, resize=config.resize)
-    reference = None
-    if config.reference is not None:
-        reference = open_reference(config.reference, Preparation(config.resolution, config.channels))
-        check_alike(str(model.path), model.image_shape, reference)
+    reference = reference_of(config)
+    check_alike(str(model.path), model.image_shape, reference)
+    network = open_network(config, model.image_shape, device)
     check_metric(config.metric, network.info, reference)
-    cache = default_cache() if config.feature_cache is None else Path(config.feature_cache).expanduser()
 
     def told(done: int, total: int) -> None:
         on_progress("features of the reference", done, total)
 
-    yardstick = open_yardstick(config.metric, network, reference, cache, told)
+    yardstick = open_yardstick(config.metric, network, reference, config.cache, told)
     dtype, _ = resolve_dtype(config.dtype, device)
     settings = search_settings(model, yardstick, num_images=config.num_images, seed=config.seed, dtype=dtype)
     record = open_record(Path(config.output) / "search.json", settings)
