@@ -1,0 +1,52 @@
+"""Evaluates images whose features are kept already, in a process of its own: prints seconds, and peak memory in GB."""
+
+import resource
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unistep.metrics.evaluate import Reference, evaluate
+from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.sources import DataSource
+from unistep.metrics.statistics import read_statistics, write_statistics
+
+
+class Wide:
+    """2,048 features of 8x8 images, correlated as those of networks are; none are computed where `forbidden`."""
+
+    def __init__(self, forbidden: bool) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.weights = torch.randn(64, 2048, generator=random) / 8
+        self.info = FeatureInfo("wide", "Wide", "wide", "none", {"pool": 2048})
+        self.forbidden = forbidden
+
+    def __call__(self, images: Tensor, kinds: Collection[Kind]) -> dict[Kind, Tensor]:
+        if self.forbidden:
+            raise AssertionError("these features were kept")
+        x = images.flatten(1).float() / 255
+        noise = torch.randn(len(x), 2048, generator=torch.Generator().manual_seed(int(images.sum())))
+        return {"pool": (x @ self.weights).relu() + 0.1 * noise}
+
+
+def source(count: int, seed: int) -> DataSource:
+    random = torch.Generator().manual_seed(seed)
+    return DataSource(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=random), f"{count} images")
+
+
+count, folder, filling = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "fill"
+samples = source(count, 1)
+if filling:
+    reference = Reference("reference", source(5000, 2))
+    report = evaluate(samples, reference, Wide(False), ["fd"], feature_cache=folder)
+    assert report is not None
+    write_statistics(folder / "reference.npz", report.reference_moments, Wide(False).info, {})
+else:
+    reference = Reference("reference.npz", statistics=read_statistics(folder / "reference.npz"))
+    started = time.perf_counter()
+    report = evaluate(samples, reference, Wide(True), ["fd"], feature_cache=folder)
+    seconds = time.perf_counter() - started
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)

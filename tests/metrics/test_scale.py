@@ -1,0 +1,29 @@
+"""The Frechet distance of kept features: fast, and in memory that does not depend on how many there are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("evaluate_cached.py")
+
+
+def measured(count: int, folder: Path) -> tuple[float, float]:
+    for phase in ("fill", "measure"):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(count), str(folder), phase], check=True, capture_output=True, text=True
+        )
+    seconds, gigabytes = map(float, done.stdout.split())
+    return seconds, gigabytes
+
+
+@pytest.mark.slow
+def test_fifty_thousand_and_ten_times_as_many(tmp_path):
+    """On two cores: under 10 s and 1 GB; ten times the images take about ten times as long, and no more memory."""
+    seconds, gigabytes = measured(50_000, tmp_path / "few")
+    assert seconds < 10
+    assert gigabytes < 1
+    more_seconds, more_gigabytes = measured(500_000, tmp_path / "many")
+    assert more_seconds < 12 * seconds
+    assert more_gigabytes < gigabytes + 0.1  # of which 32 MB are the pixels
