@@ -52,7 +52,8 @@ def batches(path: str) -> Iterator[tuple[int, Any]]:
 def measure_unistep(path: str, mean: Any, covariance: Any, count: int) -> dict[str, float]:
     import torch
 
-    from unistep.metrics.frechet import StreamingMoments, frechet_distance
+    from unistep.metrics.frechet import frechet_distance
+    from unistep.metrics.moments import StreamingMoments
 
     started = clock()
     stream = StreamingMoments(DIM)
@@ -66,7 +67,8 @@ def measure_unistep(path: str, mean: Any, covariance: Any, count: int) -> dict[s
 def measure_with_errors(path: str, mean: Any, covariance: Any, count: int) -> dict[str, float]:
     import torch
 
-    from unistep.metrics.frechet import GroupedMoments, Moments, frechet_estimate
+    from unistep.metrics.frechet import frechet_estimate
+    from unistep.metrics.moments import GroupedMoments, Moments
 
     started = clock()
     samples = GroupedMoments(DIM)

@@ -22,8 +22,9 @@ from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.mnist import MNIST
-from unistep.metrics.frechet import frechet_distance, moments
+from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.kernel import kernel_distance
+from unistep.metrics.moments import moments
 from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.pipelines.generate import generate, random_labels

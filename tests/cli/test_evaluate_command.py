@@ -141,7 +141,7 @@ REFUSED = {
     "fid": (["fake.npz", "--reference", "real.npz", "--metrics", "fid"], ["fid is measured on Inception", "say fd"]),
     "unknown measure": (["fake.npz", "--reference", "real.npz", "--metrics", "pc"], ["unknown measure 'pc'"]),
     "unknown features": (["fake.npz", "--reference", "real.npz", "--features", "incepton"], ["mean inception?"]),
-    "resize": (["fake.npz", "--reference", "real.npz", "--resize", "lanczos"], ["must be one of legacy-tensorflow, clean"]),
+    "resize": (["fake.npz", "--reference", "real.npz", "--resize", "lanczos"], ["one of legacy-tensorflow, clean"]),
     "too many": (["fake.npz", "--reference", "real.npz", "--num-images", 401], ["fake.npz has 400 images, 401"]),
     "one": (["fake.npz", "--reference", "real.npz", "--num-images", 1], ["--num_images 1 must be at least 2"]),
     "steps of images": (["fake.npz", "--reference", "real.npz", "--steps", 2], ["--steps is for models", "fake.npz"]),

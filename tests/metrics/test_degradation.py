@@ -10,11 +10,12 @@ from torch import Tensor
 
 from unistep.data import open_dataset
 from unistep.metrics.estimate import Estimate
-from unistep.metrics.frechet import Moments, frechet_distance, moments
+from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.inception_score import inception_score
 from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.manifold import manifold_estimates
 from unistep.metrics.mnist import MNISTClassifier, load_mnist_classifier
+from unistep.metrics.moments import Moments, moments
 
 HALF = 1800
 COUNT = 800  # of the images that are made worse

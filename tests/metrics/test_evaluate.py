@@ -11,8 +11,9 @@ import torch
 from unistep.errors import UserError
 from unistep.metrics.evaluate import Reference, evaluate, possible_measures
 from unistep.metrics.features.protocol import FeatureInfo
-from unistep.metrics.frechet import frechet_distance, moments
+from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.measures import MEASURES, check_measures, title
+from unistep.metrics.moments import moments
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import Statistics, read_statistics, write_statistics
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unistep.errors import UserError
-from unistep.metrics.frechet import StreamingMoments, frechet_distance, moments
+from unistep.metrics.frechet import frechet_distance
+from unistep.metrics.moments import StreamingMoments, moments
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 

@@ -10,17 +10,8 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.metrics.frechet import (
-    FrechetEstimate,
-    GroupedMoments,
-    Moments,
-    StreamingMoments,
-    _factor,
-    _nuclear_norm,
-    frechet_distance,
-    frechet_estimate,
-    moments,
-)
+from unistep.metrics.frechet import FrechetEstimate, _factor, _nuclear_norm, frechet_distance, frechet_estimate
+from unistep.metrics.moments import GroupedMoments, Moments, StreamingMoments, moments
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "frechet.py"
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from unistep.data import open_dataset
 from unistep.errors import UserError
 from unistep.metrics import mnist
-from unistep.metrics.frechet import Moments, moments
 from unistep.metrics.mnist import MNISTClassifier, evaluate_digits, frechet_floor, load_mnist_classifier
+from unistep.metrics.moments import Moments, moments
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 
 from unistep.errors import UserError
 from unistep.metrics.features.protocol import FeatureInfo
-from unistep.metrics.frechet import moments
+from unistep.metrics.moments import moments
 from unistep.metrics.statistics import read_statistics, write_statistics
 
 INFO = FeatureInfo("effnet", "EffNet", "abc", "clean", {"pool": 3, "spatial": 2})

@@ -5,8 +5,9 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
 
-from unistep.metrics.frechet import GroupedMoments, frechet_distance, frechet_estimate, moments
+from unistep.metrics.frechet import frechet_distance, frechet_estimate
 from unistep.metrics.kernel import kernel_distance
+from unistep.metrics.moments import GroupedMoments, moments
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 

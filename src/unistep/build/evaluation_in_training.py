@@ -25,9 +25,10 @@ from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.open import default_features, open_features
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.metrics.frechet import GroupedMoments, frechet_estimate, moments
+from unistep.metrics.frechet import frechet_estimate
 from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.measures import title
+from unistep.metrics.moments import GroupedMoments, moments
 from unistep.pipelines.collect import share
 from unistep.pipelines.generate import generate, random_labels
 from unistep.pipelines.processes import Processes, join_processes

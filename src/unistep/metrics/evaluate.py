@@ -24,11 +24,12 @@ from unistep.errors import UserError
 from unistep.metrics.features.extract import extract
 from unistep.metrics.features.protocol import KINDS, FeatureInfo, FeatureNetwork, Kind
 from unistep.metrics.features.store import StoredFeatures
-from unistep.metrics.frechet import GroupedMoments, Moments, frechet_estimate
+from unistep.metrics.frechet import frechet_estimate
 from unistep.metrics.inception_score import inception_score
 from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.manifold import manifold_estimates
 from unistep.metrics.measures import MEASURES, Result, title
+from unistep.metrics.moments import GroupedMoments, Moments
 from unistep.metrics.neighbours import Neighbours, memorised, nearest
 from unistep.metrics.sources import ImageSource
 from unistep.metrics.statistics import Statistics

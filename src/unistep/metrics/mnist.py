@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from unistep.data import open_dataset
 from unistep.errors import UserError
-from unistep.metrics.frechet import Moments, StreamingMoments, frechet_distance, moments
+from unistep.metrics.frechet import frechet_distance
+from unistep.metrics.moments import Moments, StreamingMoments, moments
 
 NUM_CLASSES = 10
 FEATURE_DIM = 128

@@ -21,7 +21,7 @@ import torch
 
 from unistep.errors import UserError
 from unistep.metrics.features.protocol import FeatureInfo, Kind
-from unistep.metrics.frechet import Moments
+from unistep.metrics.moments import Moments
 from unistep.pipelines.whole_file import whole_file
 
 _KEYS: dict[Kind, tuple[str, str]] = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}

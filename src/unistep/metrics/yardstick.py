@@ -24,10 +24,11 @@ from unistep.errors import UserError
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import extract
 from unistep.metrics.features.protocol import FeatureInfo, FeatureNetwork, Kind
-from unistep.metrics.frechet import StreamingMoments, frechet_distance, moments
+from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.inception_score import inception_score
 from unistep.metrics.manifold import precision_recall
 from unistep.metrics.measures import Better, title
+from unistep.metrics.moments import StreamingMoments, moments
 
 if TYPE_CHECKING:
     from unistep.metrics.evaluate import Reference
