@@ -2,8 +2,8 @@
 
 A measurement y = A x keeps a part of an image x: some pixels, its luma, the means of its patches. With the
 pseudoinverse A+ every estimate x splits into what the measurement says, A+ A x, and the rest, (I - A+ A) x, of which it
-says nothing. The editors replace the first part (Song et al. 2023, "Consistency Models", algorithm 4, in the form of Wang, Yu and
-Zhang 2022, "Zero-shot image restoration using denoising diffusion null-space model", eq. 9):
+says nothing. The editors replace the first part (Song et al. 2023, "Consistency Models", algorithm 4, in the form of
+Wang, Yu and Zhang 2022, "Zero-shot image restoration using denoising diffusion null-space model", eq. 9):
 
     x  ->  A+ y + (I - A+ A) x,    after which    A x = y.
 
@@ -12,11 +12,13 @@ Song et al. write A for an orthogonal basis in which some coordinates are known;
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_ROUNDS = 100
-_CLOSE = 1e-3  # in units of [-1, 1]; a step of 8 bits is 7.8e-3
+_ROUNDS = 1000
+_WINDOW = 100  # rounds in which the disagreement must fall by a tenth, or no more are made
+_CLOSE = 2e-3  # in units of [-1, 1]; rounding to 8 bits moves a pixel, and a measurement, by up to 3.9e-3
 
 
 @runtime_checkable
@@ -24,6 +26,7 @@ class Operator(Protocol):
     """A linear map of images with its pseudoinverse; both take and give batches, and know no state.
 
     `A(A_pinv(y)) = y` holds for every measurement y of an image, and `A_pinv(A(x))` is the orthogonal projection of x.
+    Measurements are scaled like images: |A x| does not much exceed the largest |x|.
     """
 
     name: str
@@ -48,15 +51,37 @@ def agree_in_range(
 ) -> Float[Tensor, "B C H W"]:
     """Images near x that agree with y and lie in [-1, 1], as far as there are such.
 
-    Clamping what agrees would undo some of the agreement, so the two projections take turns (von Neumann's alternating
-    projections, which converge where the sets meet, as they do for the measurement of an image); the clamp is last.
+    Clamping what agrees would undo some of the agreement, and making it agree again would leave the range. Taking turns
+    is projected gradient descent on |A+ (A x - y)|^2, with momentum (FISTA; Beck and Teboulle 2009), without which
+    masks are met at once but blurs not in thousands of rounds. It ends when x is within 2e-3 of agreeing, a quarter of
+    a step of 8 bits, both as the largest error of A x and as the root mean square of the pixels' way to agreement, or
+    when it comes no nearer; every image by itself. Of a y that no image has, A A+ y is met.
     """
     known = operator.A_pinv(y)
-    for _ in range(_ROUNDS):
-        x = agree(operator, x, known).clamp(-1, 1)
-        if (operator.A(x) - y).abs().max() < _CLOSE:
+    goal = operator.A(known)
+    x = agree(operator, x, known).clamp(-1, 1)
+    last, last_way, momentum = x, torch.zeros_like(x), 1.0
+    found, least = x, x.new_full((len(x),), torch.inf)
+    active, before = least > _CLOSE, least
+    for i in range(_ROUNDS):
+        measured = operator.A(x)
+        way = known - operator.A_pinv(measured)
+        errors, ways = (measured - goal).flatten(1), way.flatten(1)
+        apart = torch.maximum(errors.abs().amax(dim=1), ways.square().mean(dim=1).sqrt())
+        nearer = active & (apart < least)
+        found = torch.where(nearer[:, None, None, None], x, found)
+        least = torch.where(nearer, apart, least)
+        active = active & (least > _CLOSE)
+        if i % _WINDOW == 0:
+            active, before = active & (least < 0.9 * before), least
+        if not active.any():
             break
-    return x
+        next_momentum = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        beyond, momentum = (momentum - 1) / next_momentum, next_momentum
+        # The way from a point beyond x needs no further measurement: it is linear.
+        ahead = x + beyond * (x - last) + way + beyond * (way - last_way)
+        last, last_way, x = x, way, ahead.clamp(-1, 1)
+    return found
 
 
 def residual(operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"]) -> Float[Tensor, " B"]:

@@ -9,8 +9,10 @@ sigma_1 > ... > sigma_n the noise levels,
 The noise that editing begins with is centred on the known part, x_T = A+ y + sigma_1 noise.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -63,12 +65,17 @@ def zero_shot(
         clip: clamp every estimate to [-1, 1] before it is made to agree.
 
     Raises:
-        UserError: no level, or they do not descend.
+        UserError: no level, they do not descend or fall below 0, or the measurement is of other images than x_T.
     """
-    if not sigmas or any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)):
-        raise UserError(f"noise levels {[float(s) for s in sigmas]} must descend strictly, and there must be one")
+    # A NaN compares with nothing.
+    if not sigmas or not all(a > b for a, b in pairwise([*sigmas, -math.inf])) or not sigmas[-1] >= 0:
+        listed = ", ".join(f"{sigma:g}" for sigma in sigmas)
+        raise UserError(f"noise levels [{listed}] must descend strictly, not fall below 0, and there must be one")
     denoiser = clipped(denoiser, clip)
     known = operator.A_pinv(y)
+    if known.shape != x_T.shape:
+        measured, noisy = (" x ".join(str(n) for n in shape) for shape in (known.shape, x_T.shape))
+        raise UserError(f"the measurement is of images {measured}, the noise of images {noisy}: give them one shape")
     x0 = denoiser(x_T, level(sigmas[0], x_T), class_labels)
     apart = residual(operator, x0, y)
     x0 = agree(operator, x0, known)

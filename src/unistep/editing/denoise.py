@@ -1,0 +1,101 @@
+"""Denoising: an image with Gaussian noise is a point of a trajectory, so it can enter the model at its own noise level.
+
+    x0 = f(x, sigma),   x = clean image + sigma noise
+
+One evaluation gives an image of the model's distribution that the noisy one may have come from. Further steps noise it
+again to lower levels and map it back, as in algorithm 1 of Song et al. 2023, "Consistency Models": they mend what one
+evaluation got wrong, and no longer see the noisy image. A diffusion denoiser D in the place of f gives in one
+evaluation the mean of all clean images, which is the closest on average and blurred.
+
+An image from a file has lost the part of its noise that was cut off at black and at white, and the model has never seen
+noise that never darkens black: `restore_clipped` gives it another. On 64 MNIST images with the embedded model the PSNR
+of one evaluation is
+
+    sigma      noise uncut    cut off    restored
+    0.2        30.6           27.8       30.6
+    0.5        25.1           24.3       25.0
+    1          21.0           20.5       20.3
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unistep.core.denoiser import Denoiser
+from unistep.core.parameterization import expand
+from unistep.editing.levels import levels_below
+from unistep.editing.noise_level import estimate_noise
+from unistep.errors import UserError
+from unistep.samplers.noise_source import NoiseSource, draw
+from unistep.samplers.ode_step import clipped, level
+
+
+def denoise(
+    denoiser: Denoiser,
+    x: Float[Tensor, "B C H W"],
+    sigma: Float[Tensor, " B"] | float | None = None,
+    class_labels: Int[Tensor, " B"] | None = None,
+    *,
+    steps: int = 1,
+    random: NoiseSource | None = None,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    clip: bool = True,
+) -> Float[Tensor, "B C H W"]:
+    """The images without their noise.
+
+    Args:
+        denoiser: the consistency function.
+        x: noisy images, in units of [-1, 1]; they need not stay in it, and better so, see `restore_clipped`.
+        sigma: standard deviation of the noise in the same units, of all images or of each; None estimates it. At
+            sigma_min and below an image is nearly left as it is.
+        class_labels: passed to the denoiser.
+        steps: evaluations of every image.
+        random: one draw a step but the first; None will do for one step.
+        sigma_min, sigma_max: where the model's trajectories end and begin.
+        rho: how the levels of further steps are spaced.
+        clip: clamp the image to [-1, 1] after every evaluation.
+
+    Raises:
+        UserError: a level that is negative, not finite or above sigma_max, or images too small to estimate it.
+        ValueError: more than one step and no `random`.
+    """
+    if steps > 1 and random is None:
+        raise ValueError("further steps add fresh noise: give a noise source, or steps=1")
+    if sigma is None:
+        sigma = estimate_noise(x)
+    sigmas = _each(sigma, x)
+    outside = sigmas[~((sigmas >= 0) & (sigmas <= sigma_max))]
+    if len(outside):
+        raise UserError(f"noise of sigma {float(outside[0]):g} must lie between 0 and sigma_max {sigma_max:g}")
+    denoiser = clipped(denoiser, clip)
+    first, *rest = levels_below(sigmas.clamp_min(sigma_min), steps, sigma_min, rho)
+    x0 = denoiser(x, first, class_labels)
+    for sigma_i in rest:
+        assert random is not None
+        added = (sigma_i**2 - sigma_min**2).clamp_min(0).sqrt()
+        x0 = denoiser(x0 + expand(added, x0.ndim).to(x0.dtype) * draw(random, x0), sigma_i, class_labels)
+    return x0
+
+
+def restore_clipped(
+    x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"] | float, noise: Float[Tensor, "B C H W"]
+) -> Float[Tensor, "B C H W"]:
+    """Noisy images that were cut off at -1 and 1, with new noise beyond.
+
+    Pixels at -1 and 1 are taken for black and white ones whose noise went outwards; the others are left alone. Worth
+    its while up to sigma 0.5; beyond, grey pixels reach the ends too.
+
+    Args:
+        x: images in [-1, 1].
+        sigma: the standard deviation of their noise, of all or of each.
+        noise: unit Gaussian noise.
+    """
+    beyond = noise.abs() * expand(_each(sigma, x), x.ndim).to(x.dtype)
+    return torch.where(x <= -1, -1 - beyond, torch.where(x >= 1, 1 + beyond, x))
+
+
+def _each(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """A level for every image, of the dtype that `level` has."""
+    return sigma.to(level(0.0, x)) if isinstance(sigma, Tensor) else level(sigma, x)
