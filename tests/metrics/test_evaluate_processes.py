@@ -45,6 +45,6 @@ def test_the_same_numbers(start_script, pixels, tmp_path):
             assert together[name]["value"] == pytest.approx(expected["value"], rel=1e-9), (count, name)
             assert together[name]["standard_error"] == pytest.approx(expected["standard_error"], rel=1e-9)
         files = {str(p.relative_to(tmp_path / "1")): p.read_bytes() for p in (tmp_path / "1").rglob("*.npy")}
-        assert len(files) == 4 + 4 + 5  # of 512 images: pool and probabilities of the samples, pool of the reference
+        assert len(files) == 7 + 7 + 9  # of 256 images: pool and probabilities of the samples, pool of the reference
         for path, content in files.items():
             assert (tmp_path / str(count) / path).read_bytes() == content

@@ -47,6 +47,11 @@ class ImageSource(Protocol):
         """SHA-256, in hexadecimal, of what determines image i for every i; not of how many are asked for."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """How many images are best asked for at once: a multiple of 64, up to 256."""
+        ...
+
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
         """The images of `part`, on the CPU."""
         ...
@@ -105,6 +110,10 @@ class DataSource:
         for start in range(0, self.count, _DIGEST_IMAGES):
             digest.update(self.images(range(start, min(start + _DIGEST_IMAGES, self.count))).contiguous().numpy().data)
         return digest.hexdigest()
+
+    @property
+    def batch(self) -> int:
+        return 64
 
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
         return self.pixels[part.start : part.stop]
@@ -171,6 +180,11 @@ class ModelSource:
         # Image i is the same whatever the number of images.
         del settings["num_images"]
         return settings | {"class labels": self.labelling}
+
+    @property
+    def batch(self) -> int:
+        # What an accelerator computes at once; a CPU takes few, whatever is asked for.
+        return 64 if self.device.type == "cpu" else min(max(self.batch_size // 64, 1) * 64, 256)
 
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
         labels = None if self.labels is None else self.labels[part.start : part.stop]

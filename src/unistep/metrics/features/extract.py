@@ -80,11 +80,16 @@ def extract(
     first, end = share(len(parts), processes)
     for part in parts[first:end]:
         needed: list[Kind] = [kind for kind in kinds if part in missing[kind]]
-        found = features_of(source.images(part), network, needed, source.name, part.start)
-        for kind, features in found.items():
-            entries[kind].write(part, features)
-        done += len(part) * processes.count
-        if on_done:
-            on_done(min(done, source.count))
+        pieces: dict[Kind, list[Tensor]] = {kind: [] for kind in needed}
+        for start in range(part.start, part.stop, source.batch):
+            piece = range(start, min(start + source.batch, part.stop))
+            found = features_of(source.images(piece), network, needed, source.name, piece.start)
+            for kind, features in found.items():
+                pieces[kind].append(features)
+            done += len(piece) * processes.count
+            if on_done:
+                on_done(min(done, source.count))
+        for kind in needed:
+            entries[kind].write(part, torch.cat(pieces[kind]))
     processes.wait()
     return entries

@@ -1,7 +1,7 @@
 """Features kept on the disk by what they are features of, so that they are computed once.
 
 An entry is a folder named by a hash of the images' digest, the network's key and the kind of features. It holds .npy
-files of 512 images each, `000000512-000001024.npy`, float32 [512, D], and about.json, which says what it is. A file
+files of 256 images each, `000000256-000000512.npy`, float32 [256, D], and about.json, which says what it is. A file
 appears whole or not at all: an evaluation that was broken off goes on, and several processes share the work.
 """
 
@@ -23,7 +23,7 @@ from unistep.errors import UserError
 from unistep.formats.published import cache_folder
 from unistep.metrics.features.protocol import FeatureInfo, Kind
 
-BLOCK = 512
+BLOCK = 256
 """Images a file; a multiple of every tile of `unistep.pipelines.generate` on CPUs."""
 
 _FORMAT = 1  # raised whenever the same images and network would give other features
