@@ -63,5 +63,5 @@ $(VENV)/.installed-train: $(VENV)/.installed-base pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
-	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,dev]'
+	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,video,dev]'
 	@touch $@ $(VENV)/.installed-train

@@ -4,14 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+    from unistep.pipelines.edit_run import EditResult
+    from unistep.pipelines.editing import edit
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
 
-__all__ = ["CMStochasticIterativeScheduler", "ConsistencyModelPipeline"]
+__all__ = ["CMStochasticIterativeScheduler", "ConsistencyModelPipeline", "EditResult", "edit"]
 
 # Imported when first asked for: `import unistep` alone costs nothing.
 _PLACES = {
     "CMStochasticIterativeScheduler": "unistep.pipelines.scheduler",
     "ConsistencyModelPipeline": "unistep.pipelines.consistency_model",
+    "EditResult": "unistep.pipelines.edit_run",
+    "edit": "unistep.pipelines.editing",
 }
 
 

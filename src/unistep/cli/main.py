@@ -15,6 +15,7 @@ from typing import NoReturn
 COMMANDS = {
     "train": "train a model by a recipe or a YAML file; resume a run",
     "sample": "make images with a model, a run, or the embedded MNIST model",
+    "edit": "inpaint, colorize, upscale, deblur, denoise, ... images with a consistency model; walks",
     "evaluate": "measure images or a model against a reference: FID, KID, precision, recall, ...",
     "search": "find the timesteps that a consistency model is best sampled with",
     "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",

@@ -65,11 +65,30 @@ def decode(content: bytes) -> Image.Image:
     # them), so anything raised in here means that this file is bad.
     try:
         with _open(content) as image:
-            grey = _is_grey(image)
-            image.load()
-            return _flatten(_upright(image), grey)
+            return flatten(image)
     except Exception as error:
         raise BadImage(_reason(error)) from error
+
+
+def decode_transparent(content: bytes) -> Image.Image | None:
+    """Decode an image file that has transparency to upright mode `RGBA`; None for one that has none.
+
+    Raises:
+        BadImage: whatever is wrong with the file.
+    """
+    try:
+        with _open(content) as image:
+            image.load()
+            return _upright(image).convert("RGBA") if image.has_transparency_data else None
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """An image in Pillow of any mode as upright 8-bit pixels in mode `L` or `RGB`; it is turned in place."""
+    grey = _is_grey(image)
+    image.load()
+    return _flatten(_upright(image), grey)
 
 
 def fit(image: Image.Image, resolution: int | None) -> Image.Image:

@@ -68,7 +68,7 @@ _TASKS = (
     Task("sense", "from few random numbers", "known", "compressed sensing", sigma_first=2.0, sigma_last=0.05, steps=24),
     Task("denoise", "take away Gaussian noise", "noised", steps=1),
     Task("jpeg", "take away the artefacts of JPEG", "noised", sigma_first=0.3, sigma_last=0.1, steps=1),
-    Task("strokes", "a picture from coarse strokes", "noised", sigma_first=3.0, steps=3),
+    Task("strokes", "a picture from coarse strokes", "noised", sigma_first=1.5, steps=3),
     Task("vary", "variations of an image", "noised", sigma_first=5.0, steps=2),
     Task("interpolate", "from one image or seed to another", "made", inputs=0, steps=1),
     Task("walk", "from seed to seed", "made", inputs=0, steps=1),

@@ -1,0 +1,320 @@
+"""Making edits: which noise each result has, what is computed together, and which class a model is told.
+
+Every result has its own noise, from its seed, its number among the inputs and its number among the candidates, and is
+computed at its own place in a batch of one size (see `unistep.pipelines.generate`): it is the same alone and in
+company.
+
+A model of classes is told the class. Where nobody says it, and there are few, it is guessed from what is known: noise
+is added to that at several levels, and the class whose images agree with it best is taken (a diffusion model as a
+classifier, Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", with what is known in place of
+the image).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor
+
+from unistep.core.denoiser import Denoiser
+from unistep.core.pixels import to_uint8
+from unistep.core.random import ImageRandom, image_seed
+from unistep.editing.tiled import Tiled
+from unistep.errors import UserError
+from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+from unistep.pipelines.generate import tile_size
+from unistep.samplers.noise_source import NoiseSource
+
+Seeds = int | Sequence[int]
+
+MOST_GUESSED = 32
+"""Classes above which none is guessed: trying them all would cost more than the edit."""
+
+_GUESS_LEVELS = (1.0, 2.0, 4.0, 8.0)
+_GUESS_DRAWS = 2
+_MOST_INPUTS, _MOST_CANDIDATES = 1 << 20, 1 << 12
+_CANDIDATE_SHIFT = 20
+_GUESS_STREAM, _LABEL_STREAM = 0x6E55, 0x1ABE1
+_SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps", "noise_embedding")
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What an edit gives, on the CPU. N inputs, K candidates each.
+
+    Args:
+        images: the best of every input.
+        candidates: all of every input, best first.
+        disagreement: of the candidates: how badly what the model made fits what is known, lower is better.
+        measurement: what is known, as a picture.
+        class_labels: of the candidates, given, guessed or drawn; None for a model without classes.
+        evaluations: of the network, for all candidates of one input, without `guesses`.
+        guesses: evaluations that it took to guess the class of one input; 0 where it was given or drawn.
+    """
+
+    images: UInt8[Tensor, "N C H W"]
+    candidates: UInt8[Tensor, "N K C H W"]
+    disagreement: Float32[Tensor, "N K"]
+    measurement: UInt8[Tensor, "N C H W"]
+    class_labels: Int64[Tensor, "N K"] | None
+    evaluations: int
+    guesses: int = 0
+
+
+@dataclass(frozen=True)
+class EditModel:
+    """What editors need of a model, whichever way it was opened.
+
+    Args:
+        denoiser: the consistency function.
+        info: its noise range and grid.
+        shape: channels, height and width of its images.
+        num_classes: 0 for an unconditional model; the null class does not count.
+        device: where it is.
+    """
+
+    denoiser: Denoiser
+    info: ModelInfo
+    shape: tuple[int, int, int]
+    num_classes: int
+    device: torch.device
+
+
+def edit_model(pipe: ConsistencyModelPipeline | LoadedModel) -> EditModel:
+    """A pipeline or an opened model, for editing.
+
+    Raises:
+        UserError: it is a diffusion model.
+    """
+    if isinstance(pipe, ConsistencyModelPipeline):
+        info = dataclasses.replace(pipe.info, **{name: getattr(pipe.scheduler.config, name) for name in _SHARED})
+        config: Any = pipe.unet.config
+        size, classes = config.sample_size or 64, (config.num_class_embeds or 0) - (info.null_label is not None)
+        return EditModel(precondition(pipe.unet, info), info, (config.in_channels, size, size), classes, pipe.device)
+    if pipe.info.kind != "consistency":
+        raise UserError(f"{pipe.path} is a diffusion model; edits need a consistency model: distill it")
+    device = next(pipe.denoiser.parameters()).device
+    return EditModel(pipe.denoiser, pipe.info, pipe.image_shape, pipe.num_classes, device)
+
+
+class Made(NamedTuple):
+    """Images [B, C, H, W] in [-1, 1], and how badly each fits what is known."""
+
+    x: Tensor
+    disagreement: Tensor
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to make images from what is given. Rows are numbers of inputs, of one group."""
+
+    size: tuple[int, int, int]
+    """Channels, height and width of what is made."""
+
+    evaluations: int
+    """Of the network, a result."""
+
+    def __len__(self) -> int:
+        """How many inputs there are."""
+        ...
+
+    def group(self, index: int) -> int:
+        """Inputs of the same group can be worked on in one batch."""
+        ...
+
+    def run(self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor | None, random: NoiseSource) -> Made:
+        """Results."""
+        ...
+
+    def finish(self, row: int, x: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C H W"]:
+        """What is done to a result alone, in the end."""
+        ...
+
+    def misfit(
+        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigma: float
+    ) -> Float[Tensor, " B"]:
+        """How badly images of these classes fit what is known, judged at one noise level."""
+        ...
+
+    def measurement(self) -> UInt8[Tensor, "N C H W"]:
+        """What is known, as pictures."""
+        ...
+
+
+def make(
+    model: EditModel,
+    method: Method,
+    *,
+    seeds: Seeds = 0,
+    class_labels: int | Sequence[int] | None = None,
+    candidates: int = 1,
+    batch_size: int = 64,
+    numbers: Sequence[int] | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> EditResult:
+    """The results of a method.
+
+    Args:
+        model: see `edit_model`.
+        method: what is made.
+        seeds: one for all, with which input i has noise number i; or one an input, wherever that stands.
+        class_labels: one for all inputs, or one an input; default: guessed where there are few, else drawn.
+        candidates: results an input.
+        batch_size: results at once on an accelerator.
+        numbers: of the inputs, where these are a part of a larger run; default: 0, 1, ...
+        on_done: told how many results are done.
+
+    Raises:
+        UserError: seeds, classes or candidates that do not fit.
+    """
+    count = len(method)
+    if not 1 <= candidates <= _MOST_CANDIDATES:
+        raise UserError(f"candidates {candidates} must lie between 1 and {_MOST_CANDIDATES}")
+    if count > _MOST_INPUTS:
+        raise UserError(f"{count} images are more than the {_MOST_INPUTS} of one call; give fewer")
+    numbers = range(count) if numbers is None else numbers
+    own = _seeds(seeds, numbers, candidates)
+    run = _Run(model, method, batch_size, numbers)
+    labels, guesses = run.labels(class_labels, own, candidates)
+    images = torch.empty((count, candidates, *method.size), dtype=torch.uint8)
+    apart = torch.empty(count, candidates)
+    done = 0
+    for pack in run.packs([(i, j) for j in range(candidates) for i in range(count)]):
+        random = run.random([own[i][j] for i, j in pack.filled])
+        chosen = None if labels is None else labels[[i for i, _ in pack.filled], [j for _, j in pack.filled]]
+        made = method.run(run.denoiser, [i for i, _ in pack.filled], _to(chosen, model.device), random)
+        for place, (i, j) in pack.at_place.items():
+            images[i, j] = to_uint8(method.finish(i, made.x[place : place + 1]))[0].cpu()
+            apart[i, j] = made.disagreement[place]
+        done += len(pack.at_place)
+        if on_done:
+            on_done(done)
+    best = apart.argsort(dim=1, stable=True)
+    rows = torch.arange(count)[:, None]
+    images = images[rows, best]
+    return EditResult(
+        images=images[:, 0],
+        candidates=images,
+        disagreement=apart[rows, best],
+        measurement=method.measurement(),
+        class_labels=None if labels is None else labels[rows, best],
+        evaluations=candidates * method.evaluations,
+        guesses=guesses,
+    )
+
+
+def guess_classes(model: EditModel, method: Method, *, seed: int = 0, batch_size: int = 64) -> Int64[Tensor, " N"]:
+    """The class of every input, guessed from what is known of it."""
+    numbers = range(len(method))
+    return _Run(model, method, batch_size, numbers).guess([image_seed(seed, i) for i in numbers])
+
+
+Item = TypeVar("Item", bound=tuple[int, ...])
+
+
+class _Pack(NamedTuple):
+    """What is computed at once: the items at their places, and those that fill the batch up."""
+
+    at_place: dict[int, Any]
+    filled: list[Any]
+
+
+class _Run:
+    """The model as it is used in one call."""
+
+    def __init__(self, model: EditModel, method: Method, batch_size: int, numbers: Sequence[int]) -> None:
+        self.model, self.method, self.numbers = model, method, numbers
+        self.tile = tile_size(model.shape, batch_size, model.device)
+        self.denoiser = model.denoiser
+        if method.size != model.shape:
+            _check_size(method.size, model.shape)
+            self.denoiser = Tiled(model.denoiser, model.shape[1], batch=self.tile)
+            self.tile = 1
+
+    def packs(self, items: Iterable[Item]) -> list[_Pack]:
+        """Items, tuples that begin with the row of the input, in batches; what numbers them gives the place of each."""
+        open_, packs = {}, []
+        for item in items:
+            place, group = sum(item, self.numbers[item[0]] - item[0]) % self.tile, self.method.group(item[0])
+            free = next((p for p in open_.setdefault(group, []) if place not in p), None)
+            if free is None:
+                free = {}
+                open_[group].append(free)
+                packs.append(free)
+            free[place] = item
+            if len(free) == self.tile:
+                open_[group].remove(free)
+        return [_Pack(at, [at.get(place, next(iter(at.values()))) for place in range(self.tile)]) for at in packs]
+
+    def random(self, seeds: Sequence[int]) -> NoiseSource:
+        """Draws on the CPU, so that every device makes the same image."""
+        own = ImageRandom(seeds)
+        return lambda x: own.randn(*x.shape[1:]).to(x)
+
+    def labels(
+        self, given: int | Sequence[int] | None, seeds: list[list[int]], candidates: int
+    ) -> tuple[Int64[Tensor, "N K"] | None, int]:
+        """The class of every candidate, and how many evaluations an input it took to know it."""
+        classes, count = self.model.num_classes, len(self.method)
+        if not classes:
+            if given is not None:
+                raise UserError(f"class_labels {given}: this model has no classes; leave it out")
+            return None, 0
+        if given is None and classes <= MOST_GUESSED:
+            guessed = self.guess([of_one[0] for of_one in seeds])
+            return guessed[:, None].expand(-1, candidates), classes * len(_GUESS_LEVELS) * _GUESS_DRAWS
+        if given is None:
+            drawn = [[image_seed(seed ^ _LABEL_STREAM, 0) % classes for seed in of_one] for of_one in seeds]
+            return torch.tensor(drawn, dtype=torch.int64), 0
+        listed = [given] * count if isinstance(given, int) else [int(c) for c in given]
+        if len(listed) != count:
+            raise UserError(f"{len(listed)} class_labels are given for {count} images; give one, or one an image")
+        for c in listed:
+            if not 0 <= c < classes:
+                raise UserError(f"class_labels {c}: this model has the classes 0 to {classes - 1}")
+        return torch.tensor(listed, dtype=torch.int64)[:, None].expand(-1, candidates), 0
+
+    def guess(self, seeds: Sequence[int]) -> Int64[Tensor, " N"]:
+        """The class of every input, whose seeds are given."""
+        count, classes, info = len(self.method), self.model.num_classes, self.model.info
+        total = torch.zeros(count, classes, dtype=torch.float64)
+        packs = self.packs([(i, c, d) for i in range(count) for d in range(_GUESS_DRAWS) for c in range(classes)])
+        for number, sigma in enumerate(_GUESS_LEVELS):
+            sigma, error = min(sigma, info.sigma_max), torch.zeros_like(total)
+            for pack in packs:
+                # All classes of an image are judged by the same noise.
+                stream = [image_seed(seeds[i] ^ _GUESS_STREAM, number * _GUESS_DRAWS + d) for i, _, d in pack.filled]
+                labels = torch.tensor([c for _, c, _ in pack.filled], device=self.model.device)
+                rows = [i for i, _, _ in pack.filled]
+                misfit = self.method.misfit(self.denoiser, rows, labels, self.random(stream), sigma)
+                for place, (i, c, _) in pack.at_place.items():
+                    error[i, c] += float(misfit[place]) ** 2
+            total += error / error.mean(dim=1, keepdim=True).clamp_min(1e-12)  # high levels have the larger errors
+        return total.argmin(dim=1)
+
+
+def _seeds(seeds: Seeds, numbers: Sequence[int], candidates: int) -> list[list[int]]:
+    """The generator seed of every candidate of every input; those of other numbers of candidates begin the same."""
+    shifts = [j << _CANDIDATE_SHIFT for j in range(candidates)]
+    if isinstance(seeds, int):
+        return [[image_seed(seeds, number + shift) for shift in shifts] for number in numbers]
+    listed = [int(s) for s in seeds]
+    if len(listed) != len(numbers):
+        raise UserError(f"{len(listed)} seeds are given for {len(numbers)} images; give one, or one an image")
+    return [[image_seed(s, shift) for shift in shifts] for s in listed]
+
+
+def _check_size(size: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
+    (channels, height, width), (own, side, _) = size, shape
+    if channels != own:
+        raise UserError(f"the image has {channels} channels and the model {own}; give it one that has as many")
+    if min(height, width) < side:
+        raise UserError(f"the image is {width}x{height}, smaller than the model's {side}x{side}; enlarge it")
+
+
+def _to(labels: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if labels is None else labels.to(device)

@@ -1,0 +1,342 @@
+"""An image as people have it, brought to what a model takes: any size, any mode, and never a silent stretch.
+
+How an image of another size is brought to the model's, `Fit`:
+
+    crop    the largest central part of the model's proportions, resized (Lanczos, antialiased)
+    resize  the whole image, resized; refused where its proportions are others than the model's
+    pad     the whole image, resized into the middle; what is left is filled with its border and cut off in the end
+    tiles   not resized: the model works on overlapping tiles, see `unistep.editing.tiled`; an image smaller than the
+            model is enlarged
+
+Modes become 8-bit grey or RGB as in `unistep.data.prepare`. Transparency can say what is to be painted: then colours
+are resized weighted by their opacity, so that nothing hidden leaks in, and what is wholly opaque is known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from torch import Tensor
+
+from unistep.data.files import FolderFiles
+from unistep.data.naming import nearest_path, shown
+from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels
+from unistep.data.reader import BadImage
+from unistep.editing.operators.mask import from_alpha
+from unistep.errors import UserError
+from unistep.formats.regular_file import check_regular_file
+
+Fit = Literal["crop", "resize", "pad", "tiles"]
+FITS = ("crop", "resize", "pad", "tiles")
+Source = Path | str | Image.Image
+Box = tuple[int, int, int, int]
+
+_MOST_BYTES = 1 << 30
+_MOST_PIXELS = 1 << 26  # of what a model works on: with `tiles` that is as large as the image
+
+_MASK_TOLERANCE = 0.01  # masks are often scaled by other programs, which round
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image goes: `box` of it, left, upper, right, lower in its own pixels, becomes `inside` of the target.
+
+    Args:
+        source: width and height of the image.
+        box: what is taken of it.
+        target: width and height of what the model works on.
+        inside: where that lies in the target; the rest is margin.
+    """
+
+    source: tuple[int, int]
+    box: Box
+    target: tuple[int, int]
+    inside: tuple[int, int, int, int]
+
+    @property
+    def inside_size(self) -> tuple[int, int]:
+        """Width and height of the image in the target."""
+        left, upper, right, lower = self.inside
+        return right - left, lower - upper
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the image fills only a part of the target."""
+        return self.inside_size != self.target
+
+    @property
+    def resized(self) -> bool:
+        """Whether pixels are others than the image's own."""
+        return (self.box[2] - self.box[0], self.box[3] - self.box[1]) != self.inside_size
+
+    def describe(self) -> str:
+        """What is done to the image, for people; empty where nothing is."""
+        width, height = (self.box[2] - self.box[0], self.box[3] - self.box[1])
+        said = []
+        if (width, height) != self.source:
+            said.append(f"its central {width}x{height} is taken")
+        if self.resized:
+            verb = "enlarged" if self.inside_size[0] > width else "reduced"
+            said.append(f"{verb} to {self.inside_size[0]}x{self.inside_size[1]}")
+        if self.has_margin:
+            said.append(f"a margin fills {self.target[0]}x{self.target[1]} and is cut off again")
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in the model's form.
+
+    Args:
+        pixels: of the whole target, margins filled.
+        known: False where the image is transparent, and white; None for an opaque one. The margin counts as unknown.
+        frame: where it came from.
+        name: of the file, for messages.
+        note: what was done to it, a line for people; empty where nothing was.
+    """
+
+    pixels: UInt8[Tensor, "C H W"]
+    known: Bool[Tensor, "H W"] | None
+    frame: Frame
+    name: str = "the image"
+    note: str = ""
+
+
+def frame(source: tuple[int, int], target: tuple[int, int], fit: Fit, name: str = "the image") -> Frame:
+    """Where an image of a size goes in the model's; both are width and height.
+
+    Raises:
+        UserError: `fit` would have to stretch it, or is none; or what the model had to work on were too large.
+    """
+    (width, height), (goal_width, goal_height) = source, target
+    whole: Box = (0, 0, width, height)
+    if fit == "crop":
+        scale = min(width / goal_width, height / goal_height)
+        w, h = (max(1, min(side, round(goal * scale))) for side, goal in zip(source, target, strict=True))
+        left, upper = (width - w) // 2, (height - h) // 2
+        return Frame(source, (left, upper, left + w, upper + h), target, (0, 0, *target))
+    if fit == "resize":
+        if not _same_proportions(source, target):
+            raise UserError(
+                f"{name} is {width}x{height} and would be stretched to {goal_width}x{goal_height}; "
+                "give --fit crop, or pad to keep all of it"
+            )
+        return Frame(source, whole, target, (0, 0, *target))
+    if fit == "pad":
+        scale = max(width / goal_width, height / goal_height)
+        w, h = (max(1, min(goal, round(side / scale))) for side, goal in zip(source, target, strict=True))
+        left, upper = (goal_width - w) // 2, (goal_height - h) // 2
+        return Frame(source, whole, target, (left, upper, left + w, upper + h))
+    if fit == "tiles":
+        scale = max(1.0, goal_width / width, goal_height / height)
+        grown = (max(goal_width, round(width * scale)), max(goal_height, round(height * scale)))
+        if grown[0] * grown[1] > _MOST_PIXELS:
+            raise UserError(
+                f"{name} would make {grown[0]}x{grown[1]} pixels of tiles; give --fit crop, or a smaller one"
+            )
+        return Frame(source, whole, grown, (0, 0, *grown))
+    raise UserError(f"fit {fit!r} is none; {', '.join(FITS)} are")
+
+
+def read_picture(
+    source: Source, shape: tuple[int, int, int], fit: Fit = "crop", *, alpha: bool = False, name: str | None = None
+) -> Picture:
+    """Reads an image for a model.
+
+    Args:
+        source: a file, or an image in Pillow.
+        shape: channels, 1 or 3, height and width of what the model takes.
+        fit: how it is brought to that size, see the module's text.
+        alpha: transparency says what is unknown; else transparent pixels are laid on white.
+        name: for messages; default: the file's.
+
+    Raises:
+        UserError: it cannot be read, or would have to be stretched.
+    """
+    channels, target = shape[0], (shape[2], shape[1])
+    if channels not in (1, 3):
+        raise UserError(
+            f"the model takes {channels} channels, which are no picture's; grey ones have 1, coloured ones 3"
+        )
+    name = name or ("the image" if isinstance(source, Image.Image) else shown(source))
+    image, transparent = _decoded(source, name, alpha)
+    where = frame(image.size, target, fit, name)
+    note = where.describe()
+    if channels == 1 and _has_colour(image, where):
+        note = ", ".join(filter(None, [note, "its colour is left out"]))
+    if transparent is None:
+        return Picture(_placed(to_pixels(_scaled(image, where), channels), where), None, where, name, note)
+    pixels = _placed(to_pixels(_scaled(transparent, where).convert("RGB"), channels), where)
+    opacity = np.asarray(_scaled(transparent.getchannel("A"), where, Image.Resampling.BOX))
+    known = _placed_mask(from_alpha(torch.from_numpy(opacity.copy())).numpy(), where)
+    return Picture(torch.where(known, pixels, 255).to(torch.uint8), known, where, name, note)
+
+
+def read_mask(source: Source, where: Frame, *, name: str | None = None) -> Bool[Tensor, "H W"]:
+    """Reads what is known, True, of an image in its frame: white marks what is to be painted, black what stays.
+
+    A mask of another size than the image's is resized to it by nearest pixels and taken the same way; one of the
+    model's size is taken as it is. Grey counts as the nearer of both, transparent as white.
+
+    Args:
+        source: a file, or an image in Pillow.
+        where: the frame of the image.
+        name: for messages; default: the file's.
+
+    Raises:
+        UserError: it cannot be read, its proportions are others, or it marks nothing or everything.
+    """
+    name = name or ("the mask" if isinstance(source, Image.Image) else shown(source))
+    mask, _ = _decoded(source, name, False)
+    painted = mask.convert("L")
+    if _same_proportions(painted.size, where.source, _MASK_TOLERANCE):
+        scale_x, scale_y = (m / s for m, s in zip(painted.size, where.source, strict=True))
+        left, upper, right, lower = where.box
+        box = (left * scale_x, upper * scale_y, right * scale_x, lower * scale_y)
+        taken = painted.resize(where.inside_size, Image.Resampling.NEAREST, box=box)
+        known = _placed_mask(np.asarray(taken) < 128, where)
+    elif painted.size == where.target:
+        known = torch.from_numpy(np.asarray(painted) < 128)
+    else:
+        raise UserError(
+            f"mask {name} is {painted.width}x{painted.height} and fits neither the image's "
+            f"{where.source[0]}x{where.source[1]} nor the model's {where.target[0]}x{where.target[1]}; "
+            "give one of the same proportions"
+        )
+    check_mask(known, where, f"mask {name}")
+    return known
+
+
+def check_mask(known: Bool[Tensor, "H W"], where: Frame, name: str) -> None:
+    """Refuses a mask that leaves nothing to paint, or nothing to paint by.
+
+    Raises:
+        UserError: it does.
+    """
+    size = f"{where.target[0]}x{where.target[1]}"
+    left, upper, right, lower = where.inside
+    if bool(known[upper:lower, left:right].all()):
+        raise UserError(f"{name} marks nothing to paint at {size}; draw white over what is to be painted, and wider")
+    if not bool(known.any()):
+        raise UserError(f"{name} marks everything at {size}, and nothing is known; draw black over what stays")
+
+
+def cut_margin(images: UInt8[Tensor, "N C H W"], where: Frame) -> UInt8[Tensor, "N C h w"]:
+    """Results without the margin that the frame added."""
+    left, upper, right, lower = where.inside
+    return images[..., upper:lower, left:right]
+
+
+class ImageFile(NamedTuple):
+    """An image file, and what its result is called: its name below the folder that was given, without its ending."""
+
+    path: Path
+    name: str
+
+
+def list_images(names: Sequence[str | Path], flag: str = "--input") -> list[ImageFile]:
+    """The image files that the names mean, in order: files, and folders with all that lies below them.
+
+    Raises:
+        UserError: there are none, or one does not exist.
+    """
+    found: list[ImageFile] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if not str(name).strip():
+            raise UserError(f"{flag} is empty; give an image or a folder of images")
+        if path.is_dir():
+            inside = FolderFiles(path, str(name)).names
+            if not inside:
+                raise UserError(f"{flag} {shown(name)}: no images are in it; PNG, JPEG and the like are looked for")
+            found += [ImageFile(path / n, str(Path(n).with_suffix(""))) for n in inside]
+        else:
+            check_image_file(path, flag)
+            found.append(ImageFile(path, path.stem))
+    if not found:
+        raise UserError(f"{flag} is missing; give an image or a folder of images")
+    return found
+
+
+def check_image_file(path: Path, flag: str) -> None:
+    """Refuses a name at which no file can be read.
+
+    Raises:
+        UserError: there is none, or it is something else.
+    """
+    try:
+        similar = None if path.exists() or path.is_symlink() else nearest_path(path)
+    except (OSError, ValueError):
+        similar = None
+    remedy = "give an image" if similar is None else f"did you mean {shown(similar)}?"
+    try:
+        check_regular_file(path, remedy, most_bytes=_MOST_BYTES)
+    except UserError as error:
+        raise UserError(f"{flag} {shown(error)}") from None
+
+
+def _decoded(source: Source, name: str, alpha: bool) -> tuple[Image.Image, Image.Image | None]:
+    """The image in mode L or RGB, and with its transparency, in mode RGBA, where that is asked for and there."""
+    try:
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, alpha)
+        path = Path(source).expanduser()
+        check_image_file(path, "image")
+        content = path.read_bytes()
+        transparent = decode_transparent(content) if alpha else None
+        return decode(content), transparent
+    except BadImage as error:
+        raise UserError(f"{name}: {error}; give a PNG, JPEG or the like that opens elsewhere") from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def _from_pillow(image: Image.Image, alpha: bool) -> tuple[Image.Image, Image.Image | None]:
+    try:
+        transparent = image.convert("RGBA") if alpha and image.has_transparency_data else None
+        return flatten(image.copy()), transparent
+    except BadImage:
+        raise
+    except Exception as error:  # whatever Pillow raises of a mode or a lazily opened file
+        raise BadImage(shown(error) or type(error).__name__) from error
+
+
+def _scaled(image: Image.Image, where: Frame, by: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The part of the frame's box at the size that it has in the target; RGBA is weighted by opacity."""
+    if where.box != (0, 0, *image.size):
+        image = image.crop(where.box)
+    return image if image.size == where.inside_size else image.resize(where.inside_size, by)
+
+
+def _has_colour(image: Image.Image, where: Frame) -> bool:
+    if image.mode == "L":
+        return False
+    pixels = np.asarray(_scaled(image, where))
+    return bool((pixels != pixels[..., :1]).any())
+
+
+def _placed(pixels: np.ndarray, where: Frame) -> UInt8[Tensor, "C H W"]:
+    """The target with its margin filled by the border."""
+    left, upper, right, lower = where.inside
+    margin = ((0, 0), (upper, where.target[1] - lower), (left, where.target[0] - right))
+    return torch.from_numpy(np.ascontiguousarray(np.pad(pixels, margin, mode="edge")))
+
+
+def _placed_mask(known: np.ndarray, where: Frame) -> Bool[Tensor, "H W"]:
+    left, upper, right, lower = where.inside
+    placed = torch.zeros(where.target[1], where.target[0], dtype=torch.bool)
+    placed[upper:lower, left:right] = torch.from_numpy(np.ascontiguousarray(known))
+    return placed
+
+
+def _same_proportions(a: tuple[int, int], b: tuple[int, int], tolerance: float = 0.0) -> bool:
+    """Whether one size is the other scaled, to less than a pixel of the smaller or a share of its side."""
+    (width, height), (of_width, of_height) = sorted((a, b), key=lambda size: size[0] * size[1])
+    off_width = abs(width - height * of_width / of_height)
+    off_height = abs(height - width * of_height / of_width)
+    return off_width < max(1, tolerance * width) and off_height < max(1, tolerance * height)
