@@ -12,9 +12,6 @@ from torch import nn
 from unistep.build import search as module
 from unistep.build.models import EMBEDDED, open_any
 from unistep.build.search import (
-    EVEN,
-    FOUND,
-    OWN,
     ScheduleSearch,
     check_searchable,
     own_schedule_file,
@@ -24,6 +21,7 @@ from unistep.build.search import (
 )
 from unistep.build.search_picture import save_curves
 from unistep.build.search_record import SearchRecord, open_record
+from unistep.build.search_scores import EVEN, FOUND, OWN
 from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
@@ -95,7 +93,7 @@ def test_the_known_timesteps_are_found(tmp_path):
     search = search_of(tmp_path, model_of(timesteps=(0, 5)))
     found = search.find(2)
     assert found.timesteps == (0, BEST) and found.steps == 2
-    assert [(j.names, j.timesteps) for j in found.judged] == [
+    assert [(j.names, j.schedule) for j in found.judged] == [
         ((FOUND,), (0, BEST)),
         ((EVEN,), (0, 9)),
         ((OWN,), (0, 5)),
@@ -139,7 +137,7 @@ def test_schedules_that_are_one_have_all_their_names(tmp_path):
 
 def test_an_own_schedule_that_ends_at_sigma_min_is_compared(tmp_path):
     found = search_of(tmp_path, model_of(timesteps=(0, LEVELS - 1))).find(2)
-    assert found.timesteps == (0, BEST) and found.of(OWN).timesteps == (0, LEVELS - 1)
+    assert found.timesteps == (0, BEST) and found.of(OWN).schedule == (0, LEVELS - 1)
 
 
 # ------------------------------------------------------------------------------------------------------ how it is found

@@ -16,7 +16,7 @@ from PIL import Image
 from unistep.build import search as module
 from unistep.build.models import EMBEDDED_TEACHER, default_plan, open_any
 from unistep.cli.main import COMMANDS
-from unistep.cli.search import steps_of
+from unistep.cli.search_config import steps_of
 from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
 from unistep.pipelines.generate import consistency_plan

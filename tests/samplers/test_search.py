@@ -164,6 +164,78 @@ def test_a_score_that_is_no_number_is_the_worst():
     assert (result.timesteps, result.score) == ((0, 21), 5.0)
 
 
+# ----------------------------------------------------------------------------------------- where the first is free too
+
+
+def free_schedules(num_timesteps, steps):
+    return list(itertools.combinations(range(num_timesteps - 1), steps))
+
+
+@given(valleys())
+def test_one_free_step_is_the_best_of_all(values):
+    result = search_timesteps(Counted(lambda s: values[s[0]]), len(values) + 1, 1, free_first=True)
+    assert result.timesteps == (values.index(0.0),) and result.score == 0.0
+    assert result.evaluations <= 5 + 1.45 * math.log2(len(values)) and len(result.curves) == 1
+
+
+@pytest.mark.parametrize("targets", [[3, 7, 8, 14], [0, 1, 2, 3], [13, 14, 15, 16]])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_every_number_of_free_steps_against_brute_force(steps, targets):
+    def score(s):
+        pulls = sum(abs(t - target) ** 1.5 for t, target in zip(s, targets, strict=False))
+        return pulls + 0.1 * sum((b - a - 2) ** 2 for a, b in itertools.pairwise(s))
+
+    best = min(free_schedules(18, steps), key=score)
+    result = search_timesteps(Counted(score), 18, steps, free_first=True)
+    assert result.score == pytest.approx(score(best)) and result.timesteps == best
+    assert len(result.curves) == steps
+    assert all(curve[point] == result.score for curve, point in zip(result.curves, best, strict=True))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4), st.booleans())
+def test_free_and_never_worse_than_any_start_or_anything_seen(seed, steps, grow):
+    score = Counted(lambda s: hash((seed, s)) % 1000)
+    everything = free_schedules(10, steps)
+    start = [everything[seed % len(everything)], everything[seed // 7 % len(everything)], (seed % 9,)]
+    result = search_timesteps(score, 10, steps, start, free_first=True, grow=grow)
+    assert set(start[:2]) <= set(score.asked) and set(score.asked) <= {
+        s for n in (1, 2, 3, 4) for s in free_schedules(10, n)
+    }
+    assert result.score == min(score.score(s) for s in score.asked if len(s) == steps) == score.score(result.timesteps)
+
+
+def test_a_point_is_put_before_the_first():
+    """Where the widest gap is: the one-step schedule is low on the grid."""
+    wanted = {1: (30,), 2: (6, 30)}
+    result = search_timesteps(
+        lambda s: sum(abs(a - b) for a, b in zip(s, wanted[len(s)], strict=True)),
+        40,
+        2,
+        [(30,)],
+        free_first=True,
+        sweeps=0,
+    )
+    assert result.timesteps == (6, 30)
+
+
+def test_nothing_but_a_start_grows():
+    """A search near a good schedule need not find it from nothing."""
+    score = Counted(lambda s: float(sum((t - 9 * i - 2) ** 2 for i, t in enumerate(s))))
+    near = search_timesteps(score, 40, 4, [(3, 10, 19, 30)], free_first=True, grow=False)
+    assert near.timesteps == (2, 11, 20, 29) and {len(s) for s in score.asked} == {4}
+    # From fewer steps it grows all the same, and from nothing where nothing is given.
+    fewer = Counted(score.score)
+    search_timesteps(fewer, 40, 3, [(3, 10, 19), (2, 11)], free_first=True, grow=False)
+    assert any(s[:2] == (2, 11) and s != (2, 11, 20) for s in fewer.asked)
+    assert search_timesteps(Counted(score.score), 40, 3, free_first=True, grow=False).timesteps == (2, 11, 20)
+
+
+@pytest.mark.parametrize("own", [(), (-1, 3), (3, 3), (5, 3), (3, 39)])
+def test_a_free_start_that_is_none(own):
+    with pytest.raises(UserError, match=r"timesteps \[.*\] must increase and lie between 0 and 38"):
+        search_timesteps(lambda s: 0.0, 40, 2, [own], free_first=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,14 +1,10 @@
 """The search for a model's timesteps: candidates are scored by a measure of the images they make.
 
-All candidates are scored on the same images: 0 to n - 1 of a seed, with the same noise for all, so that a difference of
-scores is one of schedules and hardly of luck. A little luck is left in the lowest of many scores, so what was found is
-measured once more on images that had no part in the choice, n to 2n - 1, beside the levels that are spaced evenly and
-beside the model's own.
+The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.build.search_scores`). What
+was found is compared with levels that are spaced evenly and with the model's own.
 """
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,83 +15,17 @@ from torch import Tensor
 
 from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.build.search_record import Schedule, SearchRecord
+from unistep.build.search_scores import EVEN, OWN, Found, Progress, Scores, listed
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.formats.schedule_config import schedule_file
-from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.metrics.yardstick import Yardstick, jackknife
+from unistep.metrics.yardstick import Yardstick
 from unistep.pipelines.generate import consistency_plan, generate, random_labels, spaced_timesteps
 from unistep.pipelines.run_settings import weights_digest
 from unistep.samplers.remembered import RememberedDenoiser
 from unistep.samplers.search import search_timesteps
-
-FOUND, EVEN, OWN = "found", "evenly spaced", "the model's own"
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being measured, how many of its images are done, and how many there are."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A schedule beside others.
-
-    Args:
-        names: what it is: FOUND, EVEN, OWN, or several of them.
-        timesteps: indices of the model's grid.
-        searched: its number on the images of the search.
-        fresh: its number on fresh images.
-        difference: the number of the schedule found less this one's, on the same fresh images; None of that itself.
-    """
-
-    names: tuple[str, ...]
-    timesteps: Schedule
-    searched: float
-    fresh: Estimate
-    difference: Estimate | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found for a number of steps.
-
-    Args:
-        timesteps: the best schedule on the images of the search.
-        curves: for each of its points but the first: numbers with that point elsewhere, by index.
-        judged: the schedule found, and what it is compared with.
-    """
-
-    timesteps: Schedule
-    curves: tuple[dict[int, float], ...]
-    judged: tuple[Judged, ...]
-
-    @property
-    def steps(self) -> int:
-        """Network evaluations an image."""
-        return len(self.timesteps)
-
-    def of(self, name: str) -> Judged | None:
-        """The schedule of a name; None where there is none."""
-        return next((j for j in self.judged if name in j.names), None)
-
-    def as_json(self) -> dict[str, Any]:
-        """As search.json has it."""
-        return {
-            "steps": self.steps,
-            "timesteps": list(self.timesteps),
-            "judged": [
-                {
-                    "names": list(j.names),
-                    "timesteps": list(j.timesteps),
-                    "on_images_of_the_search": j.searched,
-                    "on_fresh_images": _as_json(j.fresh),
-                    "found_less_this": None if j.difference is None else _as_json(j.difference),
-                }
-                for j in self.judged
-            ],
-            "curves": [{str(i): value for i, value in curve.items()} for curve in self.curves],
-        }
 
 
 def search_settings(
@@ -153,7 +83,7 @@ class ScheduleSearch:
         self.model, self.info, self.network, self.yardstick = model, model.info, network, yardstick
         self.record, self.num_images, self.seed = record, num_images, seed
         self.batch_size, self.device, self.on_progress = batch_size, device, on_progress
-        self.sign = 1 if yardstick.better == "lower" else -1
+        self.scores = Scores(yardstick, record, self._features)
         self.denoiser = RememberedDenoiser(model.denoiser, model.info.sigma_max)
         self.found: list[Found] = []
 
@@ -169,53 +99,19 @@ class ScheduleSearch:
         # A schedule may end at sigma_min, where a step does nothing: it is compared, but nothing is built on it.
         if own is not None and own[-1] < self.info.num_train_timesteps - 1:
             starts.append(own)
-        result = search_timesteps(self._badness, self.info.num_train_timesteps, steps, starts)
-        names: dict[Schedule, list[str]] = {}
-        for name, schedule in ((FOUND, result.timesteps), (EVEN, even), (OWN, own)):
-            if schedule is not None:
-                names.setdefault(schedule, []).append(name)
-        judged = tuple(self._judge(schedule, result.timesteps, called) for schedule, called in names.items())
-        curves = tuple({i: self.sign * value for i, value in curve.items()} for curve in result.curves)
-        found = Found(result.timesteps, curves, judged)
+        result = search_timesteps(self.scores.badness, self.info.num_train_timesteps, steps, starts)
+        judged = self.scores.judged(result.timesteps, {EVEN: even, OWN: own})
+        found = Found(result.timesteps, self.scores.numbers(result.curves), judged)
         self.found.append(found)
-        self.record.found.append(found.as_json())
-        self.record.write()
+        self.scores.keep(found)
         return found
 
-    def _badness(self, schedule: Schedule) -> float:
-        return self.sign * self._searched(schedule)
-
-    def _searched(self, schedule: Schedule) -> float:
-        """The number of a schedule on the images of the search."""
-        if schedule not in self.record.scores:
-            features = self._features(schedule, range(self.num_images), "")
-            self.record.scores[schedule] = self.yardstick.value(features)
-            self.record.write()
-        return self.record.scores[schedule]
-
-    def _fresh(self, schedule: Schedule) -> tuple[float, tuple[float, ...]]:
-        """The number on fresh images, and the numbers without each group of them."""
-        if schedule not in self.record.fresh:
-            features = self._features(schedule, range(self.num_images, 2 * self.num_images), " on fresh images")
-            self.record.fresh[schedule] = self.yardstick.value(features), self.yardstick.without_groups(features)
-            self.record.write()
-        return self.record.fresh[schedule]
-
-    def _judge(self, schedule: Schedule, best: Schedule, names: list[str]) -> Judged:
-        value, without = self._fresh(schedule)
-        difference = None
-        if schedule != best:
-            of_best, without_best = self._fresh(best)
-            difference = jackknife(of_best - value, [b - v for b, v in zip(without_best, without, strict=True)])
-        return Judged(
-            tuple(names), schedule, self._searched(schedule), self.yardstick.estimate(value, without), difference
-        )
-
-    def _features(self, schedule: Schedule, part: range, where: str) -> Float32[Tensor, "N D"]:
-        info, shape = self.info, self.model.image_shape
-        plan = consistency_plan(schedule, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+    def _features(self, schedule: Schedule, fresh: bool) -> Float32[Tensor, "N D"]:
+        info, shape, timesteps = self.info, self.model.image_shape, [int(i) for i in schedule]
+        part = range(self.num_images, 2 * self.num_images) if fresh else range(self.num_images)
+        plan = consistency_plan(timesteps, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
         labels = random_labels(self.seed, part, self.model.num_classes) if self.model.num_classes else None
-        what = f"timesteps {','.join(map(str, schedule))}{where}"
+        what = f"timesteps {listed(schedule)}{' on fresh images' if fresh else ''}"
 
         def told(done: int) -> None:
             if self.on_progress is not None:
@@ -261,7 +157,7 @@ def worth_keeping(found: Found, better: str) -> bool:
     return now.difference.value < 0 if better == "lower" else now.difference.value > 0
 
 
-def with_schedules(info: ModelInfo, schedules: list[Schedule]) -> ModelInfo:
+def with_schedules(info: ModelInfo, schedules: list[tuple[int, ...]]) -> ModelInfo:
     """The model's information with these schedules in the place of its own."""
     for schedule in schedules:
         info = info.with_schedule(schedule)
@@ -286,8 +182,3 @@ def own_schedule_file(name: str | None, model: LoadedModel) -> Path:
     if not model.path.is_dir():
         raise UserError(f"--write: {name} is a file and has no place for timesteps; {remedy}")
     return schedule_file(model.path)
-
-
-def _as_json(estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.interval
-    return {"value": estimate.value, "standard_error": estimate.standard_error, "interval_95": [low, high]}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unistep.build.search import EVEN, FOUND, OWN, Found
+from unistep.build.search_scores import EVEN, FOUND, OWN, USUAL, Found, listed
 from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
@@ -13,7 +13,7 @@ from unistep.pipelines.whole_file import whole_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STYLES = {FOUND: ("black", "*"), EVEN: ("tab:red", "s"), OWN: ("tab:green", "D")}
+_STYLES = {FOUND: ("black", "*"), EVEN: ("tab:red", "s"), OWN: ("tab:green", "D"), USUAL: ("tab:red", "s")}
 _Z95 = 1.96
 
 
@@ -68,25 +68,31 @@ def save_curves(path: Path, found: Sequence[Found], info: ModelInfo, title: str,
 
 def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, measure: str) -> None:
     """Every point of the schedule elsewhere, the others where they are."""
-    for slot, curve in enumerate(found.curves, start=1):
-        name = f"step {slot + 1}" if len(found.curves) > 1 else "second step at"
+    free = found.schedule[len(found.schedule) - len(found.curves) :]
+    for step, curve in enumerate(found.curves, start=len(found.schedule) - len(free) + 1):
+        name = f"step {step}" if len(found.curves) > 1 else f"{('first', 'second')[step - 1]} step at"
         panel.plot(list(curve), list(curve.values()), "o-", markersize=4, linewidth=1, alpha=0.8, label=name)
-    for name in (EVEN, OWN):
+    for name in (EVEN, OWN, USUAL):
         judged = found.of(name)
         if judged is not None and FOUND not in judged.names:
-            label = f"{name}: {_listed(judged.timesteps)}"
+            label = f"{name}: {listed(judged.schedule)}"
             panel.axhline(judged.searched, color=_STYLES[name][0], linestyle="--", linewidth=1, label=label)
     best = found.of(FOUND)
     if best is not None:
-        inner = found.timesteps[1:]
-        label = f"found: {_listed(found.timesteps)}"
-        panel.plot(inner, [best.searched] * len(inner), "*", color="black", markersize=11, linestyle="", label=label)
+        label = f"found: {listed(found.schedule)}"
+        panel.plot(free, [best.searched] * len(free), "*", color="black", markersize=11, linestyle="", label=label)
     panel.set_title(f"{found.steps} steps, on the images of the search", fontsize=10)
-    panel.set_xlabel("timestep (index of the grid)")
     panel.set_ylabel(measure)
-    panel.set_xlim(0, info.num_train_timesteps - 1)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
+    if found.unit == "sigmas":
+        panel.set_xlabel("noise level (sigma)")
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.invert_xaxis()  # as an edit goes
+        return
+    panel.set_xlabel("timestep (index of the grid)")
+    panel.set_xlim(0, info.num_train_timesteps - 1)
     _add_sigmas(panel, info)
 
 
@@ -126,7 +132,3 @@ def _draw_gain(panel: "Axes", found: Sequence[Found], measure: str) -> None:
     panel.set_xticks([one.steps for one in found])
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
-
-
-def _listed(timesteps: Sequence[int]) -> str:
-    return ",".join(map(str, timesteps))

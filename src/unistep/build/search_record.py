@@ -9,7 +9,9 @@ from unistep.errors import UserError
 from unistep.formats.regular_file import check_regular_file
 from unistep.pipelines.whole_file import whole_file
 
-Schedule = tuple[int, ...]
+Schedule = tuple[float, ...]
+"""Timesteps of a sampler, which are whole numbers, or noise levels of an edit."""
+
 _MOST_BYTES = 64 << 20
 
 
@@ -22,13 +24,18 @@ class SearchRecord:
         settings: all that the numbers depend on, by the name a person would give it; JSON.
         scores: of the schedules on the images of the search.
         fresh: of some schedules on images that the search has not seen: the value, and the values without each group.
-        found: for people and programs; see `unistep.build.search`.
+        beside: what is told beside the numbers on fresh images, where there is something: of an edit how far what the
+            model made was from what is known.
+        labels: classes that were guessed, by the name of the images; guessing costs as much as many candidates.
+        found: for people and programs; see `unistep.build.search_scores`.
     """
 
     path: Path
     settings: dict[str, Any]
     scores: dict[Schedule, float] = field(default_factory=dict)
     fresh: dict[Schedule, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
+    beside: dict[Schedule, float] = field(default_factory=dict)
+    labels: dict[str, list[int]] = field(default_factory=dict)
     found: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self) -> None:
@@ -37,7 +44,7 @@ class SearchRecord:
         Raises:
             UserError: it cannot be written.
         """
-        content = {
+        content: dict[str, Any] = {
             "found": self.found,
             "scores": {_text(own): value for own, value in self.scores.items()},
             "fresh": {
@@ -45,6 +52,10 @@ class SearchRecord:
             },
             "settings": self.settings,
         }
+        if self.beside:
+            content["beside"] = {_text(own): value for own, value in self.beside.items()}
+        if self.labels:
+            content["labels"] = self.labels
         try:
             with whole_file(self.path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -71,13 +82,15 @@ def open_record(path: Path, settings: dict[str, Any]) -> SearchRecord:
             _schedule(own): (float(entry["value"]), tuple(map(float, entry["without_a_group"])))
             for own, entry in content["fresh"].items()
         }
+        beside = {_schedule(own): float(value) for own, value in content.get("beside", {}).items()}
+        labels = {name: [int(c) for c in of_images] for name, of_images in content.get("labels", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         raise UserError(f"{path} is not the record of a search, or is damaged; {other}") from None
     differing = [name for name in {**former, **settings} if former.get(name) != settings.get(name)]
     if differing:
         what = ", ".join(_difference(name, former.get(name), settings.get(name)) for name in differing)
         raise UserError(f"{path} is of a search that differs in {what}; {other}")
-    return SearchRecord(path, settings, scores, fresh)
+    return SearchRecord(path, settings, scores, fresh, beside, labels)
 
 
 def _difference(name: str, former: Any, now: Any) -> str:
@@ -90,4 +103,4 @@ def _text(schedule: Schedule) -> str:
 
 
 def _schedule(text: str) -> Schedule:
-    return tuple(map(int, text.split(",")))
+    return tuple(int(number) if number.isdigit() else float(number) for number in text.split(","))

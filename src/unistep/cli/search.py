@@ -1,20 +1,19 @@
 """`unistep search`: the timesteps that a consistency model is best sampled with, for each number of steps."""
 
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from unistep.cli.arguments import MAX_SEED, check_range, instantiate, new_parser, parse
-from unistep.cli.measuring import MeasuringConfig, open_network, reference_of
-from unistep.cli.output import check_place
+from unistep.cli.arguments import instantiate, new_parser, parse
+from unistep.cli.measuring import open_network, reference_of
+from unistep.cli.search_config import SearchConfig, steps_of
 from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
-    from unistep.build.search import Found, Progress, ScheduleSearch
+    from unistep.build.search import ScheduleSearch
+    from unistep.build.search_scores import Found, Progress
     from unistep.metrics.yardstick import Yardstick
 
 _DESCRIPTION = """Search for timesteps: `unistep search [MODEL] --reference DATA|STATISTICS [options]`.
@@ -22,70 +21,13 @@ _DESCRIPTION = """Search for timesteps: `unistep search [MODEL] --reference DATA
 MODEL is a consistency model, as `unistep sample` takes it; without it the embedded MNIST model. For each number of
 steps the noise levels are found at which the images measure best, by golden-section search point by point, and measured
 again on fresh images beside evenly spaced ones and the model's own. OUTPUT receives search.json and curve.png. The same
-command, broken off or repeated, goes on where it was, also with other numbers of steps."""
+command, broken off or repeated, goes on where it was, also with other numbers of steps.
 
-_MOST_STEPS = 64
+`unistep search [MODEL] --task TASK --images DATA [options]` finds the noise levels of an edit: whole images are
+measured, edited from what is known of them, and compared with what they were. The first level is searched as well. What
+is found is printed as flags for `unistep edit`."""
 
-
-@dataclass(frozen=True)
-class SearchConfig(MeasuringConfig):
-    """What to search for.
-
-    Args:
-        steps: numbers of network evaluations: 2, or 2,4, or 2..8.
-        metric: what is made best, on fd (Frechet distance), sfd (its spatial form), kd (kernel distance), is (inception
-            score), precision or recall.
-        num_images: images a candidate; as many fresh ones judge what was found.
-        seed: of the images, the same for all candidates.
-        batch_size: images at once on an accelerator; a CPU takes few at once whatever is given.
-        output: a folder for search.json and curve.png.
-        dtype: what the network computes in; auto is what is fastest on the device.
-        device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
-    """
-
-    steps: str = "2"
-    metric: Literal["fd", "sfd", "kd", "is", "precision", "recall"] = "fd"
-    num_images: int = 2000
-    seed: int = 0
-    batch_size: int = 64
-    output: str = "search"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("--num_images", self.num_images, 20, 1_000_000)
-        check_range("--batch_size", self.batch_size, 1, 100_000)
-        check_range("--seed", self.seed, 0, MAX_SEED)
-        steps_of(self.steps)
-        path = Path(self.output)
-        if not self.output.strip():
-            raise UserError("--output is empty; give a folder")
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--output {self.output} is a file; give a folder")
-        check_place(path)
-
-
-def steps_of(text: str) -> list[int]:
-    """The numbers that `2..8`, `2,4` or `2` mean, rising.
-
-    Raises:
-        UserError: it is none of these, or a number is out of range.
-    """
-    found: set[int] = set()
-    for part in text.strip("[] ").split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*\.\.\s*(\d{1,9}))?\s*", part)
-        if match is None:
-            raise UserError(f"--steps {text or repr('')}: give numbers of steps, as 2 or 2,4 or 2..8")
-        first, last = int(match[1]), int(match[2] or match[1])
-        for number in (first, last):
-            if not 2 <= number <= _MOST_STEPS:
-                reason = "one step begins at sigma_max and has nothing to choose; " if number == 1 else ""
-                raise UserError(f"--steps {text}: {reason}numbers of steps lie between 2 and {_MOST_STEPS}")
-        if first > last:
-            raise UserError(f"--steps {text}: the range {first}..{last} is empty; give {last}..{first}")
-        found |= set(range(first, last + 1))
-    return sorted(found)
+_NUM_IMAGES = 2000
 
 
 def run(arguments: list[str]) -> None:
@@ -96,7 +38,10 @@ def run(arguments: list[str]) -> None:
     text = "keep what was found in the model folder, where it is better than what is there"
     parser.add_argument("--write", action="store_true", help=text)
     add_source_options(parser)
-    parser.usage = "unistep search [MODEL] --reference DATA|STATISTICS [options]"
+    parser.usage = (
+        "unistep search [MODEL] --reference DATA|STATISTICS [options]\n"
+        "       unistep search [MODEL] --task TASK --images DATA [options]"
+    )
     if "-h" in arguments or "--help" in arguments:
         parser.print_help()
         sys.exit(0)
@@ -106,14 +51,19 @@ def run(arguments: list[str]) -> None:
         raise UserError("MODEL is empty; name one, or leave it out for the embedded MNIST model")
     options = source_options(parsed)
     config = instantiate(parser, parsed, SearchConfig)
-    if config.reference is None and config.metric != "is":
-        raise UserError("--reference is missing: give a dataset or statistics to compare with, as --reference mnist")
+    if write and config.task is not None:
+        raise UserError("--write is not for --task: an edit's levels are printed for unistep edit, no part of a model")
 
     from unistep.training.interrupt import Interrupted, signals_raise
 
     try:
         with signals_raise():
-            _search(model, options, config, write)
+            if config.task is None:
+                _search(model, options, config, write)
+            else:
+                from unistep.cli.search_task import search_task
+
+                search_task(model, options, config)
     except Interrupted as stopped:
         print(f"{stopped}; what was measured is kept in {config.output}; repeat the command to go on", file=sys.stderr)
         sys.exit(128 + stopped.signal.value)
@@ -142,7 +92,7 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
     picture = Path(config.output) / "curve.png"
     with doing_bar() as on_progress:
         search = _prepare(model, config, device, on_progress)
-        title = f"{model.path.name}: {config.num_images:,} images a candidate"
+        title = f"{model.path.name}: {search.num_images:,} images a candidate"
         try:
             for steps in numbers:
                 search.find(steps)
@@ -151,7 +101,9 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
             raise UserError(
                 f"--batch_size {config.batch_size}: too many for the memory of {device}; give fewer"
             ) from None
-    _print(str(model.path), search)
+    yardstick = search.yardstick
+    heading = f"{yardstick.title} of {search.num_images:,} fresh images, {yardstick.better} is better"
+    print_found(f"{model.path}: {heading}", yardstick.title, search.found)
     print(f"all scores: {search.record.path}; drawn: {picture}")
     if target is not None:
         _write(target, search)
@@ -162,20 +114,23 @@ def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progre
     from unistep.build.search import ScheduleSearch, search_settings
     from unistep.build.search_record import open_record
     from unistep.metrics.evaluate import check_alike
-    from unistep.metrics.yardstick import check_metric, open_yardstick
+    from unistep.metrics.yardstick import METRICS, check_metric, open_yardstick
     from unistep.networks.precision import resolve_dtype, set_precision
 
     reference = reference_of(config)
     check_alike(str(model.path), model.image_shape, reference)
     network = open_network(config, model.image_shape, device)
-    check_metric(config.metric, network.info, reference)
+    metric = config.metric or "fd"
+    assert metric in METRICS  # others are of edits, and refused above
+    check_metric(metric, network.info, reference)
 
     def told(done: int, total: int) -> None:
         on_progress("features of the reference", done, total)
 
-    yardstick = open_yardstick(config.metric, network, reference, config.cache, told)
+    yardstick = open_yardstick(metric, network, reference, config.cache, told)
     dtype, _ = resolve_dtype(config.dtype, device)
-    settings = search_settings(model, yardstick, num_images=config.num_images, seed=config.seed, dtype=dtype)
+    count = config.num_images or _NUM_IMAGES
+    settings = search_settings(model, yardstick, num_images=count, seed=config.seed, dtype=dtype)
     record = open_record(Path(config.output) / "search.json", settings)
     set_precision(model.denoiser.network, dtype)
     return ScheduleSearch(
@@ -183,7 +138,7 @@ def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progre
         network,
         yardstick,
         record,
-        num_images=config.num_images,
+        num_images=count,
         seed=config.seed,
         batch_size=config.batch_size,
         device=device,
@@ -191,35 +146,40 @@ def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progre
     )
 
 
-def _print(name: str, search: "ScheduleSearch") -> None:
+def print_found(heading: str, measure: str, found: "Sequence[Found]") -> None:
+    """Prints the table of what was found."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    yardstick = search.yardstick
-    heading = f"{name}: {yardstick.title} of {search.num_images:,} fresh images, {yardstick.better} is better"
     table = Table(title=Text(heading), title_justify="left")
     table.add_column("steps", justify="right")
     table.add_column("schedule")
-    table.add_column("timesteps")
-    table.add_column(Text(yardstick.title))
+    table.add_column(found[0].unit, overflow="fold")
+    table.add_column(Text(measure))
     table.add_column("found less this")
-    for row in table_rows(search.found):
+    rows = table_rows(found)
+    if len(rows[0]) > len(table.columns):
+        table.add_column("off what is known")
+    for row in rows:
         if row[0] and table.row_count:
             table.add_section()
         table.add_row(*map(Text, row))
     Console().print(table)
 
 
-def table_rows(found: "Sequence[Found]") -> list[tuple[str, str, str, str, str]]:
-    """The table, as (steps, what, timesteps, number, difference)."""
+def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
+    """The table, as (steps, what, schedule, number, difference), and what is told beside where there is something."""
+    from unistep.build.search_scores import listed
+
     return [
         (
             str(one.steps) if place == 0 else "",
             ", ".join(judged.names),
-            ",".join(map(str, judged.timesteps)),
+            listed(judged.schedule),
             str(judged.fresh),
             "" if judged.difference is None else str(judged.difference),
+            *([] if judged.beside is None else [f"{judged.beside:.3f}"]),
         )
         for one in found
         for place, judged in enumerate(one.judged)

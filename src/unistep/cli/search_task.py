@@ -1,0 +1,146 @@
+"""`unistep search --task`: the noise levels of an edit, from the flags to the printed levels."""
+
+import hashlib
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unistep.build.evaluation import Preparation, open_images
+from unistep.build.models import open_any
+from unistep.build.search import check_searchable
+from unistep.build.search_likeness import Likeness, class_agreement, lpips, psnr
+from unistep.build.search_picture import check_matplotlib, save_curves
+from unistep.build.search_record import open_record
+from unistep.build.search_scores import listed
+from unistep.build.task_search import MethodOf, TaskSearch, chosen_images, known_part, task_settings
+from unistep.cli.edit import EditConfig
+from unistep.cli.edit_known import KnownTasks
+from unistep.cli.measuring import open_network
+from unistep.cli.progress import doing_bar
+from unistep.cli.search import print_found
+from unistep.cli.search_config import SearchConfig, steps_of
+from unistep.editing.tasks import TASKS, Task
+from unistep.errors import UserError
+from unistep.networks.precision import resolve_dtype, set_precision
+from unistep.pipelines.device import pick_device
+from unistep.pipelines.edit_run import edit_model
+from unistep.pipelines.picture import ImageFile, Picture, frame
+
+if TYPE_CHECKING:
+    from unistep.build.search_scores import Progress
+    from unistep.formats.model import LoadedModel
+
+_NUM_IMAGES = 200
+_FLAGS = ("mask", "margin", "factor", "blur", "share")  # what is known, as `unistep edit` is told
+
+
+def search_task(name: str | None, options: dict[str, Any], config: SearchConfig) -> None:
+    """Opens everything, searches, writes and prints.
+
+    Raises:
+        UserError: a model, images or flags that do not do; nothing is written then.
+    """
+    check_matplotlib()
+    device = pick_device(config.device)
+    model = open_any(name, device, **options)
+    check_searchable(model)
+    task = TASKS[config.task or ""]
+    numbers = steps_of(config.steps, least=1)
+    for note in model.notes:
+        print(f"note: {note}", file=sys.stderr)
+    picture = Path(config.output) / "curve.png"
+    with doing_bar() as on_progress:
+        search = _prepare(model, task, config, device, on_progress)
+        title = f"{model.path.name}, {task.name}: {search.num_images:,} images a candidate"
+        try:
+            for steps in numbers:
+                search.find(steps)
+                save_curves(picture, search.found, model.info, title, search.likeness.title)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"--batch_size {config.batch_size}: too many for the memory of {device}; give fewer"
+            ) from None
+    likeness = search.likeness
+    heading = f"{likeness.title} of {search.num_images:,} fresh images, {likeness.better} is better"
+    print_found(f"{model.path}, {task.name}: {heading}", likeness.title, search.found)
+    print(f"all scores: {search.record.path}; drawn: {picture}")
+    for found in search.found:
+        print(shlex.join([*_command(name, config), "--sigmas", listed(found.schedule)]))
+
+
+def _prepare(
+    model: "LoadedModel", task: Task, config: SearchConfig, device: torch.device, on_progress: "Progress"
+) -> TaskSearch:
+    """Opens everything else, cheap things first."""
+    method_of, known = _method(model, task, config)
+    _, side, _ = model.image_shape
+    assert config.images is not None  # refused where the flags are read
+    prepared = Preparation(side, model.image_shape[0])
+    try:
+        pixels = open_images(config.images, prepared).pixels
+    except UserError as error:
+        raise UserError(f"--images {config.images}: {error}") from None
+    images = chosen_images(pixels, config.num_images or _NUM_IMAGES, config.images)
+    likeness = _likeness(model, config, device)
+    dtype, _ = resolve_dtype(config.dtype, device)
+    settings = task_settings(model, task, known, images, likeness, seed=config.seed, dtype=dtype)
+    record = open_record(Path(config.output) / "search.json", settings)
+    set_precision(model.denoiser.network, dtype)
+    return TaskSearch(
+        model,
+        task,
+        method_of,
+        images,
+        likeness,
+        record,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        on_progress=on_progress,
+    )
+
+
+def _method(model: "LoadedModel", task: Task, config: SearchConfig) -> tuple[MethodOf, dict[str, Any]]:
+    """How images are edited, and what that depends on."""
+    given: dict[str, Any] = {flag: getattr(config, flag) for flag in _FLAGS}
+    tasks = _OfAny(task.name, edit_model(model), EditConfig(seed=config.seed, **given), degrade=True)
+    operator = tasks.read(ImageFile(Path("images"), "images")).operator
+    assert operator is not None  # of every task that keeps what is known
+    known = {flag: value for flag, value in given.items() if value is not None} | {"operator": operator.name}
+    mask = getattr(operator, "mask", None)
+    if isinstance(mask, Tensor):
+        known["mask's pixels"] = hashlib.sha256(mask.contiguous().numpy().data).hexdigest()
+    return known_part(operator, model), known
+
+
+class _OfAny(KnownTasks):
+    """What the flags of `unistep edit` mean for any image of the model's size: none is read."""
+
+    def _picture(self, file: ImageFile, shape: tuple[int, int, int], *, alpha: bool = False) -> Picture:
+        size = (shape[2], shape[1])
+        return Picture(torch.zeros(shape, dtype=torch.uint8), None, frame(size, size, "crop"), file.name)
+
+
+def _likeness(model: "LoadedModel", config: SearchConfig, device: torch.device) -> Likeness:
+    if config.metric == "class":
+        return class_agreement(open_network(config, model.image_shape, device))
+    if config.metric == "lpips":
+        try:
+            return lpips(config.lpips_vgg, config.lpips_heads, device)
+        except UserError as error:
+            raise UserError(str(error).replace("lpips.", "--lpips-")) from None
+    return psnr()
+
+
+def _command(name: str | None, config: SearchConfig) -> list[str]:
+    """The command line that edits like the search."""
+    words = ["unistep", "edit", config.task or ""]
+    if name is not None:
+        words += ["--model", name]
+    for flag in _FLAGS:
+        if getattr(config, flag) is not None:
+            words += [f"--{flag}", f"{getattr(config, flag)}"]
+    return words
