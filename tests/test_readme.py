@@ -12,6 +12,12 @@ from unistep.cli.main import COMMANDS
 from unistep.cli.train import parse_run
 
 ROOT = Path(__file__).parents[1]
+# What the commands call with what they have parsed.
+_PARSED = {
+    "edit": ["unistep.cli.edit._edit"],
+    "evaluate": ["unistep.cli.evaluate._evaluate"],
+    "search": ["unistep.cli.search._search", "unistep.cli.search_task.search_task"],
+}
 README, EVALUATION = (ROOT / name for name in ("README.md", "docs/evaluation.md"))
 
 
@@ -31,7 +37,7 @@ def command_lines(path: Path) -> list[list[str]]:
 
 
 def test_readme_shows_commands():
-    assert {words[1] for words in command_lines(README)} >= {"train", "sample", "data", "evaluate", "search"}
+    assert {words[1] for words in command_lines(README)} >= {"train", "sample", "data", "evaluate", "search", "edit"}
 
 
 @pytest.mark.parametrize("words", command_lines(README) + command_lines(EVALUATION), ids=" ".join)
@@ -42,11 +48,11 @@ def test_commands_parse(words, tmp_path, monkeypatch):
         config, folder = parse_run(words[2:])
         assert config.student is not None
         assert folder.parts[0] == "runs"
-    elif words[1] in ("evaluate", "search"):
+    elif words[1] in _PARSED:
         parsed = []
-        module = importlib.import_module(f"unistep.cli.{words[1]}")
-        monkeypatch.setattr(module, f"_{words[1]}", lambda *arguments: parsed.append(arguments))
-        module.run(words[2:])
+        for place in _PARSED[words[1]]:
+            monkeypatch.setattr(place, lambda *arguments: parsed.append(arguments))
+        importlib.import_module(f"unistep.cli.{words[1]}").run(words[2:])
         assert len(parsed) == 1
 
 

@@ -131,4 +131,5 @@ def _draw_gain(panel: "Axes", found: Sequence[Found], measure: str) -> None:
     panel.set_ylabel(measure)
     panel.set_xticks([one.steps for one in found])
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
+    panel.margins(y=0.3)  # room above the bars
+    panel.legend(fontsize=8, loc="upper center", ncols=2)

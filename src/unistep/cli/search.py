@@ -152,7 +152,7 @@ def print_found(heading: str, measure: str, found: "Sequence[Found]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(heading), title_justify="left")
+    table = Table()
     table.add_column("steps", justify="right")
     table.add_column("schedule")
     table.add_column(found[0].unit, overflow="fold")
@@ -165,7 +165,9 @@ def print_found(heading: str, measure: str, found: "Sequence[Found]") -> None:
         if row[0] and table.row_count:
             table.add_section()
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console()
+    console.print(Text(heading), soft_wrap=True)
+    console.print(table)
 
 
 def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:

@@ -1,0 +1,346 @@
+"""Edits of 1,000 MNIST test images without training, beside baselines and the teacher: PSNR and class accuracy.
+
+    python benchmarks/editing.py --bf16                          measures all and prints the tables
+    python benchmarks/editing.py --bf16 --write docs/editing.md  puts them there, between the markers
+    python benchmarks/editing.py --bf16 --pictures docs/images   draws what has been measured, and does no more
+
+The lower half is inpainted, patches of 4 x 4 pixels are resolved, noise of sigma 0.5 is taken away, and a Gaussian blur
+of 2 pixels, whose result was rounded to 8 bits, is undone. Whatever the consistency model knows, every baseline knows;
+the widths and strengths that baselines need are those that do best on these very images.
+
+The model is told a class. That nobody knows it is the main case: `edit` guesses it and pays for that, which is counted.
+"All classes" edits with each class, twice, and weighs the results by how well all their estimates fit what is known.
+The teacher has seen images without a class too and needs no guess. It samples with the noised known part put in place
+before every ancestral step (as RePaint, Lugmayr et al. 2022, without resampling), in ten times the evaluations.
+
+What is done is kept in --output by parts of --part images: an interrupted run goes on where it was. The first part alone
+is measured where ten times the evaluations are many.
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER
+from unistep.core.noise import karras_sigmas
+from unistep.core.pixels import to_float, to_uint8
+from unistep.core.random import ImageRandom, image_seed
+from unistep.data import open_dataset
+from unistep.editing.operator import Operator, agree, agree_in_range, residual
+from unistep.editing.operators.deblurring import GaussianBlur
+from unistep.editing.operators.mask import Inpainting, lower
+from unistep.editing.operators.super_resolution import SuperResolution
+from unistep.editing.tasks import TASKS
+from unistep.editing.zero_shot import start, zero_shot
+from unistep.formats.model import LoadedModel
+from unistep.formats.model_folder import load_model
+from unistep.metrics.mnist import load_mnist_classifier
+from unistep.networks.precision import set_precision
+from unistep.pipelines.edit_run import EditResult, edit_model, make
+from unistep.pipelines.editing import edit
+from unistep.pipelines.grid import save_png, to_pil
+from unistep.pipelines.guided_editing import Noisy
+from unistep.samplers import ode
+from unistep.samplers.ode_step import euler_step, level
+
+START, END = "<!-- editing: begin -->", "<!-- editing: end -->"
+SIGMA, BLUR, FACTOR = 0.5, 2.0, 4
+CANDIDATES, DRAWS, TEMPERATURE = 8, 2, 0.3
+CLASS_LEVELS = tuple(karras_sigmas(6, 0.5, 10.0, 7.0, dtype=torch.float64).tolist())
+NOISE, TEACHER_NOISE, CLASS_NOISE = 1, 2, 3
+SHOWN = 12
+
+Rows = dict[str, tuple[int, Tensor]]  # by name: evaluations, and images uint8 [N, 1, 28, 28]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of the images, and what needs no model."""
+
+    task: str
+    title: str
+    operator: Operator | None
+    y: Tensor
+    known: Tensor
+    baselines: Rows
+
+
+def noise_of(stream: int, numbers: Sequence[int]) -> ImageRandom:
+    return ImageRandom([image_seed(image_seed(stream, 0), i) for i in numbers])
+
+
+def psnrs(images: Tensor, clean: Tensor) -> Tensor:
+    error = (images.double() - clean.double()).square().flatten(1).mean(dim=1).clamp_min(1e-3)
+    return 10 * torch.log10(255**2 / error)
+
+
+# ------------------------------------------------------------------------------------------------ baselines
+
+
+def best(make_one: Callable[[float], Tensor], values: Sequence[float], clean: Tensor) -> tuple[float, Tensor]:
+    """The value whose images have the highest PSNR, and these images."""
+    made = {value: to_uint8(make_one(value).clamp(-1, 1)) for value in values}
+    value = max(made, key=lambda v: float(psnrs(made[v], clean).mean()))
+    return value, made[value]
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    return GaussianBlur(sigma, threshold=1e-9).A(x)
+
+
+def linear(operator: Operator | None, y: Tensor, train: Tensor) -> Tensor:
+    """The linear estimate of least squared error, fitted to training images and to this very measurement."""
+    flat = train.flatten(1).double()
+    mean, covariance = flat.mean(dim=0), torch.cov(flat.T)
+    if operator is None:
+        rows, noise = torch.eye(784, dtype=torch.float64), SIGMA**2
+    else:
+        rows, noise = operator.A(torch.eye(784).view(-1, 1, 28, 28)).flatten(1).double().T, 1e-3
+    inner = rows @ covariance @ rows.T + noise * torch.eye(len(rows), dtype=torch.float64)
+    gain = torch.linalg.solve(inner, rows @ covariance).T
+    return (mean + (y.flatten(1).double() - rows @ mean) @ gain.T).view(-1, 1, 28, 28).float()
+
+
+def wiener(y: Tensor, ratio: float, sigma: float) -> Tensor:
+    """Wiener's filter for a blur and white noise; background is 0 to it, lest borders ring."""
+    kernel = torch.zeros(1, 1, 28, 28)
+    kernel[..., 0, 0] = 1
+    k = torch.fft.rfft2(blurred(kernel, sigma)).real
+    return torch.fft.irfft2(torch.fft.rfft2(y + 1) * k / (k**2 + ratio), s=(28, 28)) - 1
+
+
+def cases(clean: Tensor, train: Tensor) -> list[Case]:
+    x, nothing = to_float(clean), lambda images: (0, to_uint8(images.clamp(-1, 1)))
+    mask = lower((28, 28))
+    inpainting, patches = Inpainting(mask), SuperResolution(FACTOR)
+    deblurring = GaussianBlur(BLUR)
+    known = mask.float()
+    fill = (x * known).sum((1, 2, 3), keepdim=True) / known.sum()
+    mean = train.mean(0, keepdim=True)
+    y = inpainting.A(x)
+    found = [
+        Case(
+            "inpaint",
+            "Inpainting the lower half",
+            inpainting,
+            y,
+            to_uint8(x * known - (1 - known)),
+            {
+                "mean of the known pixels": nothing(x * known + (1 - known) * fill),
+                "mean of the training images": nothing(x * known + (1 - known) * mean),
+                "linear regression, fitted to this mask": nothing(agree(inpainting, linear(inpainting, y, train), inpainting.A_pinv(y))),
+            },
+        )
+    ]
+    y = patches.A(x)
+    bicubic = functional.interpolate(y, scale_factor=FACTOR, mode="bicubic", align_corners=False)
+    found.append(
+        Case(
+            "upscale",
+            f"Super-resolution x{FACTOR}",
+            patches,
+            y,
+            to_uint8(patches.A_pinv(y)),
+            {
+                "every mean over its patch": nothing(patches.A_pinv(y)),
+                "bicubic": nothing(bicubic),
+                "linear regression, fitted to these patches": nothing(linear(patches, y, train)),
+            },
+        )
+    )
+    y = x + SIGMA * noise_of(NOISE, range(len(x))).randn(1, 28, 28)
+    width, images = best(lambda s: blurred(y, s), [0.4 + 0.05 * i for i in range(15)], clean)
+    ratio, filtered = best(lambda r: wiener(y, r, 0.01), [10 ** (-i / 4) for i in range(-4, 9)], clean)
+    found.append(
+        Case(
+            "denoise",
+            f"Denoising at sigma {SIGMA}",
+            None,
+            y,
+            to_uint8(y),
+            {
+                "noisy": nothing(y),
+                f"Gaussian blur of {width:.2f} pixels": (0, images),
+                f"Wiener, white spectrum, noise to signal {ratio:.2g}": (0, filtered),
+                "linear regression (Wiener of the images' covariance)": nothing(linear(None, y, train)),
+            },
+        )
+    )
+    eight = to_uint8(blurred(x, BLUR))
+    y = to_float(eight)
+    ratio, filtered = best(lambda r: wiener(y, r, BLUR), [10 ** (-i / 4) for i in range(8, 25)], clean)
+    band = deblurring.A_pinv(y)
+    found.append(
+        Case(
+            "deblur",
+            f"Deblurring, {BLUR:g} pixels",
+            deblurring,
+            y,
+            eight,
+            {
+                "blurred": nothing(y),
+                f"Wiener, noise to signal {ratio:.2g}": (0, filtered),
+                "no model: in range and in agreement": nothing(agree_in_range(deblurring, band, y)),
+            },
+        )
+    )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+def edited(model: LoadedModel, case: Case, part: range, labels: list[int] | None, candidates: int) -> EditResult:
+    y, seeds = case.y[part.start : part.stop], list(part)
+    if case.operator is not None:
+        return edit(
+            model, None, case.operator, measurement=y, seeds=seeds, class_labels=labels, candidates=candidates
+        )
+    i = model.info
+    noisy = Noisy(y, torch.full((len(y),), SIGMA), TASKS["denoise"].steps, i.sigma_min, i.sigma_max, i.rho)
+    return make(edit_model(model), noisy, seeds=seeds, class_labels=labels, candidates=candidates)
+
+
+def by_edit(model: LoadedModel, case: Case, part: range, labels: list[int] | None) -> Rows:
+    """One result, and of several the one that fits best and their mean; with no labels they are guessed."""
+    known = "class guessed" if labels is None else "class told"
+    one = edited(model, case, part, labels, 1)
+    rows: Rows = {f"{known}, one result": (one.evaluations, one.images)}
+    if case.operator is None:
+        return rows
+    assert one.class_labels is not None
+    many = edited(model, case, part, one.class_labels[:, 0].tolist(), CANDIDATES)
+    nfe = one.evaluations - len(TASKS[case.task].levels()) + many.evaluations
+    rows[f"{known}, best fit of {CANDIDATES}"] = (nfe, many.images)
+    rows[f"{known}, mean of {CANDIDATES}"] = (nfe, many.candidates.float().mean(dim=1).round().to(torch.uint8))
+    return rows
+
+
+def by_all_classes(model: LoadedModel, case: Case, part: range) -> Rows:
+    """Edits with every class, weighed by the misfit of all estimates on the way: exp(-mean_draw sum_i log |A x0 - y|^2 / T)."""
+    operator, y, classes = case.operator, case.y[part.start : part.stop], model.num_classes
+    assert operator is not None
+    y = operator.A(operator.A_pinv(y))
+    misfit = torch.zeros(len(y), classes)
+    total = torch.zeros(len(y), classes, 1, 28, 28)
+
+    for draw in range(DRAWS):
+        for c in range(classes):
+            # All classes are judged by the same noise.
+            random = noise_of(CLASS_NOISE + draw, part)
+            apart: list[Tensor] = []
+
+            def recorded(x_t: Tensor, sigma: Tensor, labels: Tensor | None, /, apart: list[Tensor] = apart) -> Tensor:
+                x0 = model.denoiser(x_t, sigma, labels).clamp(-1, 1)
+                apart.append(residual(operator, x0, y))
+                return x0
+
+            x_T = start(operator, y, random.randn(1, 28, 28), CLASS_LEVELS[0])
+            labels = torch.full((len(y),), c)
+            made = zero_shot(
+                recorded, operator, y, x_T, CLASS_LEVELS, labels, random=lambda x, r=random: r.randn(*x.shape[1:])
+            )
+            misfit[:, c] += 2 * torch.stack(apart).log().sum(dim=0) / DRAWS
+            total[:, c] += agree_in_range(operator, made.x, y) / DRAWS
+            if draw == 0:
+                first = made.x[:, None] if c == 0 else torch.cat([first, made.x[:, None]], dim=1)  # noqa: F821
+    nfe = DRAWS * classes * len(CLASS_LEVELS)
+    chosen = misfit.argmin(dim=1)
+    weights = torch.softmax(-misfit / TEMPERATURE, dim=1)
+    picked = agree_in_range(operator, first[torch.arange(len(y)), chosen], y)
+    return {
+        f"all classes x {DRAWS}, best fit": (nfe, to_uint8(picked)),
+        f"all classes x {DRAWS}, weighted mean": (nfe, to_uint8((weights[:, :, None, None, None] * total).sum(dim=1))),
+    }
+
+
+def by_teacher(model: LoadedModel, case: Case, part: range, labels: list[int] | None, steps: int) -> Rows:
+    """The ancestral sampler with the known part replaced by the measurement, noised, before every step."""
+    y, i = case.y[part.start : part.stop], model.info
+    assert i.null_label is not None
+    given = torch.full((len(y),), i.null_label) if labels is None else torch.tensor(labels)
+    random = noise_of(TEACHER_NOISE, part)
+    name = f"teacher, {'no class' if labels is None else 'class told'}"
+
+    def denoiser(x_t: Tensor, sigma: Tensor, labels: Tensor | None = None, /) -> Tensor:
+        return model.denoiser(x_t, sigma, labels).clamp(-1, 1)
+
+    def noise(like: Tensor) -> Tensor:
+        return random.randn(*like.shape[1:])
+
+    if case.operator is None:
+        if steps == 1:
+            return {f"{name}, mean estimate": (1, to_uint8(denoiser(y, level(SIGMA, y), given)))}
+        x = ode.ancestral(denoiser, y / SIGMA, steps, given, noise=noise, sigma_max=SIGMA, sigma_min=i.sigma_min)
+        return {f"{name}, sampled": (steps, to_uint8(x))}
+    known = case.operator.A_pinv(y)
+    sigmas = [*karras_sigmas(steps, i.sigma_min, i.sigma_max, i.rho, dtype=torch.float64).tolist(), 0.0]
+    x = noise(y.new_empty(len(y), 1, 28, 28)) * sigmas[0]
+    for t, r in pairwise(sigmas):
+        noised = known + t * noise(x)
+        x = agree(case.operator, x, case.operator.A_pinv(case.operator.A(noised)))
+        x = euler_step(denoiser, x, level(t, x), level(r**2 / t, x), given)
+        if r > 0:
+            x = x + noise(x) * (r * math.sqrt(1 - (r / t) ** 2))
+    return {name: (steps, to_uint8(agree_in_range(case.operator, x, y)))}
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+def kept(path: Path, settings: str, compute: Callable[[], Rows]) -> Rows:
+    """What was computed with these settings before, or is now."""
+    if path.exists():
+        with np.load(path) as file:
+            if str(file["settings"]) == settings:
+                names = [str(n) for n in file["names"]]
+                return {n: (int(file["nfe"][j]), torch.from_numpy(file[f"images{j}"])) for j, n in enumerate(names)}
+    started = time.monotonic()
+    rows = compute()
+    print(f"{path.stem}: {time.monotonic() - started:.0f} s", flush=True)
+    arrays = {f"images{j}": images.numpy() for j, (_, images) in enumerate(rows.values())}
+    temporary = path.with_name(f"{path.stem}.part.npz")
+    np.savez_compressed(temporary, settings=settings, names=list(rows), nfe=[n for n, _ in rows.values()], **arrays)
+    temporary.replace(path)
+    return rows
+
+
+def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: list[LoadedModel]) -> Rows:
+    """All rows of a case; those of fewer images are of the first part."""
+    student, teacher = models
+    steps = TASKS[case.task].steps
+    known = case.operator is not None
+    guess = steps + (80 if known else 0)
+    jobs: dict[str, Callable[[range, list[int]], Rows]] = {
+        "guessed": lambda part, _: by_edit(student, case, part, None),
+        "told": lambda part, own: by_edit(student, case, part, own),
+        "teacher-told": lambda part, own: by_teacher(teacher, case, part, own, 10 * steps),
+        "teacher-none": lambda part, _: by_teacher(teacher, case, part, None, 10 * guess),
+    }
+    if known and case.task != "deblur":
+        jobs["classes"] = lambda part, _: by_all_classes(student, case, part)
+    if not known:
+        jobs["teacher-mean"] = lambda part, _: by_teacher(teacher, case, part, None, 1)
+    settings = f"{TASKS[case.task]} {arguments.bf16} {CANDIDATES} {DRAWS} {TEMPERATURE} {CLASS_LEVELS} {BLUR} {SIGMA}"
+    rows: Rows = {}
+    for first in range(0, arguments.count, arguments.part):
+        part = range(first, min(first + arguments.part, arguments.count))
+        for name, job in jobs.items():
+            if name == "teacher-none" and known and first:
+                continue
+            path = arguments.output / f"{case.task}-{name}-{part.start}-{part.stop}.npz"
+            done = kept(path, settings, lambda job=job, part=part: job(part, labels[part.start : part.stop].tolist()))
+            for row, (nfe, images) in done.items():
+                rows[row] = (nfe, torch.cat([rows[row][1], images]) if row in rows else images)
+    return rows
