@@ -13,18 +13,18 @@ The model is told a class. That nobody knows it is the main case: `edit` guesses
 The teacher has seen images without a class too and needs no guess. It samples with the noised known part put in place
 before every ancestral step (as RePaint, Lugmayr et al. 2022, without resampling), in ten times the evaluations.
 
-What is done is kept in --output by parts of --part images: an interrupted run goes on where it was. The first part alone
-is measured where ten times the evaluations are many.
+What is done is kept in --output by parts of --part images: an interrupted run goes on where it was. Ten times the
+evaluations of an edit whose class is guessed are measured on the first part alone.
 """
 
 import argparse
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,10 +56,12 @@ from unistep.samplers.ode_step import euler_step, level
 
 START, END = "<!-- editing: begin -->", "<!-- editing: end -->"
 SIGMA, BLUR, FACTOR = 0.5, 2.0, 4
-CANDIDATES, DRAWS, TEMPERATURE = 8, 2, 0.3
+DRAWS, TEMPERATURE = 2, 0.3
 CLASS_LEVELS = tuple(karras_sigmas(6, 0.5, 10.0, 7.0, dtype=torch.float64).tolist())
 NOISE, TEACHER_NOISE, CLASS_NOISE = 1, 2, 3
+GUESS = 80  # evaluations in which `edit` guesses a class of ten
 SHOWN = 12
+TITLED = ("inpaint", "upscale", "denoise", "deblur")
 
 Rows = dict[str, tuple[int, Tensor]]  # by name: evaluations, and images uint8 [N, 1, 28, 28]
 
@@ -74,6 +76,7 @@ class Case:
     y: Tensor
     known: Tensor
     baselines: Rows
+    candidates: int = 8
 
 
 def noise_of(stream: int, numbers: Sequence[int]) -> ImageRandom:
@@ -112,12 +115,15 @@ def linear(operator: Operator | None, y: Tensor, train: Tensor) -> Tensor:
     return (mean + (y.flatten(1).double() - rows @ mean) @ gain.T).view(-1, 1, 28, 28).float()
 
 
-def wiener(y: Tensor, ratio: float, sigma: float) -> Tensor:
-    """Wiener's filter for a blur and white noise; background is 0 to it, lest borders ring."""
-    kernel = torch.zeros(1, 1, 28, 28)
+def wiener(y: Tensor, train: Tensor, blur: float | None, noise: float) -> Tensor:
+    """Wiener's filter for a blur and white noise, with the mean spectrum of training images about their mean."""
+    mean, kernel = train.mean(dim=0, keepdim=True), torch.zeros(1, 1, 28, 28)
     kernel[..., 0, 0] = 1
-    k = torch.fft.rfft2(blurred(kernel, sigma)).real
-    return torch.fft.irfft2(torch.fft.rfft2(y + 1) * k / (k**2 + ratio), s=(28, 28)) - 1
+    k = torch.fft.rfft2(kernel if blur is None else blurred(kernel, blur)).real
+    spectrum = torch.fft.rfft2(train - mean).abs().square().mean(dim=0, keepdim=True) / train[0].numel()
+    gain = k * spectrum / (k**2 * spectrum + noise**2)
+    blurred_mean = mean if blur is None else blurred(mean, blur)
+    return torch.fft.irfft2(torch.fft.rfft2(y - blurred_mean) * gain, s=(28, 28)) + mean
 
 
 def cases(clean: Tensor, train: Tensor) -> list[Case]:
@@ -139,7 +145,7 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
             {
                 "mean of the known pixels": nothing(x * known + (1 - known) * fill),
                 "mean of the training images": nothing(x * known + (1 - known) * mean),
-                "linear regression, fitted to this mask": nothing(agree(inpainting, linear(inpainting, y, train), inpainting.A_pinv(y))),
+                "linear regression": nothing(linear(inpainting, y, train)),
             },
         )
     ]
@@ -155,13 +161,12 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
             {
                 "every mean over its patch": nothing(patches.A_pinv(y)),
                 "bicubic": nothing(bicubic),
-                "linear regression, fitted to these patches": nothing(linear(patches, y, train)),
+                "linear regression": nothing(linear(patches, y, train)),
             },
         )
     )
     y = x + SIGMA * noise_of(NOISE, range(len(x))).randn(1, 28, 28)
     width, images = best(lambda s: blurred(y, s), [0.4 + 0.05 * i for i in range(15)], clean)
-    ratio, filtered = best(lambda r: wiener(y, r, 0.01), [10 ** (-i / 4) for i in range(-4, 9)], clean)
     found.append(
         Case(
             "denoise",
@@ -172,14 +177,14 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
             {
                 "noisy": nothing(y),
                 f"Gaussian blur of {width:.2f} pixels": (0, images),
-                f"Wiener, white spectrum, noise to signal {ratio:.2g}": (0, filtered),
-                "linear regression (Wiener of the images' covariance)": nothing(linear(None, y, train)),
+                "Wiener": nothing(wiener(y, train, None, SIGMA)),
+                "linear regression": nothing(linear(None, y, train)),
             },
+            candidates=1,  # of one step, which draws nothing
         )
     )
     eight = to_uint8(blurred(x, BLUR))
     y = to_float(eight)
-    ratio, filtered = best(lambda r: wiener(y, r, BLUR), [10 ** (-i / 4) for i in range(8, 25)], clean)
     band = deblurring.A_pinv(y)
     found.append(
         Case(
@@ -190,9 +195,10 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
             eight,
             {
                 "blurred": nothing(y),
-                f"Wiener, noise to signal {ratio:.2g}": (0, filtered),
-                "no model: in range and in agreement": nothing(agree_in_range(deblurring, band, y)),
+                "Wiener": nothing(wiener(y, train, BLUR, 2 / 255 / 12**0.5)),
+                "no model, only range and agreement": nothing(agree_in_range(deblurring, band, y)),
             },
+            candidates=4,
         )
     )
     return found
@@ -204,9 +210,7 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
 def edited(model: LoadedModel, case: Case, part: range, labels: list[int] | None, candidates: int) -> EditResult:
     y, seeds = case.y[part.start : part.stop], list(part)
     if case.operator is not None:
-        return edit(
-            model, None, case.operator, measurement=y, seeds=seeds, class_labels=labels, candidates=candidates
-        )
+        return edit(model, None, case.operator, measurement=y, seeds=seeds, class_labels=labels, candidates=candidates)
     i = model.info
     noisy = Noisy(y, torch.full((len(y),), SIGMA), TASKS["denoise"].steps, i.sigma_min, i.sigma_max, i.rho)
     return make(edit_model(model), noisy, seeds=seeds, class_labels=labels, candidates=candidates)
@@ -216,53 +220,63 @@ def by_edit(model: LoadedModel, case: Case, part: range, labels: list[int] | Non
     """One result, and of several the one that fits best and their mean; with no labels they are guessed."""
     known = "class guessed" if labels is None else "class told"
     one = edited(model, case, part, labels, 1)
-    rows: Rows = {f"{known}, one result": (one.evaluations, one.images)}
-    if case.operator is None:
+    rows: Rows = {f"{known}, one result": (one.evaluations + one.guesses, one.images)}
+    if case.candidates == 1:
         return rows
     assert one.class_labels is not None
-    many = edited(model, case, part, one.class_labels[:, 0].tolist(), CANDIDATES)
-    nfe = one.evaluations - len(TASKS[case.task].levels()) + many.evaluations
-    rows[f"{known}, best fit of {CANDIDATES}"] = (nfe, many.images)
-    rows[f"{known}, mean of {CANDIDATES}"] = (nfe, many.candidates.float().mean(dim=1).round().to(torch.uint8))
+    many = edited(model, case, part, one.class_labels[:, 0].tolist(), case.candidates)
+    nfe = many.evaluations + one.guesses
+    rows[f"{known}, best fit of {case.candidates}"] = (nfe, many.images)
+    rows[f"{known}, mean of {case.candidates}"] = (nfe, many.candidates.float().mean(dim=1).round().to(torch.uint8))
     return rows
 
 
 def by_all_classes(model: LoadedModel, case: Case, part: range) -> Rows:
-    """Edits with every class, weighed by the misfit of all estimates on the way: exp(-mean_draw sum_i log |A x0 - y|^2 / T)."""
-    operator, y, classes = case.operator, case.y[part.start : part.stop], model.num_classes
-    assert operator is not None
-    y = operator.A(operator.A_pinv(y))
-    misfit = torch.zeros(len(y), classes)
-    total = torch.zeros(len(y), classes, 1, 28, 28)
+    """Edits with every class, each weighed by how badly the estimates on its way fit what is known:
 
+    the weight of class c is softmax(-m_c / T), m_c the mean over the draws of sum_i log |A x0_i - y|^2.
+    """
+    operator, classes = case.operator, model.num_classes
+    assert operator is not None
+    y = case.y[part.start : part.stop]
+    misfit = torch.zeros(len(y), classes)
+    mean, first = torch.zeros(len(y), classes, 1, 28, 28), torch.zeros(len(y), classes, 1, 28, 28)
     for draw in range(DRAWS):
         for c in range(classes):
-            # All classes are judged by the same noise.
-            random = noise_of(CLASS_NOISE + draw, part)
-            apart: list[Tensor] = []
-
-            def recorded(x_t: Tensor, sigma: Tensor, labels: Tensor | None, /, apart: list[Tensor] = apart) -> Tensor:
-                x0 = model.denoiser(x_t, sigma, labels).clamp(-1, 1)
-                apart.append(residual(operator, x0, y))
-                return x0
-
-            x_T = start(operator, y, random.randn(1, 28, 28), CLASS_LEVELS[0])
-            labels = torch.full((len(y),), c)
-            made = zero_shot(
-                recorded, operator, y, x_T, CLASS_LEVELS, labels, random=lambda x, r=random: r.randn(*x.shape[1:])
-            )
-            misfit[:, c] += 2 * torch.stack(apart).log().sum(dim=0) / DRAWS
-            total[:, c] += agree_in_range(operator, made.x, y) / DRAWS
+            random = noise_of(CLASS_NOISE + draw, part)  # all classes are judged by the same noise
+            x, apart = _with_class(model, operator, y, c, random)
+            misfit[:, c] += apart / DRAWS
+            mean[:, c] += x / DRAWS
             if draw == 0:
-                first = made.x[:, None] if c == 0 else torch.cat([first, made.x[:, None]], dim=1)  # noqa: F821
+                first[:, c] = x
     nfe = DRAWS * classes * len(CLASS_LEVELS)
-    chosen = misfit.argmin(dim=1)
-    weights = torch.softmax(-misfit / TEMPERATURE, dim=1)
-    picked = agree_in_range(operator, first[torch.arange(len(y)), chosen], y)
+    picked = first[torch.arange(len(y)), misfit.argmin(dim=1)]
+    weights = torch.softmax(-misfit / TEMPERATURE, dim=1)[:, :, None, None, None]
     return {
-        f"all classes x {DRAWS}, best fit": (nfe, to_uint8(picked)),
-        f"all classes x {DRAWS}, weighted mean": (nfe, to_uint8((weights[:, :, None, None, None] * total).sum(dim=1))),
+        f"all classes, {DRAWS} draws, best fit": (nfe, to_uint8(picked)),
+        f"all classes, {DRAWS} draws, weighted mean": (nfe, to_uint8((weights * mean).sum(dim=1))),
     }
+
+
+def _with_class(
+    model: LoadedModel, operator: Operator, y: Tensor, c: int, random: ImageRandom
+) -> tuple[Tensor, Tensor]:
+    """Edits, and the sum of the logarithms of their estimates' squared misfits."""
+    misfit = torch.zeros(len(y))
+
+    def recorded(x_t: Tensor, sigma: Tensor, labels: Tensor | None = None, /) -> Tensor:
+        nonlocal misfit
+        x0 = model.denoiser(x_t, sigma, labels).clamp(-1, 1)
+        misfit = misfit + 2 * residual(operator, x0, y).log()
+        return x0
+
+    def noise(like: Tensor) -> Tensor:
+        return random.randn(*like.shape[1:])
+
+    x_T = start(operator, y, random.randn(1, 28, 28), CLASS_LEVELS[0])
+    labels = torch.full((len(y),), c)
+    made = zero_shot(recorded, operator, y, x_T, CLASS_LEVELS, labels, random=noise)
+    return agree_in_range(operator, made.x, y), misfit
 
 
 def by_teacher(model: LoadedModel, case: Case, part: range, labels: list[int] | None, steps: int) -> Rows:
@@ -309,7 +323,7 @@ def kept(path: Path, settings: str, compute: Callable[[], Rows]) -> Rows:
     started = time.monotonic()
     rows = compute()
     print(f"{path.stem}: {time.monotonic() - started:.0f} s", flush=True)
-    arrays = {f"images{j}": images.numpy() for j, (_, images) in enumerate(rows.values())}
+    arrays: dict[str, Any] = {f"images{j}": images.numpy() for j, (_, images) in enumerate(rows.values())}
     temporary = path.with_name(f"{path.stem}.part.npz")
     np.savez_compressed(temporary, settings=settings, names=list(rows), nfe=[n for n, _ in rows.values()], **arrays)
     temporary.replace(path)
@@ -321,18 +335,21 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
     student, teacher = models
     steps = TASKS[case.task].steps
     known = case.operator is not None
-    guess = steps + (80 if known else 0)
+    # Ten times what `edit` needs with a class that is guessed; denoising is measured at ten times its one step.
+    tenfold = 10 * (steps + (GUESS if known else 0))
     jobs: dict[str, Callable[[range, list[int]], Rows]] = {
         "guessed": lambda part, _: by_edit(student, case, part, None),
+        "classes": lambda part, _: by_all_classes(student, case, part),
         "told": lambda part, own: by_edit(student, case, part, own),
         "teacher-told": lambda part, own: by_teacher(teacher, case, part, own, 10 * steps),
-        "teacher-none": lambda part, _: by_teacher(teacher, case, part, None, 10 * guess),
+        "teacher-none": lambda part, _: by_teacher(teacher, case, part, None, tenfold),
+        "teacher-mean": lambda part, _: by_teacher(teacher, case, part, None, 1),
     }
-    if known and case.task != "deblur":
-        jobs["classes"] = lambda part, _: by_all_classes(student, case, part)
-    if not known:
-        jobs["teacher-mean"] = lambda part, _: by_teacher(teacher, case, part, None, 1)
-    settings = f"{TASKS[case.task]} {arguments.bf16} {CANDIDATES} {DRAWS} {TEMPERATURE} {CLASS_LEVELS} {BLUR} {SIGMA}"
+    del jobs["teacher-mean" if known else "classes"]
+    if case.task == "deblur":
+        del jobs["classes"]  # every class fits
+    constants = f"{DRAWS} {TEMPERATURE} {CLASS_LEVELS} {FACTOR} {BLUR} {SIGMA}"
+    settings = f"{TASKS[case.task]} {arguments.bf16} {case.candidates} {constants}"
     rows: Rows = {}
     for first in range(0, arguments.count, arguments.part):
         part = range(first, min(first + arguments.part, arguments.count))
@@ -344,3 +361,82 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
             for row, (nfe, images) in done.items():
                 rows[row] = (nfe, torch.cat([rows[row][1], images]) if row in rows else images)
     return rows
+
+
+def table(case: Case, rows: Rows, clean: Tensor, labels: Tensor) -> str:
+    """As Markdown."""
+    classifier = load_mnist_classifier()
+    lines = [
+        f"### {case.title}",
+        "",
+        "| | evaluations | PSNR, dB | accuracy |",
+        "|---|---|---|---|",
+    ]
+
+    def add(name: str, nfe: int, images: Tensor) -> None:
+        count = len(images)
+        psnr = float(psnrs(images, clean[:count]).mean())
+        accuracy = float((classifier.predict(images) == labels[:count]).double().mean())
+        first = "" if count == len(clean) else f" (first {count})"
+        lines.append(f"| {name}{first} | {nfe or ''} | {psnr:.2f} | {accuracy:.1%} |")
+
+    for name, (nfe, images) in (case.baselines | rows).items():
+        add(name, nfe, images)
+        if len(images) < len(clean):
+            like = next(n for n in rows if n.startswith("class guessed"))
+            add(like, rows[like][0], rows[like][1][: len(images)])
+    return "\n".join(lines)
+
+
+def draw(case: Case, rows: Rows, clean: Tensor, path: Path) -> None:
+    """A PNG: a row for each way, with its name, and a column for each of the first images."""
+    shown = {"image": clean, "known": case.known} | {n: i for n, (_, i) in (case.baselines | rows).items()}
+    size, left, font = 56, 330, ImageFont.load_default(size=15)
+    sheet = Image.new("RGB", (left + SHOWN * size, len(shown) * size), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (name, images) in enumerate(shown.items()):
+        pen.text((6, i * size + 18), name, fill="black", font=font)
+        for j in range(SHOWN):
+            picture = to_pil(images[j]).convert("RGB").resize((size - 2, size - 2), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left + j * size, i * size))
+    save_png(sheet.quantize(64), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/editing"))
+    parser.add_argument("--only", nargs="+", choices=TITLED, default=list(TITLED), metavar="TASK")
+    parser.add_argument("--count", type=int, default=1000, help="test images")
+    parser.add_argument("--part", type=int, default=250, help="images that are measured at once")
+    parser.add_argument("--bf16", action="store_true", help="compute in bf16: faster, not the reference")
+    parser.add_argument("--write", type=Path, help="Markdown page whose tables are replaced")
+    parser.add_argument("--pictures", type=Path, help="folder for a PNG a task")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    test, train = open_dataset("mnist-test"), open_dataset("mnist")
+    assert test.labels is not None
+    clean, labels = test.images[: arguments.count], test.labels[: arguments.count]
+    models = [load_model(EMBEDDED), load_model(EMBEDDED_TEACHER)]
+    if arguments.bf16:
+        for model in models:
+            set_precision(model.denoiser.network, torch.bfloat16)
+    texts = []
+    with torch.no_grad():
+        for case in cases(clean, to_float(train.images)):
+            if case.task not in arguments.only:
+                continue
+            rows = measured(case, labels, arguments, models)
+            texts.append(table(case, rows, clean, labels))
+            print(f"\n{texts[-1]}\n", flush=True)
+            if arguments.pictures:
+                draw(case, rows, clean, arguments.pictures / f"edit-{case.task}.png")
+    if arguments.write:
+        page = arguments.write.read_text(encoding="utf-8")
+        before, _, rest = page.partition(START)
+        _, _, after = rest.partition(END)
+        text = "\n\n".join(texts)
+        arguments.write.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

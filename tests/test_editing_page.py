@@ -1,0 +1,84 @@
+"""What docs/editing.md tells people to type works: every command parses, the Python runs, every task is shown."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from unistep.cli.main import COMMANDS
+from unistep.editing.operators.mask import Inpainting, lower
+from unistep.editing.tasks import TASKS
+
+PAGE = Path(__file__).parents[1] / "docs/editing.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+LINES = [shlex.split(line) for language, text in BLOCKS if not language for line in text.splitlines()]
+COMMAND_LINES = [words for words in LINES if words[0] == "unistep"]
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+def test_every_task_is_shown():
+    assert {words[2] for words in COMMAND_LINES if words[1] == "edit"} == set(TASKS)
+
+
+def test_every_line_is_a_command_of_this_repository():
+    others = [words for words in LINES if words[0] != "unistep"]
+    assert all(words[0] == "python" and (PAGE.parents[1] / words[1]).is_file() for words in others)
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_commands_parse(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words[1] in COMMANDS
+    if words[1] == "sample":
+        from unistep.cli.main import main
+
+        (tmp_path / "digits").mkdir()
+        monkeypatch.setattr("sys.argv", words)
+        main()
+        assert len(list((tmp_path / "digits").glob("*.png"))) == 4
+        return
+    parsed = []
+    module = importlib.import_module(f"unistep.cli.{words[1]}")
+    monkeypatch.setattr(module, f"_{words[1]}", lambda *arguments: parsed.append(arguments))
+    module.run(words[2:])
+    assert len(parsed) == 1
+
+
+def test_python_that_edits_runs():
+    names: dict[str, object] = {}
+    exec(PYTHON[0], names)
+    digits, best, mean = names["digits"], names["best"], names["mean"]
+    operator = Inpainting(lower((28, 28)))
+    for images in (best, mean):
+        assert isinstance(images, torch.Tensor) and isinstance(digits, torch.Tensor)
+        assert images.shape == digits.shape and images.dtype == torch.uint8
+        assert (operator.A(images).int() - operator.A(digits).int()).abs().max() <= 1
+    assert not torch.equal(best, digits)
+
+
+def test_python_of_an_own_operator_runs():
+    names: dict[str, object] = {}
+    exec(PYTHON[1], names)
+    images, rows = names["images"], names["rows"]
+    assert isinstance(images, torch.Tensor) and isinstance(rows, torch.Tensor)
+    assert (images[:, :, ::2] / 127.5 - 1 - rows).abs().max() < 2 / 255
+    assert images[:, :, 1::2].float().std() > 10
+
+
+def test_files_it_names_exist():
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXT)
+    assert len(links) >= 4
+    for link in links:
+        assert (PAGE.parent / link).exists(), link
+
+
+def test_the_benchmark_has_a_table_of_every_task_it_measures():
+    measured = TEXT.split("<!-- editing: begin -->")[1].split("<!-- editing: end -->")[0]
+    assert re.findall(r"^### (\w+)", measured, re.MULTILINE) == ["Inpainting", "Super", "Denoising", "Deblurring"]
+    assert (
+        len(re.findall(r"^\| class guessed, one result \| \d+ \| [\d.]+ \| [\d.]+% \|$", measured, re.MULTILINE)) == 4
+    )
