@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unistep.metrics.evaluate import Reference, evaluate
+from unistep.metrics.evaluate import evaluate
 from unistep.metrics.features.extract import extract
 from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import read_statistics, write_statistics
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from unistep.metrics.evaluate import Reference, evaluate
+from unistep.metrics.evaluate import evaluate
 from unistep.metrics.features.mnist import MNIST
+from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.pipelines.processes import join_processes
 
@@ -28,6 +29,7 @@ report = evaluate(
     ["fd", "kd", "is", "pr", "dc"],
     feature_cache=Path(cache),
     processes=join_processes(),
+    save_kinds=["pool"],
 )
 if report is not None:
     Path(said).write_text(json.dumps([rank, report.as_json()["metrics"]]))

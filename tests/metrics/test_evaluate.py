@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.metrics.evaluate import Reference, evaluate, possible_measures
+from unistep.metrics.evaluate import evaluate, possible_measures
 from unistep.metrics.features.protocol import FeatureInfo
 from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.measures import MEASURES, check_measures, title
 from unistep.metrics.moments import moments
+from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import Statistics, read_statistics, write_statistics
 

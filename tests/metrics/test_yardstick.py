@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.metrics.evaluate import Reference
 from unistep.metrics.features.protocol import FeatureInfo
 from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.inception_score import inception_score
 from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.manifold import precision_recall
 from unistep.metrics.moments import moments
+from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import Statistics
 from unistep.metrics.yardstick import METRICS, Yardstick, check_metric, jackknife, open_yardstick

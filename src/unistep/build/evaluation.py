@@ -7,7 +7,7 @@ from unistep.build.models import is_model
 from unistep.data import DataConfig, open_dataset
 from unistep.data.open import BUNDLED
 from unistep.errors import UserError
-from unistep.metrics.evaluate import Reference
+from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import read_statistics
 

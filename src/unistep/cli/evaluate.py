@@ -17,8 +17,9 @@ from unistep.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from unistep.metrics.evaluate import Reference, Report
+    from unistep.metrics.evaluate import Report
     from unistep.metrics.neighbours import Neighbours
+    from unistep.metrics.reference import Reference
     from unistep.metrics.sources import ImageSource
     from unistep.pipelines.processes import Processes
 
@@ -95,9 +96,10 @@ def run(arguments: list[str]) -> None:
 
 
 def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConfig) -> None:
-    from unistep.metrics.evaluate import check_alike, evaluate, possible_measures
+    from unistep.metrics.evaluate import evaluate, possible_measures
     from unistep.metrics.features.protocol import Kind
     from unistep.metrics.measures import check_measures
+    from unistep.metrics.reference import check_alike
     from unistep.metrics.statistics import write_statistics
     from unistep.pipelines.device import pick_device
     from unistep.pipelines.processes import join_processes

@@ -9,8 +9,8 @@ from unistep.cli.arguments import check_range
 if TYPE_CHECKING:
     import torch
 
-    from unistep.metrics.evaluate import Reference
     from unistep.metrics.features.protocol import FeatureNetwork
+    from unistep.metrics.reference import Reference
 
 
 @dataclass(frozen=True)

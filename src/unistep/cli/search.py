@@ -113,7 +113,7 @@ def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progre
     """Opens everything else, cheap things first, and measures the reference."""
     from unistep.build.search import ScheduleSearch, search_settings
     from unistep.build.search_record import open_record
-    from unistep.metrics.evaluate import check_alike
+    from unistep.metrics.reference import check_alike
     from unistep.metrics.yardstick import METRICS, check_metric, open_yardstick
     from unistep.networks.precision import resolve_dtype, set_precision
 

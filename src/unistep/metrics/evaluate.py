@@ -21,6 +21,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import extract
 from unistep.metrics.features.protocol import KINDS, FeatureInfo, FeatureNetwork, Kind
 from unistep.metrics.features.store import StoredFeatures
@@ -31,8 +32,8 @@ from unistep.metrics.manifold import manifold_estimates
 from unistep.metrics.measures import MEASURES, Result, title
 from unistep.metrics.moments import GroupedMoments, Moments
 from unistep.metrics.neighbours import Neighbours, memorised, nearest
+from unistep.metrics.reference import Reference, check_alike
 from unistep.metrics.sources import ImageSource
-from unistep.metrics.statistics import Statistics
 from unistep.pipelines.collect import share
 from unistep.pipelines.processes import Processes
 
@@ -41,38 +42,6 @@ _MANIFOLD = {"pr": ("precision", "recall"), "dc": ("density", "coverage")}
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What samples are compared with: images, statistics of them, or both, as in OpenAI's files."""
-
-    name: str
-    images: ImageSource | None = None
-    statistics: Statistics | None = None
-
-    def statistics_for(self, info: FeatureInfo) -> Statistics | None:
-        """The statistics, where they are of this network; None where the images have to be looked at.
-
-        Raises:
-            UserError: they are of another network, and there are no images.
-        """
-        if self.statistics is None:
-            return None
-        try:
-            self.statistics.check(info)
-        except UserError:
-            if self.images is None:
-                raise
-            return None
-        return self.statistics
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        found = {} if self.images is None else self.images.describe()
-        if self.statistics is not None:
-            found = {"kind": "statistics", "name": self.name, "statistics": self.statistics.about} | found
-        return found
 
 
 @dataclass(frozen=True)
@@ -153,11 +122,47 @@ def evaluate(
     """
     processes = processes or Processes()
     say = on_progress if on_progress is not None and processes.first else _silent
-    info = network.info
-    warnings: list[str] = []
-    moments_of, vectors = _needs(measures)
-    _check(samples, reference, info, measures, {*moments_of, *save_kinds})
-    statistics = None if reference is None else reference.statistics_for(info)
+    moments_of: list[Kind] = [MEASURES[name].kind for name in measures if name in ("fd", "sfd")]
+    _check(samples, reference, network.info, measures, {*moments_of, *save_kinds})
+    found = _gather(samples, reference, network, measures, moments_of, save_kinds, feature_cache, processes, say)
+    if found is None:
+        processes.wait()  # for the first, which measures
+        return None
+    results, warnings = _results(found, network.info, measures, say)
+    neighbours: Neighbours | None = None
+    if "nn" in measures:
+        say(MEASURES["nn"].text, 0, 0)
+        vectors = found.of_reference["pool"]
+        neighbours = nearest(found.of_samples["pool"].all(), vectors.blocks(), _NEIGHBOURS)
+        results.append(Result("copies", "copies among samples", memorised(neighbours), "lower", {}))
+        results.append(_copies_in_reference(vectors, samples.count))
+    processes.wait()
+    described = None if reference is None else reference.describe()
+    return Report(results, samples.describe(), described, network.info, warnings, found.totals, neighbours)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What measures are computed from: features that are kept, and moments of them."""
+
+    of_samples: dict[Kind, StoredFeatures]
+    of_reference: dict[Kind, StoredFeatures]
+    grouped: dict[Kind, GroupedMoments]
+    totals: dict[Kind, Moments]
+
+
+def _gather(
+    samples: ImageSource,
+    reference: Reference | None,
+    network: FeatureNetwork,
+    measures: Sequence[str],
+    moments_of: Sequence[Kind],
+    save_kinds: Sequence[Kind],
+    feature_cache: Path,
+    processes: Processes,
+    say: Progress,
+) -> _Found | None:
+    """The features, which all processes make, and their moments, which come together on the first; None elsewhere."""
 
     def features(source: ImageSource, kinds: set[Kind], what: str) -> dict[Kind, StoredFeatures]:
         def told(done: int) -> None:
@@ -167,79 +172,52 @@ def evaluate(
         return extract(source, network, sorted(kinds), feature_cache, processes=processes, on_done=told)
 
     of_samples = features(samples, {MEASURES[name].kind for name in measures}, "samples")
-    known = {} if statistics is None else statistics.moments
+    statistics = None if reference is None else reference.statistics_for(network.info)
+    totals: dict[Kind, Moments] = {} if statistics is None else dict(statistics.moments)
+    missing: list[Kind] = [kind for kind in dict.fromkeys((*moments_of, *save_kinds)) if kind not in totals]
+    wanted: set[Kind] = {*missing, *(MEASURES[name].kind for name in measures if MEASURES[name].images)}
     of_reference: dict[Kind, StoredFeatures] = {}
-    wanted: set[Kind] = {kind for kind in (*moments_of, *save_kinds) if kind not in known}
-    if vectors:
-        wanted.add("pool")
     if wanted and reference is not None and reference.images is not None:
         of_reference = features(reference.images, wanted, "reference")
-
-    found: dict[Kind, GroupedMoments | None] = {kind: _moments(of_samples[kind], processes) for kind in moments_of}
-    totals: dict[Kind, Moments] = dict(known)
-    for kind in (*moments_of, *save_kinds):
-        if kind not in totals:
-            merged = _moments(of_reference[kind], processes)
-            if merged is not None:
-                totals[kind] = merged.total()
+    grouped: dict[Kind, GroupedMoments | None] = {kind: _moments(of_samples[kind], processes) for kind in moments_of}
+    merged: dict[Kind, GroupedMoments | None] = {kind: _moments(of_reference[kind], processes) for kind in missing}
     if not processes.first:
-        processes.wait()  # for the first, which measures
         return None
+    gathered: dict[Kind, GroupedMoments] = {kind: found for kind, found in grouped.items() if found is not None}
+    for kind, found in merged.items():
+        if found is not None:
+            totals[kind] = found.total()
+    return _Found(of_samples, of_reference, gathered, totals)
 
+
+def _results(
+    found: _Found, info: FeatureInfo, measures: Sequence[str], say: Progress
+) -> tuple[list[Result], list[str]]:
+    """The numbers, in the order of `measures`, and what is to be warned of."""
     results: list[Result] = []
-    neighbours: Neighbours | None = None
+    warnings: list[str] = []
+    manifold: dict[str, Estimate] = {}
     for name in measures:
         say(MEASURES[name].text, 0, 0)
         kind = MEASURES[name].kind
         if name in ("fd", "sfd"):
-            grouped = found[kind]
-            assert grouped is not None  # on the first process
-            results += _frechet(name, info, grouped, totals[kind], warnings)
+            results += _frechet(name, info, found.grouped[kind], found.totals[kind], warnings)
         elif name == "is":
-            score = inception_score(of_samples[kind].all())
+            score = inception_score(found.of_samples[kind].all())
             results.append(Result("is", title("is", info), score.estimate, "higher", {"std_of_parts": score.std}))
         elif name == "kd":
-            distance = kernel_distance(of_samples[kind].all(), of_reference[kind].all())
+            distance = kernel_distance(found.of_samples[kind].all(), found.of_reference[kind].all())
             results.append(Result("kd", title("kd", info), distance, "lower", {}))
-        elif name == "nn":
-            neighbours = nearest(of_samples[kind].all(), of_reference[kind].blocks(), _NEIGHBOURS)
-            results.append(Result("copies", "copies among samples", memorised(neighbours), "lower", {}))
-            results.append(_copies_in_reference(of_reference[kind], samples.count))
-    if {"pr", "dc"} & set(measures):
-        chosen = _spread(of_reference["pool"].count, samples.count)
-        estimates = manifold_estimates(
-            of_reference["pool"].all()[chosen],
-            of_samples["pool"].all(),
-            on_progress=lambda done, total: say("nearest neighbours", done, total),
-        )
-        for name in measures:
-            for key in _MANIFOLD.get(name, ()):
-                results.append(Result(key, key, estimates[key], "higher", {"reference_count": len(chosen)}))
-    processes.wait()
-    described = None if reference is None else reference.describe()
-    return Report(results, samples.describe(), described, info, warnings, totals, neighbours)
-
-
-def check_alike(name: str, shape: tuple[int, int, int], reference: Reference | None) -> None:
-    """Refuses a reference of other images than are measured: the two would be brought differently to the network.
-
-    Args:
-        name: of what is measured.
-        shape: channels, height, width of its images.
-        reference: what it is to be compared with.
-
-    Raises:
-        UserError: their sizes or channels differ.
-    """
-    if reference is None or reference.images is None or reference.images.shape == shape:
-        return
-    (channels, height, width), (other, *size) = shape, reference.images.shape
-    remedy = f"bring it to that with --resolution {height} --channels {channels}"
-    if height != width:
-        remedy = "take a reference of that size"
-    raise UserError(
-        f"{name} has images of {width}x{height}x{channels}, {reference.name} of {size[1]}x{size[0]}x{other}: {remedy}"
-    )
+        elif name in _MANIFOLD:
+            chosen = _spread(found.of_reference[kind].count, found.of_samples[kind].count)
+            manifold = manifold or manifold_estimates(
+                found.of_reference[kind].all()[chosen],
+                found.of_samples[kind].all(),
+                on_progress=lambda done, total: say("nearest neighbours", done, total),
+            )
+            for key in _MANIFOLD[name]:
+                results.append(Result(key, key, manifold[key], "higher", {"reference_count": len(chosen)}))
+    return results, warnings
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -253,12 +231,6 @@ def _has(reference: Reference | None, info: FeatureInfo, kind: Kind) -> bool:
     if reference.images is not None:
         return True
     return reference.statistics is not None and kind in reference.statistics.moments
-
-
-def _needs(measures: Sequence[str]) -> tuple[list[Kind], bool]:
-    """The kinds of features whose moments are needed, and whether the reference's vectors are."""
-    moments_of: list[Kind] = [MEASURES[name].kind for name in measures if name in ("fd", "sfd")]
-    return moments_of, any(MEASURES[name].images for name in measures)
 
 
 def _check(

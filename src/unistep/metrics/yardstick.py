@@ -31,7 +31,7 @@ from unistep.metrics.measures import Better, title
 from unistep.metrics.moments import StreamingMoments, moments
 
 if TYPE_CHECKING:
-    from unistep.metrics.evaluate import Reference
+    from unistep.metrics.reference import Reference
 
 Metric = Literal["fd", "sfd", "kd", "is", "precision", "recall"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
