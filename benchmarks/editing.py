@@ -14,7 +14,7 @@ The teacher has seen images without a class too and needs no guess. It samples w
 before every ancestral step (as RePaint, Lugmayr et al. 2022, without resampling), in ten times the evaluations.
 
 What is done is kept in --output by parts of --part images: an interrupted run goes on where it was. Ten times the
-evaluations of an edit whose class is guessed are measured on the first part alone.
+evaluations of an edit whose class is guessed are measured on the first --few images alone.
 """
 
 import argparse
@@ -352,10 +352,12 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
     settings = f"{TASKS[case.task]} {arguments.bf16} {case.candidates} {constants}"
     rows: Rows = {}
     for first in range(0, arguments.count, arguments.part):
-        part = range(first, min(first + arguments.part, arguments.count))
         for name, job in jobs.items():
-            if name == "teacher-none" and known and first:
-                continue
+            part = range(first, min(first + arguments.part, arguments.count))
+            if name == "teacher-none" and known:
+                if first:
+                    continue
+                part = range(min(arguments.few, part.stop))
             path = arguments.output / f"{case.task}-{name}-{part.start}-{part.stop}.npz"
             done = kept(path, settings, lambda job=job, part=part: job(part, labels[part.start : part.stop].tolist()))
             for row, (nfe, images) in done.items():
@@ -408,6 +410,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TITLED, default=list(TITLED), metavar="TASK")
     parser.add_argument("--count", type=int, default=1000, help="test images")
     parser.add_argument("--part", type=int, default=250, help="images that are measured at once")
+    parser.add_argument("--few", type=int, default=100, help="images for the most expensive row")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16: faster, not the reference")
     parser.add_argument("--write", type=Path, help="Markdown page whose tables are replaced")
     parser.add_argument("--pictures", type=Path, help="folder for a PNG a task")
