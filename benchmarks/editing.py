@@ -355,7 +355,7 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
         for name, job in jobs.items():
             part = range(first, min(first + arguments.part, arguments.count))
             if name == "teacher-none" and known:
-                if first:
+                if first or not arguments.few:
                     continue
                 part = range(min(arguments.few, part.stop))
             path = arguments.output / f"{case.task}-{name}-{part.start}-{part.stop}.npz"
@@ -410,7 +410,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TITLED, default=list(TITLED), metavar="TASK")
     parser.add_argument("--count", type=int, default=1000, help="test images")
     parser.add_argument("--part", type=int, default=250, help="images that are measured at once")
-    parser.add_argument("--few", type=int, default=100, help="images for the most expensive row")
+    parser.add_argument("--few", type=int, default=100, help="images for the most expensive row; 0 leaves it out")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16: faster, not the reference")
     parser.add_argument("--write", type=Path, help="Markdown page whose tables are replaced")
     parser.add_argument("--pictures", type=Path, help="folder for a PNG a task")

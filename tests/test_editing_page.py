@@ -45,9 +45,10 @@ def test_python_that_edits_runs():
     names: dict[str, object] = {}
     exec(PYTHON[0], names)
     digits, best, mean = names["digits"], names["best"], names["mean"]
+    assert isinstance(digits, torch.Tensor) and isinstance(best, torch.Tensor)
     operator = Inpainting(lower((28, 28)))
     for images in (best, mean):
-        assert isinstance(images, torch.Tensor) and isinstance(digits, torch.Tensor)
+        assert isinstance(images, torch.Tensor)
         assert images.shape == digits.shape and images.dtype == torch.uint8
         assert (operator.A(to_float(images)) - operator.A(to_float(digits))).abs().max() <= 2.001 / 255
     assert not torch.equal(best, digits)
