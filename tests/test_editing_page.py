@@ -68,3 +68,10 @@ def test_files_it_names_exist():
     assert len(links) >= 3
     for link in links:
         assert (PAGE.parent / link).exists(), link
+
+
+def test_the_tables_of_every_task_that_is_measured_are_there():
+    measured = TEXT.split("<!-- editing: begin -->")[1].split("<!-- editing: end -->")[0]
+    assert re.findall(r"^### (\w+)", measured, re.MULTILINE) == ["Inpainting", "Super", "Denoising", "Deblurring"]
+    row = r"^\| class guessed, one result \| \d+ \| [\d.]+ \| [\d.]+% \|$"
+    assert len(re.findall(row, measured, re.MULTILINE)) == 4
