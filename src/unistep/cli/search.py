@@ -70,11 +70,9 @@ def run(arguments: list[str]) -> None:
 
 
 def _search(name: str | None, options: dict[str, Any], config: SearchConfig, write: bool) -> None:
-    import torch
-
     from unistep.build.models import open_any
     from unistep.build.search import check_searchable, own_schedule_file
-    from unistep.build.search_picture import check_matplotlib, save_curves
+    from unistep.build.search_picture import check_matplotlib
     from unistep.cli.progress import doing_bar
     from unistep.pipelines.device import pick_device
 
@@ -93,18 +91,8 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
     with doing_bar() as on_progress:
         search = _prepare(model, config, device, on_progress)
         title = f"{model.path.name}: {search.num_images:,} images a candidate"
-        try:
-            for steps in numbers:
-                search.find(steps)
-                save_curves(picture, search.found, model.info, title, search.yardstick.title)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"--batch_size {config.batch_size}: too many for the memory of {device}; give fewer"
-            ) from None
-    yardstick = search.yardstick
-    heading = f"{yardstick.title} of {search.num_images:,} fresh images, {yardstick.better} is better"
-    print_found(f"{model.path}: {heading}", yardstick.title, search.found)
-    print(f"all scores: {search.record.path}; drawn: {picture}")
+        find_all(search, numbers, search.yardstick, title, picture, config, device)
+    tell_found(search, search.yardstick, str(model.path), picture)
     if target is not None:
         _write(target, search)
 
@@ -144,6 +132,38 @@ def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progre
         device=device,
         on_progress=on_progress,
     )
+
+
+def find_all(
+    search: Any, numbers: "Sequence[int]", measure: Any, title: str, picture: Path, config: SearchConfig, device: Any
+) -> None:
+    """Searches for every number of steps, and draws after each what is found so far.
+
+    Args:
+        search: has `find`, `found` and a `model`.
+        numbers: of steps, rising.
+        measure: has a `title`.
+        title: of the picture.
+        picture: its place.
+        config, device: for the message where the memory does not do.
+    """
+    import torch
+
+    from unistep.build.search_picture import save_curves
+
+    try:
+        for steps in numbers:
+            search.find(steps)
+            save_curves(picture, search.found, search.model.info, title, measure.title)
+    except torch.OutOfMemoryError:
+        raise UserError(f"--batch_size {config.batch_size}: too many for the memory of {device}; give fewer") from None
+
+
+def tell_found(search: Any, measure: Any, what: str, picture: Path) -> None:
+    """Prints the table and where the rest is."""
+    heading = f"{what}: {measure.title} of {search.num_images:,} fresh images, {measure.better} is better"
+    print_found(heading, measure.title, search.found)
+    print(f"all scores: {search.record.path}; drawn: {picture}")
 
 
 def print_found(heading: str, measure: str, found: "Sequence[Found]") -> None:

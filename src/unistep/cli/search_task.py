@@ -13,7 +13,7 @@ from unistep.build.evaluation import Preparation, open_images
 from unistep.build.models import open_any
 from unistep.build.search import check_searchable
 from unistep.build.search_likeness import Likeness, class_agreement, lpips, psnr
-from unistep.build.search_picture import check_matplotlib, save_curves
+from unistep.build.search_picture import check_matplotlib
 from unistep.build.search_record import open_record
 from unistep.build.search_scores import listed
 from unistep.build.task_search import MethodOf, TaskSearch, chosen_images, known_part, task_settings
@@ -21,7 +21,7 @@ from unistep.cli.edit import EditConfig
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.measuring import open_network
 from unistep.cli.progress import doing_bar
-from unistep.cli.search import print_found
+from unistep.cli.search import find_all, tell_found
 from unistep.cli.search_config import SearchConfig, steps_of
 from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
@@ -56,18 +56,8 @@ def search_task(name: str | None, options: dict[str, Any], config: SearchConfig)
     with doing_bar() as on_progress:
         search = _prepare(model, task, config, device, on_progress)
         title = f"{model.path.name}, {task.name}: {search.num_images:,} images a candidate"
-        try:
-            for steps in numbers:
-                search.find(steps)
-                save_curves(picture, search.found, model.info, title, search.likeness.title)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"--batch_size {config.batch_size}: too many for the memory of {device}; give fewer"
-            ) from None
-    likeness = search.likeness
-    heading = f"{likeness.title} of {search.num_images:,} fresh images, {likeness.better} is better"
-    print_found(f"{model.path}, {task.name}: {heading}", likeness.title, search.found)
-    print(f"all scores: {search.record.path}; drawn: {picture}")
+        find_all(search, numbers, search.likeness, title, picture, config, device)
+    tell_found(search, search.likeness, f"{model.path}, {task.name}", picture)
     for found in search.found:
         print(shlex.join([*_command(name, config), "--sigmas", listed(found.schedule)]))
 
