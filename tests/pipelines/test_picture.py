@@ -45,7 +45,7 @@ def test_pad_keeps_everything_and_its_margin_is_cut_off():
     picture = read_picture(ramp(48, 24), COLOUR, "pad")
     assert picture.frame.inside == (0, 4, 16, 12)
     assert torch.equal(picture.pixels[:, 0], picture.pixels[:, 4])  # the border goes on
-    assert cut_margin(picture.pixels[None], picture.frame).shape == (1, 3, 8, 16)
+    assert cut_margin(picture.pixels[None], picture.frame.inside).shape == (1, 3, 8, 16)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (16, 15), (1001, 999)])

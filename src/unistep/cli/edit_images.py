@@ -20,7 +20,7 @@ from unistep.pipelines.edit_run import EditResult, Method, make
 from unistep.pipelines.edit_sheet import Row, save_edit_sheet
 from unistep.pipelines.editing import Known
 from unistep.pipelines.grid import save_png, to_pil
-from unistep.pipelines.picture import ImageFile, list_images
+from unistep.pipelines.picture import ImageFile, cut_margin, list_images
 from unistep.pipelines.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def edit_images(task: str, model: "EditModel", inputs: list[str], degrade: bool,
                 known, after = _cut(result, row, given[i])
                 whole = given[i].clean
                 if whole is not None:
-                    clean = _inside(whole, given[i])
+                    clean = cut_margin(whole, given[i].inside)
                     gains.append((_psnr(after[0], clean), _psnr(known, clean)))
                 _write(after, outputs[i])
                 if config.sheet is not None and len(rows) < _MOST_ROWS:
@@ -142,12 +142,7 @@ def _ranked(best: Path, count: int) -> list[Path]:
 
 def _cut(result: EditResult, row: int, given: Given) -> tuple[Tensor, Tensor]:
     """What was known [C, h, w] and the results [K, C, h, w], without margins."""
-    return _inside(result.measurement[row], given), _inside(result.candidates[row], given)
-
-
-def _inside(pixels: Tensor, given: Given) -> Tensor:
-    left, upper, right, lower = given.inside
-    return pixels[..., upper:lower, left:right]
+    return cut_margin(result.measurement[row], given.inside), cut_margin(result.candidates[row], given.inside)
 
 
 def _write(after: Tensor, best: Path | None) -> None:
@@ -170,10 +165,10 @@ def _row(task: str, given: Given, known: Tensor, after: Tensor, result: EditResu
         captions = [f"class {int(c)}, {text}" for c, text in zip(result.class_labels[row], captions, strict=True)]
     before, original = given.before, given.clean
     if original is not None:
-        original = None if torch.equal(original, before) else _inside(original, given)
+        original = None if torch.equal(original, before) else cut_margin(original, given.inside)
     if before.shape[1:] == given.size[1:]:
-        before = _inside(before, given)
-    mask = None if given.mask is None else _inside(given.mask, given)
+        before = cut_margin(before, given.inside)
+    mask = None if given.mask is None else cut_margin(given.mask, given.inside)
     return Row(original, before, known if task in _SHOWS_KNOWN else None, mask, list(after), captions)
 
 

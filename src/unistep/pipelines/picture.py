@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -226,9 +226,9 @@ def check_mask(known: Bool[Tensor, "H W"], where: Frame, name: str) -> None:
         raise UserError(f"{name} marks everything at {size}, and nothing is known; draw black over what stays")
 
 
-def cut_margin(images: UInt8[Tensor, "N C H W"], where: Frame) -> UInt8[Tensor, "N C h w"]:
-    """Results without the margin that the frame added."""
-    left, upper, right, lower = where.inside
+def cut_margin(images: Shaped[Tensor, "*N H W"], inside: tuple[int, int, int, int]) -> Shaped[Tensor, "*N h w"]:
+    """Images or masks without the margin of a frame; `inside` is left, upper, right, lower of what stays."""
+    left, upper, right, lower = inside
     return images[..., upper:lower, left:right]
 
 
