@@ -37,7 +37,7 @@ from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.data import open_dataset
-from unistep.editing.operator import Operator, agree, agree_in_range, residual
+from unistep.editing.operator import EXACT, ROUNDED, Operator, agree, agree_in_range, residual
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.operators.super_resolution import SuperResolution
@@ -77,6 +77,7 @@ class Case:
     known: Tensor
     baselines: Rows
     candidates: int = 8
+    close: float = EXACT
 
 
 def noise_of(stream: int, numbers: Sequence[int]) -> ImageRandom:
@@ -196,9 +197,10 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
             {
                 "blurred": nothing(y),
                 "Wiener": nothing(wiener(y, train, BLUR, 2 / 255 / 12**0.5)),
-                "no model, only range and agreement": nothing(agree_in_range(deblurring, band, y)),
+                "no model, only range and agreement": nothing(agree_in_range(deblurring, band, y, ROUNDED)),
             },
             candidates=4,
+            close=ROUNDED,
         )
     )
     return found
@@ -210,6 +212,7 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
 def edited(model: LoadedModel, case: Case, part: range, labels: list[int] | None, candidates: int) -> EditResult:
     y, seeds = case.y[part.start : part.stop], list(part)
     if case.operator is not None:
+        y = to_uint8(y) if case.close == ROUNDED else y
         return edit(model, None, case.operator, measurement=y, seeds=seeds, class_labels=labels, candidates=candidates)
     i = model.info
     noisy = Noisy(y, torch.full((len(y),), SIGMA), TASKS["denoise"].steps, i.sigma_min, i.sigma_max, i.rho)
@@ -307,7 +310,7 @@ def by_teacher(model: LoadedModel, case: Case, part: range, labels: list[int] | 
         x = euler_step(denoiser, x, level(t, x), level(r**2 / t, x), given)
         if r > 0:
             x = x + noise(x) * (r * math.sqrt(1 - (r / t) ** 2))
-    return {name: (steps, to_uint8(agree_in_range(case.operator, x, y)))}
+    return {name: (steps, to_uint8(agree_in_range(case.operator, x, y, case.close)))}
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -349,7 +352,9 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
     if case.task == "deblur":
         del jobs["classes"]  # every class fits
     constants = f"{DRAWS} {TEMPERATURE} {CLASS_LEVELS} {FACTOR} {BLUR} {SIGMA}"
-    settings = f"{TASKS[case.task]} {arguments.bf16} {case.candidates} {constants}"
+    settings = f"{TASKS[case.task]} {arguments.bf16} {case.candidates} {constants}" + (
+        f" {case.close}" if case.close != EXACT else ""
+    )
     rows: Rows = {}
     for first in range(0, arguments.count, arguments.part):
         for name, job in jobs.items():

@@ -7,7 +7,7 @@ import unistep
 from unistep import ConsistencyModelPipeline
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.operator import residual
+from unistep.editing.operator import EXACT, ROUNDED, residual
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.compressed_sensing import CompressedSensing
 from unistep.editing.operators.deblurring import GaussianBlur
@@ -112,6 +112,19 @@ def test_a_blurred_picture(grey):
     blurred = to_uint8(blur.A(to_float(pictures(1))))
     result = edit(grey, None, blur, measurement=blurred, sigmas=SIGMAS)
     assert float(residual(blur, to_float(result.images), to_float(blurred))[0]) < 0.02
+
+
+def test_what_was_rounded_is_not_met_better_than_it_can_be(grey):
+    """Black and white cells: the range decides much, and what meets the rounding is found late."""
+    blur = GaussianBlur(2.0)
+    cells = torch.rand(2, 1, SIDE // 4, SIDE // 4, generator=torch.Generator().manual_seed(3)).round()
+    blurred = to_uint8(blur.A(cells.repeat_interleave(4, 2).repeat_interleave(4, 3) * 2 - 1))
+    y = [blur.A(blur.A_pinv(one)) for one in to_float(blurred).split(1)]
+    known = {close: Known([blur] * 2, y, SIGMAS, 0.002, close) for close in (EXACT, ROUNDED)}
+    expected = {close: make(edit_model(grey), method).images for close, method in known.items()}
+    assert not torch.equal(expected[EXACT], expected[ROUNDED])
+    assert torch.equal(edit(grey, None, blur, measurement=blurred, sigmas=SIGMAS).images, expected[ROUNDED])
+    assert torch.equal(edit(grey, None, blur, measurement=to_float(blurred), sigmas=SIGMAS).images, expected[EXACT])
 
 
 def test_larger_than_the_model(grey):

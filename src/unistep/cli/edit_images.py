@@ -13,7 +13,7 @@ from unistep.cli.edit_given import Given
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.edit_noised import prepare_noised
 from unistep.data.naming import shown
-from unistep.editing.operator import Operator
+from unistep.editing.operator import EXACT, ROUNDED, Operator
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.pipelines.edit_run import EditResult, Method, make
@@ -86,8 +86,12 @@ def _prepare(
         levels = levels or TASKS[task].levels(config.steps, rho=model.info.rho)
         tasks = KnownTasks(task, model, config, degrade)
         given = [tasks.read(file) for file in files]
-        sigma_min = model.info.sigma_min
-        return lambda part: Known([_operator(g) for g in part], [g.y for g in part], levels, sigma_min), given
+        close = EXACT if degrade else ROUNDED  # what files hold is rounded
+
+        def known(part: list[Given]) -> Known:
+            return Known([_operator(g) for g in part], [g.y for g in part], levels, model.info.sigma_min, close)
+
+        return known, given
     return prepare_noised(task, model, files, degrade, config, levels)
 
 

@@ -16,9 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EXACT = 2e-3
+"""How far an image may be from a measurement, in units of [-1, 1]: a quarter of a step of 8 bits."""
+
+ROUNDED = 6e-3
+"""The same of a measurement that was rounded to 8 bits: three quarters of a step. Rounding moved it by up to half of
+one, and an image that met it better would be fitted to that; the last quarter is for rounding the image."""
+
 _ROUNDS = 1000
 _WINDOW = 100  # rounds in which the disagreement must fall by a tenth, or no more are made
-_CLOSE = 2e-3  # in units of [-1, 1]; rounding to 8 bits moves a pixel, and a measurement, by up to 3.9e-3
 
 
 @runtime_checkable
@@ -47,22 +53,22 @@ def agree(operator: Operator, x: Float[Tensor, "B C H W"], known: Float[Tensor, 
 
 
 def agree_in_range(
-    operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"]
+    operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"], close: float = EXACT
 ) -> Float[Tensor, "B C H W"]:
     """Images near x that agree with y and lie in [-1, 1], as far as there are such.
 
     Clamping what agrees would undo some of the agreement, and making it agree again would leave the range. Taking turns
     is projected gradient descent on |A+ (A x - y)|^2, with momentum (FISTA; Beck and Teboulle 2009), without which
-    masks are met at once but blurs not in thousands of rounds. It ends when x is within 2e-3 of agreeing, a quarter of
-    a step of 8 bits, both as the largest error of A x and as the root mean square of the pixels' way to agreement, or
-    when it comes no nearer; every image by itself. Of a y that no image has, A A+ y is met.
+    masks are met at once but blurs not in thousands of rounds. It ends when x is within `close` of agreeing, both as
+    the largest error of A x and as the root mean square of the pixels' way to agreement, or when it comes no nearer;
+    every image by itself. Of a y that no image has, A A+ y is met.
     """
     known = operator.A_pinv(y)
     goal = operator.A(known)
     x = agree(operator, x, known).clamp(-1, 1)
     last, last_way, momentum = x, torch.zeros_like(x), 1.0
     found, least = x, x.new_full((len(x),), torch.inf)
-    active, before = least > _CLOSE, least
+    active, before = least > close, least
     for i in range(_ROUNDS):
         measured = operator.A(x)
         way = known - operator.A_pinv(measured)
@@ -71,7 +77,7 @@ def agree_in_range(
         nearer = active & (apart < least)
         found = torch.where(nearer[:, None, None, None], x, found)
         least = torch.where(nearer, apart, least)
-        active = active & (least > _CLOSE)
+        active = active & (least > close)
         if i % _WINDOW == 0:
             active, before = active & (least < 0.9 * before), least
         if not active.any():

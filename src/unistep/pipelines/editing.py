@@ -15,7 +15,7 @@ from torch import Tensor
 from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigma
 from unistep.core.pixels import to_float, to_uint8
-from unistep.editing.operator import Operator, agree_in_range, residual
+from unistep.editing.operator import EXACT, ROUNDED, Operator, agree_in_range, residual
 from unistep.editing.tasks import task_of
 from unistep.editing.zero_shot import start, zero_shot
 from unistep.errors import UserError
@@ -58,7 +58,8 @@ def edit(
         seeds: one for all, with which image i has noise number i; or one an image, wherever that stands.
         class_labels: one for all images, or one an image; default: guessed where there are few, else drawn.
         candidates: results an image, ranked by how well they fit what is known.
-        measurement: what was measured of images that nobody has, instead of `image`: values in [-1, 1], or uint8.
+        measurement: what was measured of images that nobody has, instead of `image`: values in [-1, 1], or uint8,
+            which is met as well as a rounded one can be.
         fit: how files and Pillow images are brought to the model's size, see `unistep.pipelines.picture`.
         batch_size: results at once on an accelerator.
         on_done: told how many results are done.
@@ -70,10 +71,11 @@ def edit(
     given = edit_levels(model.info, timesteps, sigmas, steps)
     with torch.no_grad():
         operators, y = _measured(model, image, operator, measurement, fit)
+        close = ROUNDED if measurement is not None and measurement.dtype == torch.uint8 else EXACT
         levels = given or task_of(operators[0].name).levels(steps, rho=model.info.rho)
         return make(
             model,
-            Known(operators, y, levels, model.info.sigma_min),
+            Known(operators, y, levels, model.info.sigma_min, close),
             seeds=seeds,
             class_labels=class_labels,
             candidates=candidates,
@@ -163,12 +165,18 @@ class Known:
         y: the measurement [1, ...] of every image.
         levels: noise levels, descending.
         sigma_min: where the model's trajectories end.
+        close: how far an image may be from a measurement, see `agree_in_range`.
     """
 
     def __init__(
-        self, operators: Sequence[Operator], y: Sequence[Tensor], levels: Sequence[float], sigma_min: float
+        self,
+        operators: Sequence[Operator],
+        y: Sequence[Tensor],
+        levels: Sequence[float],
+        sigma_min: float,
+        close: float = EXACT,
     ) -> None:
-        self.operators, self.y, self.levels, self.sigma_min = operators, y, levels, sigma_min
+        self.operators, self.y, self.levels, self.sigma_min, self.close = operators, y, levels, sigma_min, close
         self.known = [op.A_pinv(one) for op, one in zip(operators, y, strict=True)]
         channels, height, width = self.known[0].shape[1:]
         self.size = (channels, height, width)
@@ -188,7 +196,7 @@ class Known:
         return Made(edited.x, edited.disagreement)
 
     def finish(self, row: int, x: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C H W"]:
-        return agree_in_range(self.operators[row], x, self.y[row])
+        return agree_in_range(self.operators[row], x, self.y[row], self.close)
 
     def misfit(
         self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigma: float
