@@ -228,10 +228,27 @@ def test_the_class_is_guessed_from_what_is_known():
     assert torch.equal(guess_classes(model, known), levels)
     result = make(model, known, candidates=2)
     assert result.class_labels is not None and torch.equal(result.class_labels, levels[:, None].expand(4, 2))
-    assert result.guesses == 5 * 4 * 2 and result.evaluations == 2
+    assert result.guesses == (5 + 3 + 2) * 4 and result.evaluations == 2
     x[:, :, 4:] = x[:, :, :4]
     assert torch.equal(guess_classes(model, Guided(x, [1.0], 0.002)), levels)
     assert torch.equal(guess_classes(model, Noisy(x, torch.full((4,), 0.1), 1, 0.002, 80.0, 7.0)), levels)
+
+
+@pytest.mark.parametrize(("classes", "tried"), [(1, []), (2, [2]), (10, [10, 5, 3, 2])])
+def test_classes_that_fit_badly_are_not_tried_again(classes, tried):
+    told = []
+
+    def denoiser(x, sigma, labels=None):
+        told.append(labels.tolist())
+        return bright(x, sigma, labels * 4 / max(classes - 1, 1))
+
+    model = EditModel(denoiser, ModelInfo(), (1, 8, 8), classes, torch.device("cpu"))
+    known = Known([Inpainting(lower((8, 8)))], [torch.full((1, 32), -1.0)], [1.0], 0.002)
+    assert guess_classes(model, known).tolist() == [0]
+    # The batch is filled up with its first image.
+    assert [len(set(labels)) for labels in told] == [n for n in tried for _ in range(4)]
+    assert [max(labels) for labels in told] == [n - 1 for n in tried for _ in range(4)]
+    assert make(model, known).guesses == sum(tried) * 4
 
 
 def test_classes_that_are_given(classes):

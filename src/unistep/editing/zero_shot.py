@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -31,12 +32,16 @@ class Edited:
 
     Args:
         x: images that agree with the measurement; they may leave [-1, 1] a little, see `agree_in_range`.
-        disagreement: root mean square of A x0 - y of the last estimate before it was made to agree: how well the known
-            part fits the rest, by which candidates can be ranked, lower is better.
+        disagreements: root mean square of A x0 - y of the estimate at every level before it was made to agree.
     """
 
     x: Float[Tensor, "B C H W"]
-    disagreement: Float[Tensor, " B"]
+    disagreements: Float[Tensor, "L B"]
+
+    @property
+    def disagreement(self) -> Float[Tensor, " B"]:
+        """Of the last: how well the known part fits the rest, by which candidates can be ranked, lower is better."""
+        return self.disagreements[-1]
 
 
 def zero_shot(
@@ -77,16 +82,16 @@ def zero_shot(
         measured, noisy = (" x ".join(str(n) for n in shape) for shape in (known.shape, x_T.shape))
         raise UserError(f"the measurement is of images {measured}, the noise of images {noisy}: give them one shape")
     x0 = denoiser(x_T, level(sigmas[0], x_T), class_labels)
-    apart = residual(operator, x0, y)
+    apart = [residual(operator, x0, y)]
     x0 = agree(operator, x0, known)
     for sigma in sigmas[1:]:
         if sigma <= sigma_min:
             break
         x = renoise(x0, draw(random, x0), sigma, sigma_min)
         x0 = denoiser(x, level(sigma, x), class_labels)
-        apart = residual(operator, x0, y)
+        apart.append(residual(operator, x0, y))
         x0 = agree(operator, x0, known)
-    return Edited(x0, apart)
+    return Edited(x0, torch.stack(apart))
 
 
 def start(

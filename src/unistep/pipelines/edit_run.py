@@ -4,10 +4,11 @@ Every result has its own noise, from its seed, its number among the inputs and i
 computed at its own place in a batch of one size (see `unistep.pipelines.generate`): it is the same alone and in
 company.
 
-A model of classes is told the class. Where nobody says it, and there are few, it is guessed from what is known: noise
-is added to that at several levels, and the class whose images agree with it best is taken (a diffusion model as a
-classifier, Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", with what is known in place of
-the image).
+A model of classes is told the class. Where nobody says it, and there are few, it is guessed from what is known: an edit
+of four steps is made with each, and the class whose estimates on the way agree best with what is known is taken (a
+diffusion model as a classifier, Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", with what is
+known in place of the image). The worse half of the classes is left out, the others are tried again with other noise,
+and so on until one is left (Karnin, Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits").
 """
 
 import dataclasses
@@ -34,8 +35,7 @@ Seeds = int | Sequence[int]
 MOST_GUESSED = 32
 """Classes above which none is guessed: trying them all would cost more than the edit."""
 
-_GUESS_LEVELS = (1.0, 2.0, 4.0, 8.0)
-_GUESS_DRAWS = 2
+_GUESS_LEVELS = (8.0, 4.0, 2.0, 1.0)
 _MOST_INPUTS, _MOST_CANDIDATES = 1 << 20, 1 << 12
 _CANDIDATE_SHIFT = 20
 _GUESS_STREAM, _LABEL_STREAM = 0x6E55, 0x1ABE1
@@ -135,9 +135,9 @@ class Method(Protocol):
         ...
 
     def misfit(
-        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigma: float
-    ) -> Float[Tensor, " B"]:
-        """How badly images of these classes fit what is known, judged at one noise level."""
+        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigmas: Sequence[float]
+    ) -> Float[Tensor, "L B"]:
+        """How badly images of these classes fit what is known, judged at every one of the noise levels, descending."""
         ...
 
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
@@ -229,6 +229,8 @@ class _Run:
     def __init__(self, model: EditModel, method: Method, batch_size: int, numbers: Sequence[int]) -> None:
         self.model, self.method, self.numbers = model, method, numbers
         self.tile = tile_size(model.shape, batch_size, model.device)
+        info = model.info
+        self.guess_levels = [s for s in _GUESS_LEVELS if info.sigma_min < s < info.sigma_max] or [info.sigma_max]
         self.denoiser = model.denoiser
         if method.size != model.shape:
             _check_size(method.size, model.shape)
@@ -266,7 +268,7 @@ class _Run:
             return None, 0
         if given is None and classes <= MOST_GUESSED:
             guessed = self.guess([of_one[0] for of_one in seeds])
-            return guessed[:, None].expand(-1, candidates), classes * len(_GUESS_LEVELS) * _GUESS_DRAWS
+            return guessed[:, None].expand(-1, candidates), sum(_rounds(classes)) * len(self.guess_levels)
         if given is None:
             drawn = [[image_seed(seed ^ _LABEL_STREAM, 0) % classes for seed in of_one] for of_one in seeds]
             return torch.tensor(drawn, dtype=torch.int64), 0
@@ -280,21 +282,32 @@ class _Run:
 
     def guess(self, seeds: Sequence[int]) -> Int64[Tensor, " N"]:
         """The class of every input, whose seeds are given."""
-        count, classes, info = len(self.method), self.model.num_classes, self.model.info
+        count, classes = len(self.method), self.model.num_classes
         total = torch.zeros(count, classes, dtype=torch.float64)
-        packs = self.packs([(i, c, d) for i in range(count) for d in range(_GUESS_DRAWS) for c in range(classes)])
-        for number, sigma in enumerate(_GUESS_LEVELS):
-            sigma, error = min(sigma, info.sigma_max), torch.zeros_like(total)
-            for pack in packs:
+        for number, kept in enumerate(_rounds(classes)):
+            left = total.argsort(dim=1, stable=True)[:, :kept]
+            dropped = torch.full_like(total, torch.inf).scatter(1, left, 0)
+            for pack in self.packs([(i, c, number) for i in range(count) for c in left[i].tolist()]):
                 # All classes of an image are judged by the same noise.
-                stream = [image_seed(seeds[i] ^ _GUESS_STREAM, number * _GUESS_DRAWS + d) for i, _, d in pack.filled]
+                random = self.random([image_seed(seeds[i] ^ _GUESS_STREAM, number) for i, _, _ in pack.filled])
                 labels = torch.tensor([c for _, c, _ in pack.filled], device=self.model.device)
                 rows = [i for i, _, _ in pack.filled]
-                misfit = self.method.misfit(self.denoiser, rows, labels, self.random(stream), sigma)
+                misfits = self.method.misfit(self.denoiser, rows, labels, random, self.guess_levels).double()
+                # The logarithm, for high levels have the larger errors.
+                judged = misfits.clamp_min(1e-6).log().sum(dim=0).cpu()
                 for place, (i, c, _) in pack.at_place.items():
-                    error[i, c] += float(misfit[place]) ** 2
-            total += error / error.mean(dim=1, keepdim=True).clamp_min(1e-12)  # high levels have the larger errors
+                    total[i, c] += judged[place]
+            total = total + dropped
         return total.argmin(dim=1)
+
+
+def _rounds(classes: int) -> list[int]:
+    """How many classes are tried in each round of guessing."""
+    rounds = []
+    while classes > 1:
+        rounds.append(classes)
+        classes = (classes + 1) // 2
+    return rounds
 
 
 def _seeds(seeds: Seeds, numbers: Sequence[int], candidates: int) -> list[list[int]]:

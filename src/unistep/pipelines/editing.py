@@ -15,16 +15,15 @@ from torch import Tensor
 from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigma
 from unistep.core.pixels import to_float, to_uint8
-from unistep.editing.operator import EXACT, ROUNDED, Operator, agree_in_range, residual
+from unistep.editing.operator import EXACT, ROUNDED, Operator, agree_in_range
 from unistep.editing.tasks import task_of
-from unistep.editing.zero_shot import start, zero_shot
+from unistep.editing.zero_shot import Edited, start, zero_shot
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 from unistep.pipelines.edit_run import EditModel, EditResult, Made, Seeds, edit_model, make
 from unistep.pipelines.picture import Fit, Source, read_picture
 from unistep.samplers.noise_source import NoiseSource, draw
-from unistep.samplers.ode_step import level
 
 Images = Shaped[Tensor, "..."] | Source | Sequence[Source]
 
@@ -189,21 +188,29 @@ class Known:
         return id(self.operators[index])
 
     def run(self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor | None, random: NoiseSource) -> Made:
-        operator, y = self.operators[rows[0]], torch.cat([self.y[i] for i in rows])
-        noise = draw(random, torch.cat([self.known[i] for i in rows]))
-        x_T = start(operator, y, noise, self.levels[0])
-        edited = zero_shot(denoiser, operator, y, x_T, self.levels, labels, random=random, sigma_min=self.sigma_min)
+        edited = self._edited(denoiser, rows, labels, random, self.levels)
         return Made(edited.x, edited.disagreement)
 
     def finish(self, row: int, x: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C H W"]:
         return agree_in_range(self.operators[row], x, self.y[row], self.close)
 
     def misfit(
-        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigma: float
-    ) -> Float[Tensor, " B"]:
+        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigmas: Sequence[float]
+    ) -> Float[Tensor, "L B"]:
+        # An edit, for one that ends in what fits badly was told the wrong class.
+        return self._edited(denoiser, rows, labels, random, sigmas).disagreements
+
+    def _edited(
+        self,
+        denoiser: Denoiser,
+        rows: Sequence[int],
+        labels: Tensor | None,
+        random: NoiseSource,
+        sigmas: Sequence[float],
+    ) -> Edited:
         operator, y = self.operators[rows[0]], torch.cat([self.y[i] for i in rows])
-        x = start(operator, y, draw(random, torch.cat([self.known[i] for i in rows])), sigma)
-        return residual(operator, denoiser(x, level(sigma, x), labels).clamp(-1, 1), y)
+        x_T = start(operator, y, draw(random, torch.cat([self.known[i] for i in rows])), sigmas[0])
+        return zero_shot(denoiser, operator, y, x_T, sigmas, labels, random=random, sigma_min=self.sigma_min)
 
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
         return to_uint8(torch.cat(self.known)).cpu()

@@ -47,10 +47,20 @@ class Guided:
         return x
 
     def misfit(
-        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigma: float
-    ) -> Float[Tensor, " B"]:
+        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigmas: Sequence[float]
+    ) -> Float[Tensor, "L B"]:
+        x, apart = self.x[list(rows)], []
+        for sigma in sigmas:
+            x_t, own = self._with_noise(rows, sigma, random)
+            apart.append(_apart(denoiser(x_t, own, labels).clamp(-1, 1), x))
+        return torch.stack(apart)
+
+    def _with_noise(
+        self, rows: Sequence[int], sigma: float, random: NoiseSource
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, " B"]]:
+        """The pictures with noise of a level, and how much that is."""
         x = self.x[list(rows)]
-        return _apart(denoiser(noised(x, draw(random, x), sigma), level(sigma, x), labels).clamp(-1, 1), x)
+        return noised(x, draw(random, x), sigma), level(sigma, x)
 
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
         return to_uint8(self.x).cpu()
@@ -96,14 +106,14 @@ class Noisy(Guided):
         )
         return Made(made, _apart(made, x))
 
-    def misfit(
-        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigma: float
-    ) -> Float[Tensor, " B"]:
+    def _with_noise(
+        self, rows: Sequence[int], sigma: float, random: NoiseSource
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, " B"]]:
         x, own = self.x[list(rows)], self.sigmas[list(rows)].to(self.x.device)
         # Noise is added to that which is there.
         total = own.clamp_min(sigma)
-        x_t = self._whole(x, own, random) + (total**2 - own**2).sqrt()[:, None, None, None] * draw(random, x)
-        return _apart(denoiser(x_t, total, labels).clamp(-1, 1), x)
+        added = (total**2 - own**2).sqrt()[:, None, None, None] * draw(random, x)
+        return self._whole(x, own, random) + added, total
 
     def _whole(self, x: Tensor, sigmas: Tensor, random: NoiseSource) -> Tensor:
         if not self.cut_off:
