@@ -9,7 +9,6 @@ of 2 pixels, whose result was rounded to 8 bits, is undone. Whatever the consist
 the widths and strengths that baselines need are those that do best on these very images.
 
 The model is told a class. That nobody knows it is the main case: `edit` guesses it and pays for that, which is counted.
-"All classes" edits with each class, twice, and weighs the results by how well all their estimates fit what is known.
 The teacher has seen images without a class too and needs no guess. It samples with the noised known part put in place
 before every ancestral step (as RePaint, Lugmayr et al. 2022, without resampling), in ten times the evaluations.
 
@@ -42,7 +41,6 @@ from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.editing.tasks import TASKS
-from unistep.editing.zero_shot import start, zero_shot
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder import load_model
 from unistep.metrics.mnist import load_mnist_classifier
@@ -56,9 +54,7 @@ from unistep.samplers.ode_step import euler_step, level
 
 START, END = "<!-- editing: begin -->", "<!-- editing: end -->"
 SIGMA, BLUR, FACTOR = 0.5, 2.0, 4
-DRAWS, TEMPERATURE = 2, 0.3
-CLASS_LEVELS = tuple(karras_sigmas(6, 0.5, 10.0, 7.0, dtype=torch.float64).tolist())
-NOISE, TEACHER_NOISE, CLASS_NOISE = 1, 2, 3
+NOISE, TEACHER_NOISE = 1, 2
 GUESS = 80  # evaluations in which `edit` guesses a class of ten: 10, 5, 3 and 2 of them are tried, 4 each
 SHOWN = 12
 TITLED = ("inpaint", "upscale", "denoise", "deblur")
@@ -234,39 +230,6 @@ def by_edit(model: LoadedModel, case: Case, part: range, labels: list[int] | Non
     return rows
 
 
-def by_all_classes(model: LoadedModel, case: Case, part: range) -> Rows:
-    """Edits with every class, each weighed by how badly the estimates on its way fit what is known:
-
-    the weight of class c is softmax(-m_c / T), m_c the mean over the draws of sum_i log |A x0_i - y|^2.
-    """
-    operator, classes = case.operator, model.num_classes
-    assert operator is not None
-    y = case.y[part.start : part.stop]
-    misfit = torch.zeros(len(y), classes)
-    mean, first = torch.zeros(len(y), classes, 1, 28, 28), torch.zeros(len(y), classes, 1, 28, 28)
-    for draw in range(DRAWS):
-        for c in range(classes):
-            random = noise_of(CLASS_NOISE + draw, part)  # all classes are judged by the same noise
-            x_T, labels = start(operator, y, random.randn(1, 28, 28), CLASS_LEVELS[0]), torch.full((len(y),), c)
-
-            def noise(like: Tensor, random: ImageRandom = random) -> Tensor:
-                return random.randn(*like.shape[1:])
-
-            made = zero_shot(model.denoiser, operator, y, x_T, CLASS_LEVELS, labels, random=noise)
-            x = agree_in_range(operator, made.x, y)
-            misfit[:, c] += 2 * made.disagreements.log().sum(dim=0) / DRAWS
-            mean[:, c] += x / DRAWS
-            if draw == 0:
-                first[:, c] = x
-    nfe = DRAWS * classes * len(CLASS_LEVELS)
-    picked = first[torch.arange(len(y)), misfit.argmin(dim=1)]
-    weights = torch.softmax(-misfit / TEMPERATURE, dim=1)[:, :, None, None, None]
-    return {
-        f"all classes, {DRAWS} draws, best fit": (nfe, to_uint8(picked)),
-        f"all classes, {DRAWS} draws, weighted mean": (nfe, to_uint8((weights * mean).sum(dim=1))),
-    }
-
-
 def by_teacher(model: LoadedModel, case: Case, part: range, labels: list[int] | None, steps: int) -> Rows:
     """The ancestral sampler with the known part replaced by the measurement, noised, before every step."""
     y, i = case.y[part.start : part.stop], model.info
@@ -321,22 +284,20 @@ def kept(path: Path, settings: str, compute: Callable[[], Rows]) -> Rows:
 def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: list[LoadedModel]) -> Rows:
     """All rows of a case; those of fewer images are of the first part."""
     student, teacher = models
-    steps = TASKS[case.task].steps
+    steps = TASKS[case.task].steps + TASKS[case.task].settle
     known = case.operator is not None
     # Ten times what `edit` needs with a class that is guessed; denoising is measured at ten times its one step.
     tenfold = 10 * (steps + (GUESS if known else 0))
     jobs: dict[str, Callable[[range, list[int]], Rows]] = {
         "guessed": lambda part, _: by_edit(student, case, part, None),
-        "classes": lambda part, _: by_all_classes(student, case, part),
         "told": lambda part, own: by_edit(student, case, part, own),
         "teacher-told": lambda part, own: by_teacher(teacher, case, part, own, 10 * steps),
         "teacher-none": lambda part, _: by_teacher(teacher, case, part, None, tenfold),
         "teacher-mean": lambda part, _: by_teacher(teacher, case, part, None, 1),
     }
-    del jobs["teacher-mean" if known else "classes"]
-    if case.task == "deblur":
-        del jobs["classes"]  # every class fits
-    constants = f"{DRAWS} {TEMPERATURE} {CLASS_LEVELS} {FACTOR} {BLUR} {SIGMA}"
+    if known:
+        del jobs["teacher-mean"]
+    constants = f"{FACTOR} {BLUR} {SIGMA}"
     settings = f"{TASKS[case.task]} {arguments.bf16} {case.candidates} {constants}" + (
         f" {case.close}" if case.close != EXACT else ""
     )
@@ -400,7 +361,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TITLED, default=list(TITLED), metavar="TASK")
     parser.add_argument("--count", type=int, default=1000, help="test images")
     parser.add_argument("--part", type=int, default=250, help="images that are measured at once")
-    parser.add_argument("--few", type=int, default=100, help="images for the most expensive row; 0 leaves it out")
+    parser.add_argument("--few", type=int, default=250, help="images for the most expensive row; 0 leaves it out")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16: faster, not the reference")
     parser.add_argument("--write", type=Path, help="Markdown page whose tables are replaced")
     parser.add_argument("--pictures", type=Path, help="folder for a PNG a task")

@@ -64,7 +64,7 @@ def test_is_a_command():
 def test_every_task(edit: Any, task: str):
     outcome = edit(task, *NEEDS.get(task, []), "--output", "out.png", "--steps", 2)
     assert outcome.code == 0, outcome
-    assert "1 image, 2 evaluations each: out.png\n" in outcome.out
+    assert f"1 image, {2 + TASKS[task].settle} evaluations each: out.png\n" in outcome.out
     if task == "upscale":  # what the model makes larger has 4 pixels
         assert "in.png is 16x16: reduced to 4x4" in outcome.err
     assert pixels("out.png").shape == (16, 16)
@@ -122,9 +122,16 @@ def test_colorize_needs_colours(refused: Any, model: Path):
 
 def test_the_embedded_model(run: Any, here: Path):
     picture(28).save("in.png")
-    outcome = run("edit", "inpaint", "--mask", "centre", "--input", "in.png", "--output", "out.png", "--steps", 1)
+    outcome = run("edit", "inpaint", "--mask", "centre", "--input", "in.png", "--output", "out.png", "--sigmas", 5)
     assert outcome.code == 0, outcome
     assert "1 image, 1 evaluation each and 80 to guess the class: out.png\n" in outcome.out
+
+
+def test_settling(edit: Any):
+    few = edit("upscale", "--output", "out.png", "--sigmas", "2,1", "--settle", 3)
+    assert few.code == 0 and "5 evaluations each" in few.out, few
+    none = edit("upscale", "--output", "out.png", "--steps", 2, "--settle", 0)
+    assert none.code == 0 and "2 evaluations each" in none.out, none
 
 
 def test_noise_is_estimated(edit: Any):
@@ -304,6 +311,8 @@ def test_mp4(edit: Any):
         (["edit", "inpaint", "--input", "in.png", "--mask", "lower", "--output", "o.jpg"], ["cannot write .jpg"]),
         (["edit", "vary", "--input", "in.png", "--mask", "lower", "--output", "o.png"], ["--mask is for inpaint"]),
         (["edit", "vary", "--input", "in.png", "--degrade", "--output", "o.png"], ["--degrade is for"]),
+        (["edit", "vary", "--input", "in.png", "--settle", 2, "--output", "o.png"], ["--settle is for inpaint"]),
+        (["edit", "inpaint", "--input", "in.png", "--settle", -1, "--output", "o.png"], ["--settle"]),
         (["edit", "vary", "--input", "in.png", "--strength", "2", "--output", "o.png"], ["strength 2"]),
         (["edit", "vary", "--input", "in.png", "--sigma", "99", "--output", "o.png"], ["--sigma 99", "80"]),
         (["edit", "vary", "--input", "in.png", "--sigma", "1", "--strength", "0.5", "--output", "o.png"], ["exclude"]),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from unistep.build import task_search as module
 from unistep.build.models import EMBEDDED_TEACHER
+from unistep.editing.tasks import TASKS
 from unistep.training.interrupt import Interrupted
 
 WHOLE = ["--images", "data.npz", "--num_images", 20, "--steps", 1]
@@ -52,12 +53,13 @@ def test_what_is_found_can_be_given_to_edit(search: Any, run: Any, here: Path):
     found = [f["sigmas"] for f in record()["found"]]
     assert [len(own) for own in found] == [1, 2]
     assert lines[-2:] == [
-        f"unistep edit inpaint --model model --mask lower --sigmas {','.join(f'{s:g}' for s in own)}" for own in found
+        f"unistep edit inpaint --model model --mask lower --sigmas {','.join(f'{s:g}' for s in own)} --settle 3"
+        for own in found
     ]
     assert lines[-3] == "all scores: search/search.json; drawn: search/curve.png"
     command = shlex.split(lines[-1])[1:]
     edited = run(*command, "--input", "image.png", "--output", "out.png")
-    assert edited.code == 0 and "2 evaluations each" in edited.out, edited
+    assert edited.code == 0 and "5 evaluations each" in edited.out, edited
     # The rows that are printed are those of the record.
     judged = record()["found"][0]["judged"]
     assert f"{judged[0]['off_the_known_part']:.3f}" in outcome.out
@@ -83,10 +85,18 @@ def test_every_task(search: Any, run: Any, task: str, known: dict[str, Any]):
     assert outcome.code == 0, outcome
     (found,) = record()["found"]
     printed = shlex.split(outcome.out.splitlines()[-1])
-    assert printed == ["unistep", "edit", task, "--model", "model", *flags, "--sigmas", f"{found['sigmas'][0]:g}"]
+    levels = ["--sigmas", f"{found['sigmas'][0]:g}", "--settle", str(TASKS[task].settle)]
+    assert printed == ["unistep", "edit", task, "--model", "model", *flags, *levels]
     assert run(*printed[1:], "--input", "image.png", "--output", "out.png").code == 0
     settings = record()["settings"]
     assert settings["task"] == task and known.items() <= settings["what is known"].items()
+
+
+def test_without_settling(search: Any):
+    outcome = search("upscale", "--settle", 0)
+    assert outcome.code == 0 and record()["settings"]["what is known"]["settle"] == 0
+    assert "--settle" not in outcome.out
+    assert "what is known" in search("upscale").err  # another search than that of the record
 
 
 def test_other_measures(search: Any, model: Path, monkeypatch: pytest.MonkeyPatch):

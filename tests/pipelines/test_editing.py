@@ -278,9 +278,22 @@ def test_timesteps_are_indices_of_the_grid():
 
 
 def test_steps_are_the_tasks(grey):
-    assert edit(grey, pictures(1), HALF).evaluations == TASKS["inpaint"].steps
-    assert edit(grey, pictures(1), HALF, steps=3).evaluations == 3
-    assert edit(grey, pictures(1), SuperResolution(2)).evaluations == TASKS["upscale"].steps
+    inpaint, upscale = TASKS["inpaint"], TASKS["upscale"]
+    assert edit(grey, pictures(1), HALF).evaluations == inpaint.steps + inpaint.settle
+    assert edit(grey, pictures(1), HALF, steps=3).evaluations == 3 + inpaint.settle
+    assert edit(grey, pictures(1), HALF, steps=3, settle=1).evaluations == 4
+    assert edit(grey, pictures(1), HALF, timesteps=[5, 22]).evaluations == 2
+    assert edit(grey, pictures(1), HALF, sigmas=SIGMAS, settle=5).evaluations == len(SIGMAS) + 5
+    assert edit(grey, pictures(1), SuperResolution(2)).evaluations == upscale.steps + upscale.settle
+
+
+def test_settled_results_agree_and_are_ranked_as_before(grey):
+    images, operator = pictures(3), SuperResolution(2)
+    drawn, settled = (edit(grey, images, operator, sigmas=SIGMAS, candidates=2, settle=n) for n in (0, 2))
+    assert torch.equal(drawn.disagreement, settled.disagreement) and not torch.equal(drawn.images, settled.images)
+    assert (operator.A(to_float(settled.images)) - operator.A(to_float(images))).abs().max() <= 2 / 255
+    alone = edit(grey, images[:1], operator, sigmas=SIGMAS, candidates=2, settle=2)
+    assert torch.equal(alone.candidates[0], settled.candidates[0])
 
 
 @pytest.mark.parametrize(
@@ -293,6 +306,7 @@ def test_steps_are_the_tasks(grey):
         ({"sigmas": [1.0, 0.002]}, "above 0.002"),
         ({"steps": 2, "sigmas": [1.0]}, "exclude each other"),
         ({"steps": 0}, "steps 0"),
+        ({"settle": -1}, "settle -1"),
         ({"candidates": 0}, "candidates 0"),
         ({"seeds": [1, 2]}, "2 seeds are given for 1"),
         ({"class_labels": 1}, "no classes"),

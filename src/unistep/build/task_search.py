@@ -30,7 +30,7 @@ from unistep.editing.tasks import Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.pipelines.edit_run import Method, edit_model, make
-from unistep.pipelines.editing import Known
+from unistep.pipelines.editing import Known, given_settle
 from unistep.pipelines.run_settings import weights_digest
 from unistep.samplers.remembered import RememberedDenoiser
 from unistep.samplers.search import search_timesteps
@@ -44,13 +44,14 @@ MethodOf = Callable[[UInt8[Tensor, "N C H W"], Sequence[float]], Method]
 """How whole images are edited at some noise levels."""
 
 
-def known_part(operator: Operator, model: LoadedModel) -> MethodOf:
-    """Edits of what an operator keeps of the images."""
+def known_part(operator: Operator, model: LoadedModel, settle: int = 0) -> MethodOf:
+    """Edits of what an operator keeps of the images, with so many evaluations without noise in the end."""
+    quiet = given_settle(settle, 0, model.info)
     device, sigma_min = next(model.denoiser.parameters()).device, model.info.sigma_min
 
     def method(images: Tensor, levels: Sequence[float]) -> Method:
         y = [operator.A(x) for x in to_float(images).to(device).split(1)]
-        return Known([operator] * len(y), y, levels, sigma_min)
+        return Known([operator] * len(y), y, levels, sigma_min, quiet=quiet)
 
     return method
 

@@ -23,7 +23,7 @@ for one image (of several candidates the others go beside it, OUT-2.png and so o
 walks and interpolations are a .png grid, a .gif or an .mp4. --sheet draws what was given, what is known of it, and the
 results."""
 
-_MOST = {"candidates": 4096, "batch_size": 100_000, "steps": 10_000, "frames": 10_000, "stops": 1000}
+_MOST = {"candidates": 4096, "batch_size": 100_000, "steps": 10_000, "settle": 10_000, "frames": 10_000, "stops": 1000}
 
 # What is for some tasks alone.
 _FOR = {
@@ -35,6 +35,7 @@ _FOR = {
     "sigma": ("denoise", "jpeg", "strokes", "vary", "interpolate"),
     "strength": ("jpeg", "strokes", "vary"),
     "quality": ("jpeg",),
+    "settle": ("inpaint", "outpaint", "colorize", "upscale", "deblur", "sense"),
     "degrade": ("inpaint", "colorize", "upscale", "deblur", "sense", "denoise", "jpeg"),
     "seeds": ("interpolate", "walk"),
     "stops": ("walk",),
@@ -67,6 +68,8 @@ class EditConfig:
         steps: noise levels, default: the task's own number.
         timesteps: indices of the model's noise grid, rising, as 5,22; instead of --steps.
         sigmas: noise levels, falling, as 20,2,0.5; instead of --steps.
+        settle: inpaint, outpaint, colorize, upscale, deblur, sense: evaluations without noise after these levels;
+            default: the task's own number, and 0 after --timesteps or --sigmas.
         candidates: results an image, best first.
         class_labels: one class for all images, or one an image, as 0,1,2; default: guessed where there are few.
         seed: of the run; image i has the noise of seed and i.
@@ -96,6 +99,7 @@ class EditConfig:
     steps: int | None = None
     timesteps: str | None = None
     sigmas: str | None = None
+    settle: int | None = None
     candidates: int = 1
     class_labels: str | None = None
     seed: int = 0
@@ -112,7 +116,7 @@ class EditConfig:
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
-            check_range(f"--{name}", getattr(self, name), 1, most)
+            check_range(f"--{name}", getattr(self, name), 0 if name == "settle" else 1, most)
         check_range("--seed", self.seed, 0, MAX_SEED)
         check_range("--quality", self.quality, 1, 100)
         for name in ("sigma", "fps", "blur"):

@@ -18,7 +18,7 @@ from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.pipelines.edit_run import EditResult, Method, make
 from unistep.pipelines.edit_sheet import Row, save_edit_sheet
-from unistep.pipelines.editing import Known
+from unistep.pipelines.editing import Known, given_settle
 from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.picture import ImageFile, cut_margin, list_images
 from unistep.pipelines.progress import progress_bar
@@ -83,13 +83,15 @@ def _prepare(
     """How results are made of inputs, and the inputs."""
     levels = given_levels(model, config)
     if TASKS[task].kind == "known":
+        quiet = given_settle(config.settle, 0 if levels else TASKS[task].settle, model.info)
         levels = levels or TASKS[task].levels(config.steps, rho=model.info.rho)
         tasks = KnownTasks(task, model, config, degrade)
         given = [tasks.read(file) for file in files]
         close = EXACT if degrade else ROUNDED  # what files hold is rounded
 
         def known(part: list[Given]) -> Known:
-            return Known([_operator(g) for g in part], [g.y for g in part], levels, model.info.sigma_min, close)
+            operators, y = [_operator(g) for g in part], [g.y for g in part]
+            return Known(operators, y, levels, model.info.sigma_min, close, quiet)
 
         return known, given
     return prepare_noised(task, model, files, degrade, config, levels)

@@ -30,6 +30,7 @@ class SearchConfig(MeasuringConfig):
         images: with --task: whole images, as --reference takes them, brought to the model's size; some, spread over all
             of them, are searched with, and as many others judge.
         mask, margin, factor, blur, share: with --task: as in unistep edit; a mask is one for all images.
+        settle: with --task: as in unistep edit; these evaluations are not among the --steps.
         steps: numbers of network evaluations: 2, or 2,4, or 2..8.
         metric: what is made best, on fd (Frechet distance), sfd (its spatial form), kd (kernel distance), is (inception
             score), precision or recall; with --task psnr, lpips or class (results that --features take for the same
@@ -50,6 +51,7 @@ class SearchConfig(MeasuringConfig):
     factor: str | None = None
     blur: float | None = None
     share: float | None = None
+    settle: int | None = None
     steps: str = "2"
     metric: Literal["fd", "sfd", "kd", "is", "precision", "recall", "psnr", "lpips", "class"] | None = None
     num_images: int | None = None
@@ -64,6 +66,7 @@ class SearchConfig(MeasuringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("--num_images", self.num_images, 20, 1_000_000)
+        check_range("--settle", self.settle, 0, 10_000)
         check_range("--batch_size", self.batch_size, 1, 100_000)
         check_range("--seed", self.seed, 0, MAX_SEED)
         path = Path(self.output)
@@ -81,7 +84,7 @@ class SearchConfig(MeasuringConfig):
         steps_of(self.steps)
         if self.metric in _EDITED:
             raise UserError(f"--metric {self.metric} compares edits with images: give --task and --images")
-        for flag in ("images", *_FOR):
+        for flag in ("images", "settle", *_FOR):
             if getattr(self, flag) is not None:
                 raise UserError(f"--{flag} is for the search for an edit's levels: give --task, or leave it out")
         if self.reference is None and self.metric != "is":

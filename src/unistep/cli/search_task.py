@@ -58,8 +58,9 @@ def search_task(name: str | None, options: dict[str, Any], config: SearchConfig)
         title = f"{model.path.name}, {task.name}: {search.num_images:,} images a candidate"
         find_all(search, numbers, search.likeness, title, picture, config, device)
     tell_found(search, search.likeness, f"{model.path}, {task.name}", picture)
+    settled = [] if not (count := _settle(task, config)) else ["--settle", f"{count}"]
     for found in search.found:
-        print(shlex.join([*_command(name, config), "--sigmas", listed(found.schedule)]))
+        print(shlex.join([*_command(name, config), "--sigmas", listed(found.schedule), *settled]))
 
 
 def _prepare(
@@ -103,7 +104,12 @@ def _method(model: "LoadedModel", task: Task, config: SearchConfig) -> tuple[Met
     mask = getattr(operator, "mask", None)
     if isinstance(mask, Tensor):
         known["mask's pixels"] = hashlib.sha256(mask.contiguous().numpy().data).hexdigest()
-    return known_part(operator, model), known
+    known["settle"] = _settle(task, config)
+    return known_part(operator, model, known["settle"]), known
+
+
+def _settle(task: Task, config: SearchConfig) -> int:
+    return task.settle if config.settle is None else config.settle
 
 
 class _OfAny(KnownTasks):

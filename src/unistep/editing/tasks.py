@@ -29,6 +29,7 @@ class Task:
         inputs: how many images it needs at least.
         sigma_first, sigma_last: the first and the last noise level.
         steps: levels, where nobody says how many.
+        settle: evaluations without noise after these, see `unistep.editing.settle`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Task:
     sigma_first: float = 80.0
     sigma_last: float = 0.3
     steps: int = 1
+    settle: int = 0
 
     def levels(self, steps: int | None = None, *, first: float | None = None, rho: float = 7.0) -> list[float]:
         """The noise levels of an edit of so many steps, descending.
@@ -60,12 +62,12 @@ class Task:
 
 
 _TASKS = (
-    Task("inpaint", "paint what a mask marks", "known", "inpainting", sigma_first=5.0, sigma_last=0.2, steps=12),
-    Task("outpaint", "paint around the image", "known", "outpainting", sigma_first=5.0, sigma_last=0.2, steps=12),
-    Task("colorize", "colour a grey image", "known", "colorization", sigma_first=20.0, sigma_last=0.2, steps=12),
-    Task("upscale", "more pixels", "known", "super-resolution", sigma_first=2.0, sigma_last=0.2, steps=12),
-    Task("deblur", "undo a Gaussian blur", "known", "deblurring", sigma_first=2.0, sigma_last=0.05, steps=6),
-    Task("sense", "from few random numbers", "known", "compressed sensing", sigma_first=2.0, sigma_last=0.05, steps=24),
+    Task("inpaint", "paint what a mask marks", "known", "inpainting", 1, 5.0, 0.2, steps=9, settle=3),
+    Task("outpaint", "paint around the image", "known", "outpainting", 1, 5.0, 0.2, steps=9, settle=3),
+    Task("colorize", "colour a grey image", "known", "colorization", 1, 20.0, 0.2, steps=9, settle=3),
+    Task("upscale", "more pixels", "known", "super-resolution", 1, 2.0, 0.2, steps=9, settle=3),
+    Task("deblur", "undo a Gaussian blur", "known", "deblurring", 1, 2.0, 0.05, steps=2, settle=4),
+    Task("sense", "from few random numbers", "known", "compressed sensing", 1, 2.0, 0.05, steps=12, settle=12),
     Task("denoise", "take away Gaussian noise", "noised", steps=1),
     Task("jpeg", "take away the artefacts of JPEG", "noised", sigma_first=0.3, sigma_last=0.1, steps=1),
     Task("strokes", "a picture from coarse strokes", "noised", sigma_first=1.5, steps=3),

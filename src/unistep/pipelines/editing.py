@@ -16,6 +16,7 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigma
 from unistep.core.pixels import to_float, to_uint8
 from unistep.editing.operator import EXACT, ROUNDED, Operator, agree_in_range
+from unistep.editing.settle import settle, settle_levels
 from unistep.editing.tasks import task_of
 from unistep.editing.zero_shot import Edited, start, zero_shot
 from unistep.errors import UserError
@@ -36,6 +37,7 @@ def edit(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
     steps: int | None = None,
+    settle: int | None = None,
     seeds: Seeds = 0,
     class_labels: int | Sequence[int] | None = None,
     candidates: int = 1,
@@ -54,6 +56,8 @@ def edit(
         timesteps: indices of the model's noise grid, rising; the first need not be 0.
         sigmas: noise levels, descending, instead of `timesteps`.
         steps: how many levels, instead of either; default: the task's own, see `unistep.editing.tasks`.
+        settle: evaluations without noise after the levels, see `unistep.editing.settle`; default: the task's own, and
+            none after `timesteps` and `sigmas`.
         seeds: one for all, with which image i has noise number i; or one an image, wherever that stands.
         class_labels: one for all images, or one an image; default: guessed where there are few, else drawn.
         candidates: results an image, ranked by how well they fit what is known.
@@ -71,10 +75,12 @@ def edit(
     with torch.no_grad():
         operators, y = _measured(model, image, operator, measurement, fit)
         close = ROUNDED if measurement is not None and measurement.dtype == torch.uint8 else EXACT
-        levels = given or task_of(operators[0].name).levels(steps, rho=model.info.rho)
+        task = task_of(operators[0].name)
+        levels = given or task.levels(steps, rho=model.info.rho)
+        quiet = given_settle(settle, 0 if given else task.settle, model.info)
         return make(
             model,
-            Known(operators, y, levels, model.info.sigma_min, close),
+            Known(operators, y, levels, model.info.sigma_min, close, quiet),
             seeds=seeds,
             class_labels=class_labels,
             candidates=candidates,
@@ -112,6 +118,23 @@ def edit_levels(
             raise UserError(f"noise levels [{listed}] must lie above {info.sigma_min:g} and up to {info.sigma_max:g}")
         return [float(s) for s in sigmas]
     return None
+
+
+def given_settle(count: int | None, usual: int, info: ModelInfo) -> list[float]:
+    """The noise levels at which an edit settles.
+
+    Args:
+        count: how many; None is as many as usual.
+        usual: how many these are.
+        info: the model's noise range and grid.
+
+    Raises:
+        UserError: a negative number.
+    """
+    count = usual if count is None else count
+    if count < 0:
+        raise UserError(f"settle {count} must not be negative")
+    return settle_levels(count, most=info.sigma_max, rho=info.rho)
 
 
 def as_pixels(image: Images, shape: tuple[int, int, int], fit: Fit) -> UInt8[Tensor, "N C H W"]:
@@ -165,6 +188,7 @@ class Known:
         levels: noise levels, descending.
         sigma_min: where the model's trajectories end.
         close: how far an image may be from a measurement, see `agree_in_range`.
+        quiet: noise levels at which it settles, descending, see `unistep.editing.settle`.
     """
 
     def __init__(
@@ -174,12 +198,14 @@ class Known:
         levels: Sequence[float],
         sigma_min: float,
         close: float = EXACT,
+        quiet: Sequence[float] = (),
     ) -> None:
-        self.operators, self.y, self.levels, self.sigma_min, self.close = operators, y, levels, sigma_min, close
+        self.operators, self.y, self.levels, self.sigma_min = operators, y, levels, sigma_min
+        self.close, self.quiet = close, quiet
         self.known = [op.A_pinv(one) for op, one in zip(operators, y, strict=True)]
         channels, height, width = self.known[0].shape[1:]
         self.size = (channels, height, width)
-        self.evaluations = len(levels)
+        self.evaluations = len(levels) + len(quiet)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -189,7 +215,11 @@ class Known:
 
     def run(self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor | None, random: NoiseSource) -> Made:
         edited = self._edited(denoiser, rows, labels, random, self.levels)
-        return Made(edited.x, edited.disagreement)
+        if not self.quiet:
+            return Made(edited.x, edited.disagreement)
+        operator, y = self._what(rows)
+        x = settle(denoiser, operator, y, edited.x, self.quiet, labels, close=self.close)
+        return Made(x, edited.disagreement)
 
     def finish(self, row: int, x: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C H W"]:
         return agree_in_range(self.operators[row], x, self.y[row], self.close)
@@ -208,9 +238,13 @@ class Known:
         random: NoiseSource,
         sigmas: Sequence[float],
     ) -> Edited:
-        operator, y = self.operators[rows[0]], torch.cat([self.y[i] for i in rows])
+        operator, y = self._what(rows)
         x_T = start(operator, y, draw(random, torch.cat([self.known[i] for i in rows])), sigmas[0])
         return zero_shot(denoiser, operator, y, x_T, sigmas, labels, random=random, sigma_min=self.sigma_min)
+
+    def _what(self, rows: Sequence[int]) -> tuple[Operator, Tensor]:
+        """What is measured of a group, and what the measurements are."""
+        return self.operators[rows[0]], torch.cat([self.y[i] for i in rows])
 
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
         return to_uint8(torch.cat(self.known)).cpu()
