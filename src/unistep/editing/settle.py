@@ -2,8 +2,8 @@
 
 Algorithm 4 ends with noise that one evaluation took away, and with a correction, to agree with what is known, that the
 model has not seen. Falling levels without noise mend both: the model is a denoiser of what it has made itself, in turns
-with a nearby image in range that agrees with what is known (plug-and-play restoration, Zhang et al. 2021, "Plug-and-play
-image restoration with deep denoiser prior", with a consistency function as the denoiser):
+with a nearby image in range that agrees with what is known (Zhang et al. 2021, "Plug-and-play image restoration with
+deep denoiser prior", with a consistency function as the denoiser):
 
     x  <-  an image near f(x, sigma), in [-1, 1], with A x = y.
 
