@@ -45,7 +45,8 @@ from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder import load_model
 from unistep.metrics.mnist import load_mnist_classifier
 from unistep.networks.precision import set_precision
-from unistep.pipelines.edit_run import EditResult, edit_model, make
+from unistep.pipelines.edit_model import edit_model
+from unistep.pipelines.edit_run import EditResult, make
 from unistep.pipelines.editing import edit
 from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.guided_editing import Noisy

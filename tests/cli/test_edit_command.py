@@ -18,7 +18,7 @@ from unistep.cli.main import COMMANDS
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.pipelines.edit_run import EditModel
+from unistep.pipelines.edit_model import EditModel
 
 SIDE = 16
 KNOWN = ["inpaint", "outpaint", "upscale", "deblur", "sense"]

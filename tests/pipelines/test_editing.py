@@ -18,7 +18,8 @@ from unistep.editing.zero_shot import start, zero_shot
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.open import open_model
-from unistep.pipelines.edit_run import EditModel, edit_model, guess_classes, make
+from unistep.pipelines.edit_model import EditModel, edit_model
+from unistep.pipelines.edit_run import guess_classes, make
 from unistep.pipelines.editing import Known, edit, edit_levels
 from unistep.pipelines.guided_editing import Guided, Noisy
 

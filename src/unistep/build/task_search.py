@@ -29,7 +29,9 @@ from unistep.editing.operator import Operator
 from unistep.editing.tasks import Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.pipelines.edit_run import Method, edit_model, make
+from unistep.pipelines.edit_method import Method
+from unistep.pipelines.edit_model import edit_model
+from unistep.pipelines.edit_run import make
 from unistep.pipelines.editing import Known, given_settle
 from unistep.pipelines.run_settings import weights_digest
 from unistep.samplers.remembered import RememberedDenoiser

@@ -12,7 +12,7 @@ from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_run import EditModel
+    from unistep.pipelines.edit_model import EditModel
 
 _DESCRIPTION = """Edit images: `unistep edit TASK --input IMAGES --output OUT [options]`.
 
@@ -230,7 +230,7 @@ def _edit(
     from unistep.build.models import open_any
     from unistep.networks.precision import resolve_dtype, set_precision
     from unistep.pipelines.device import pick_device
-    from unistep.pipelines.edit_run import edit_model
+    from unistep.pipelines.edit_model import edit_model
 
     device = pick_device(config.device)
     loaded = open_any(name, device, **options)

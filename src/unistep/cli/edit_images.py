@@ -16,7 +16,8 @@ from unistep.data.naming import shown
 from unistep.editing.operator import EXACT, ROUNDED, Operator
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
-from unistep.pipelines.edit_run import EditResult, Method, make
+from unistep.pipelines.edit_method import Method
+from unistep.pipelines.edit_run import EditResult, make
 from unistep.pipelines.edit_sheet import Row, save_edit_sheet
 from unistep.pipelines.editing import Known, given_settle
 from unistep.pipelines.grid import save_png, to_pil
@@ -24,7 +25,7 @@ from unistep.pipelines.picture import ImageFile, cut_margin, list_images
 from unistep.pipelines.progress import progress_bar
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_run import EditModel
+    from unistep.pipelines.edit_model import EditModel
 
 _CHUNK = 256  # inputs whose results are in memory at once
 _MOST_NOTES = 5

@@ -22,7 +22,7 @@ from unistep.errors import UserError
 from unistep.pipelines.picture import Frame, ImageFile, Picture, check_mask, list_images, read_mask, read_picture
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_run import EditModel
+    from unistep.pipelines.edit_model import EditModel
 
 _HALVES: dict[str, Callable[[tuple[int, int]], Tensor]] = {"lower": lower, "upper": upper, "left": left, "right": right}
 MASKS = (*_HALVES, "centre", "random", "box:TOP,LEFT,HEIGHT,WIDTH")

@@ -18,13 +18,13 @@ from unistep.editing.levels import sigma_of_strength
 from unistep.editing.noise_level import estimate_noise
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
-from unistep.pipelines.edit_run import Method
+from unistep.pipelines.edit_method import Method
 from unistep.pipelines.grid import to_pil
 from unistep.pipelines.guided_editing import Guided, Noisy
 from unistep.pipelines.picture import ImageFile, Picture, read_picture
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_run import EditModel
+    from unistep.pipelines.edit_model import EditModel
 
 _NOISE_STREAM = 0xDE6
 _NOISE, _QUALITY = 0.5, 15  # of --degrade, where nobody says

@@ -24,7 +24,7 @@ from unistep.pipelines.picture import list_images, read_picture
 from unistep.pipelines.progress import progress_bar
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_run import EditModel
+    from unistep.pipelines.edit_model import EditModel
 
 _FRAMES, _STOPS, _FPS = 16, 6, 12.0
 _TEACHER_STEPS = 18

@@ -27,7 +27,7 @@ from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
 from unistep.networks.precision import resolve_dtype, set_precision
 from unistep.pipelines.device import pick_device
-from unistep.pipelines.edit_run import edit_model
+from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.picture import ImageFile, Picture, frame
 
 if TYPE_CHECKING:

@@ -11,22 +11,20 @@ known in place of the image). The worse half of the classes is left out, the oth
 and so on until one is left (Karnin, Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits").
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from unistep.core.denoiser import Denoiser
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.editing.tiled import Tiled
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+from unistep.pipelines.edit_method import Method
+from unistep.pipelines.edit_model import EditModel
 from unistep.pipelines.generate import tile_size
 from unistep.samplers.noise_source import NoiseSource
 
@@ -39,7 +37,6 @@ _GUESS_LEVELS = (8.0, 4.0, 2.0, 1.0)
 _MOST_INPUTS, _MOST_CANDIDATES = 1 << 20, 1 << 12
 _CANDIDATE_SHIFT = 20
 _GUESS_STREAM, _LABEL_STREAM = 0x6E55, 0x1ABE1
-_SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps", "noise_embedding")
 
 
 @dataclass(frozen=True)
@@ -63,86 +60,6 @@ class EditResult:
     class_labels: Int64[Tensor, "N K"] | None
     evaluations: int
     guesses: int = 0
-
-
-@dataclass(frozen=True)
-class EditModel:
-    """What editors need of a model, whichever way it was opened.
-
-    Args:
-        denoiser: the consistency function.
-        info: its noise range and grid.
-        shape: channels, height and width of its images.
-        num_classes: 0 for an unconditional model; the null class does not count.
-        device: where it is.
-    """
-
-    denoiser: Denoiser
-    info: ModelInfo
-    shape: tuple[int, int, int]
-    num_classes: int
-    device: torch.device
-
-
-def edit_model(pipe: ConsistencyModelPipeline | LoadedModel) -> EditModel:
-    """A pipeline or an opened model, for editing.
-
-    Raises:
-        UserError: it is a diffusion model.
-    """
-    if isinstance(pipe, ConsistencyModelPipeline):
-        info = dataclasses.replace(pipe.info, **{name: getattr(pipe.scheduler.config, name) for name in _SHARED})
-        config: Any = pipe.unet.config
-        size, classes = config.sample_size or 64, (config.num_class_embeds or 0) - (info.null_label is not None)
-        return EditModel(precondition(pipe.unet, info), info, (config.in_channels, size, size), classes, pipe.device)
-    if pipe.info.kind != "consistency":
-        raise UserError(f"{pipe.path} is a diffusion model; edits need a consistency model: distill it")
-    device = next(pipe.denoiser.parameters()).device
-    return EditModel(pipe.denoiser, pipe.info, pipe.image_shape, pipe.num_classes, device)
-
-
-class Made(NamedTuple):
-    """Images [B, C, H, W] in [-1, 1], and how badly each fits what is known."""
-
-    x: Tensor
-    disagreement: Tensor
-
-
-@runtime_checkable
-class Method(Protocol):
-    """One way to make images from what is given. Rows are numbers of inputs, of one group."""
-
-    size: tuple[int, int, int]
-    """Channels, height and width of what is made."""
-
-    evaluations: int
-    """Of the network, a result."""
-
-    def __len__(self) -> int:
-        """How many inputs there are."""
-        ...
-
-    def group(self, index: int) -> int:
-        """Inputs of the same group can be worked on in one batch."""
-        ...
-
-    def run(self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor | None, random: NoiseSource) -> Made:
-        """Results."""
-        ...
-
-    def finish(self, row: int, x: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C H W"]:
-        """What is done to a result alone, in the end."""
-        ...
-
-    def misfit(
-        self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigmas: Sequence[float]
-    ) -> Float[Tensor, "L B"]:
-        """How badly images of these classes fit what is known, judged at every one of the noise levels, descending."""
-        ...
-
-    def measurement(self) -> UInt8[Tensor, "N C H W"]:
-        """What is known, as pictures."""
-        ...
 
 
 def make(

@@ -22,7 +22,9 @@ from unistep.editing.zero_shot import Edited, start, zero_shot
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.pipelines.consistency_model import ConsistencyModelPipeline
-from unistep.pipelines.edit_run import EditModel, EditResult, Made, Seeds, edit_model, make
+from unistep.pipelines.edit_method import Made
+from unistep.pipelines.edit_model import EditModel, edit_model
+from unistep.pipelines.edit_run import EditResult, Seeds, make
 from unistep.pipelines.picture import Fit, Source, read_picture
 from unistep.samplers.noise_source import NoiseSource, draw
 

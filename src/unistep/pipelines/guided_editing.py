@@ -10,7 +10,7 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.pixels import to_uint8
 from unistep.editing.denoise import denoise, restore_clipped
 from unistep.editing.guided import noised, sdedit
-from unistep.pipelines.edit_run import Made
+from unistep.pipelines.edit_method import Made
 from unistep.samplers.noise_source import NoiseSource, draw
 from unistep.samplers.ode_step import level
 
