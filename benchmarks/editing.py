@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -96,8 +96,8 @@ def best(make_one: Callable[[float], Tensor], values: Sequence[float], clean: Te
     return value, made[value]
 
 
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    return GaussianBlur(sigma, threshold=1e-9).A(x)
+def blurred(x: Tensor, sigma: float, border: Literal["reflect", "wrap"] = "reflect") -> Tensor:
+    return GaussianBlur(sigma, 1e-9, border).A(x)
 
 
 def linear(operator: Operator | None, y: Tensor, train: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def wiener(y: Tensor, train: Tensor, blur: float | None, noise: float) -> Tensor
     """Wiener's filter for a blur and white noise, with the mean spectrum of training images about their mean."""
     mean, kernel = train.mean(dim=0, keepdim=True), torch.zeros(1, 1, 28, 28)
     kernel[..., 0, 0] = 1
-    k = torch.fft.rfft2(kernel if blur is None else blurred(kernel, blur)).real
+    k = torch.fft.rfft2(kernel if blur is None else blurred(kernel, blur, "wrap")).real
     spectrum = torch.fft.rfft2(train - mean).abs().square().mean(dim=0, keepdim=True) / train[0].numel()
     gain = k * spectrum / (k**2 * spectrum + noise**2)
     blurred_mean = mean if blur is None else blurred(mean, blur)

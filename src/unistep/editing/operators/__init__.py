@@ -35,12 +35,13 @@ OPERATORS: dict[str, Callable[[Shape], Part]] = {
     "super-resolution x1x2": lambda shape: SuperResolution((1, 2)),
     "deblurring sigma 1": lambda shape: GaussianBlur(1.0),
     "deblurring sigma 2": lambda shape: GaussianBlur(2.0),
+    "deblurring sigma 1, around the borders": lambda shape: GaussianBlur(1.0, border="wrap"),
     "compressed sensing": lambda shape: CompressedSensing(shape, 0.2, _seeded()),
     "grey patches": lambda shape: Composition(Colorization(), SuperResolution(4)),
     "grey pixels": lambda shape: Composition(Colorization(), Inpainting(mask.random(shape[1:], 0.25, _seeded()))),
     "grey and blurred": lambda shape: Composition(Colorization(), GaussianBlur(1.0)),
-    "blurred patches": lambda shape: Composition(GaussianBlur(1.0), SuperResolution(2)),
-    "patches of a wide blur": lambda shape: Composition(GaussianBlur(2.0), SuperResolution(2)),
+    "blurred patches": lambda shape: Composition(GaussianBlur(1.0, border="wrap"), SuperResolution(2)),
+    "patches of a wide blur": lambda shape: Composition(GaussianBlur(2.0, border="wrap"), SuperResolution(2)),
 }
 """Examples: what is known, and the operator that measures it in images of a shape.
 

@@ -6,10 +6,11 @@ not, as of a blur, A1 A1+ A2+ y need not be A2+ y, for A1 cannot make every imag
 
     A+ y = A^T (A A^T)+ y
 
-If the parts do the same everywhere (they are `stationary`, as blur, luma and patches are), A A^T is a convolution of
-the measurement, and division in the Fourier basis inverts it (Zhao et al. 2016, "Fast single image super-resolution
-using a new analytical solution for l2-l2 problems"). Otherwise, as for some pixels of a blurred image, conjugate
-gradients do (CGLS; Hestenes and Stiefel 1952; Bjoerck 1996, "Numerical Methods for Least Squares Problems", 7.4).
+If the parts do the same everywhere (they are `stationary`, as luma, patches and a blur that wraps around are), A A^T is
+a convolution of the measurement, and division in the Fourier basis inverts it (Zhao et al. 2016, "Fast single image
+super-resolution using a new analytical solution for l2-l2 problems"). Otherwise, as for some pixels of a blurred image,
+conjugate gradients do (CGLS; Hestenes and Stiefel 1952; Bjoerck 1996, "Numerical Methods for Least Squares Problems",
+7.4).
 
 A+ A is the orthogonal projection, and A A+ y = y for every y that some image has. Of another y, which a blur wider
 than the patches after it can leave, A+ takes the nearest that some image has. Where the iteration is needed, all this
