@@ -114,14 +114,27 @@ def linear(operator: Operator | None, y: Tensor, train: Tensor) -> Tensor:
 
 
 def wiener(y: Tensor, train: Tensor, blur: float | None, noise: float) -> Tensor:
-    """Wiener's filter for a blur and white noise, with the mean spectrum of training images about their mean."""
-    mean, kernel = train.mean(dim=0, keepdim=True), torch.zeros(1, 1, 28, 28)
+    """Wiener's filter for a blur and white noise, with the mean spectrum of training images about their mean.
+
+    At their borders images are reflected if they were blurred, as they are by the blur.
+    """
+    height, width = y.shape[2:]
+    if blur is not None:
+        y, train = mirrored(y), mirrored(train)
+    size = (y.shape[2], y.shape[3])
+    mean, kernel = train.mean(dim=0, keepdim=True), torch.zeros(1, 1, *size)
     kernel[..., 0, 0] = 1
     k = torch.fft.rfft2(kernel if blur is None else blurred(kernel, blur, "wrap")).real
     spectrum = torch.fft.rfft2(train - mean).abs().square().mean(dim=0, keepdim=True) / train[0].numel()
     gain = k * spectrum / (k**2 * spectrum + noise**2)
-    blurred_mean = mean if blur is None else blurred(mean, blur)
-    return torch.fft.irfft2(torch.fft.rfft2(y - blurred_mean) * gain, s=(28, 28)) + mean
+    blurred_mean = mean if blur is None else blurred(mean, blur, "wrap")
+    made = torch.fft.irfft2(torch.fft.rfft2(y - blurred_mean) * gain, s=size) + mean
+    return made[:, :, :height, :width]
+
+
+def mirrored(x: Tensor) -> Tensor:
+    x = torch.cat([x, x.flip(2)], dim=2)
+    return torch.cat([x, x.flip(3)], dim=3)
 
 
 def cases(clean: Tensor, train: Tensor) -> list[Case]:
