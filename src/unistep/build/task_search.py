@@ -26,13 +26,14 @@ from unistep.build.search_scores import USUAL, Found, Progress, Scores, listed
 from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float
 from unistep.editing.operator import Operator
+from unistep.editing.settle import settle_levels
 from unistep.editing.tasks import Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.pipelines.edit_method import Method
 from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.edit_run import make
-from unistep.pipelines.editing import Known, given_settle
+from unistep.pipelines.editing import Known
 from unistep.pipelines.run_settings import weights_digest
 from unistep.samplers.remembered import RememberedDenoiser
 from unistep.samplers.search import search_timesteps
@@ -48,7 +49,7 @@ MethodOf = Callable[[UInt8[Tensor, "N C H W"], Sequence[float]], Method]
 
 def known_part(operator: Operator, model: LoadedModel, settle: int = 0) -> MethodOf:
     """Edits of what an operator keeps of the images, with so many evaluations without noise in the end."""
-    quiet = given_settle(settle, 0, model.info)
+    quiet = settle_levels(settle, most=model.info.sigma_max, rho=model.info.rho)
     device, sigma_min = next(model.denoiser.parameters()).device, model.info.sigma_min
 
     def method(images: Tensor, levels: Sequence[float]) -> Method:

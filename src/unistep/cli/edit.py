@@ -23,15 +23,21 @@ for one image (of several candidates the others go beside it, OUT-2.png and so o
 walks and interpolations are a .png grid, a .gif or an .mp4. --sheet draws what was given, what is known of it, and the
 results."""
 
-_MOST = {"candidates": 4096, "batch_size": 100_000, "steps": 10_000, "settle": 10_000, "frames": 10_000, "stops": 1000}
+_MOST = {"candidates": 4096, "batch_size": 100_000, "steps": 10_000, "frames": 10_000, "stops": 1000}
 
-# What is for some tasks alone.
-_FOR = {
+MOST_SETTLED = 10_000
+
+KNOWN_FOR = {
     "mask": ("inpaint",),
     "margin": ("outpaint",),
     "factor": ("upscale",),
     "blur": ("deblur",),
     "share": ("inpaint", "sense"),
+}
+"""The flags that say what is known of an image, and the tasks that have them."""
+
+# What is for some tasks alone.
+_FOR = KNOWN_FOR | {
     "sigma": ("denoise", "jpeg", "strokes", "vary", "interpolate"),
     "strength": ("jpeg", "strokes", "vary"),
     "quality": ("jpeg",),
@@ -116,7 +122,8 @@ class EditConfig:
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
-            check_range(f"--{name}", getattr(self, name), 0 if name == "settle" else 1, most)
+            check_range(f"--{name}", getattr(self, name), 1, most)
+        check_range("--settle", self.settle, 0, MOST_SETTLED)
         check_range("--seed", self.seed, 0, MAX_SEED)
         check_range("--quality", self.quality, 1, 100)
         for name in ("sigma", "fps", "blur"):

@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from unistep.cli.arguments import MAX_SEED, check_range
+from unistep.cli.edit import KNOWN_FOR, MOST_SETTLED
 from unistep.cli.measuring import MeasuringConfig
 from unistep.cli.output import check_place
 from unistep.errors import UserError
 
 _MOST_STEPS = 64
-_FOR = {
-    "mask": ("inpaint",),
-    "margin": ("outpaint",),
-    "factor": ("upscale",),
-    "blur": ("deblur",),
-    "share": ("inpaint", "sense"),
-}
 _EDITED = ("psnr", "lpips", "class")
 
 
@@ -30,8 +24,8 @@ class SearchConfig(MeasuringConfig):
         images: with --task: whole images, as --reference takes them, brought to the model's size; some, spread over all
             of them, are searched with, and as many others judge.
         mask, margin, factor, blur, share: with --task: as in unistep edit; a mask is one for all images.
-        settle: with --task: as in unistep edit; these evaluations are not among the --steps.
-        steps: numbers of network evaluations: 2, or 2,4, or 2..8.
+        settle: with --task: as in unistep edit: evaluations that come after the --steps; default: the task's own.
+        steps: numbers of network evaluations, with --task of noise levels: 2, or 2,4, or 2..8.
         metric: what is made best, on fd (Frechet distance), sfd (its spatial form), kd (kernel distance), is (inception
             score), precision or recall; with --task psnr, lpips or class (results that --features take for the same
             class as the image). Default: fd, with --task psnr.
@@ -66,7 +60,7 @@ class SearchConfig(MeasuringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("--num_images", self.num_images, 20, 1_000_000)
-        check_range("--settle", self.settle, 0, 10_000)
+        check_range("--settle", self.settle, 0, MOST_SETTLED)
         check_range("--batch_size", self.batch_size, 1, 100_000)
         check_range("--seed", self.seed, 0, MAX_SEED)
         path = Path(self.output)
@@ -84,7 +78,7 @@ class SearchConfig(MeasuringConfig):
         steps_of(self.steps)
         if self.metric in _EDITED:
             raise UserError(f"--metric {self.metric} compares edits with images: give --task and --images")
-        for flag in ("images", "settle", *_FOR):
+        for flag in ("images", "settle", *KNOWN_FOR):
             if getattr(self, flag) is not None:
                 raise UserError(f"--{flag} is for the search for an edit's levels: give --task, or leave it out")
         if self.reference is None and self.metric != "is":
@@ -96,7 +90,7 @@ class SearchConfig(MeasuringConfig):
         steps_of(self.steps, least=1)
         if self.metric is not None and self.metric not in _EDITED:
             raise UserError(f"--metric {self.metric} does not tell whose edit it is: give {', '.join(_EDITED)}")
-        for flag, tasks in _FOR.items():
+        for flag, tasks in KNOWN_FOR.items():
             if getattr(self, flag) is not None and self.task not in tasks:
                 raise UserError(f"--{flag} is for {', '.join(tasks)}, not for {self.task}; leave it out")
         if self.reference is not None:

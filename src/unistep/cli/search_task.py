@@ -17,7 +17,7 @@ from unistep.build.search_picture import check_matplotlib
 from unistep.build.search_record import open_record
 from unistep.build.search_scores import listed
 from unistep.build.task_search import MethodOf, TaskSearch, chosen_images, known_part, task_settings
-from unistep.cli.edit import EditConfig
+from unistep.cli.edit import KNOWN_FOR, EditConfig
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.measuring import open_network
 from unistep.cli.progress import doing_bar
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
 
 _NUM_IMAGES = 200
-_FLAGS = ("mask", "margin", "factor", "blur", "share")  # what is known, as `unistep edit` is told
 
 
 def search_task(name: str | None, options: dict[str, Any], config: SearchConfig) -> None:
@@ -96,7 +95,7 @@ def _prepare(
 
 def _method(model: "LoadedModel", task: Task, config: SearchConfig) -> tuple[MethodOf, dict[str, Any]]:
     """How images are edited, and what that depends on."""
-    given: dict[str, Any] = {flag: getattr(config, flag) for flag in _FLAGS}
+    given: dict[str, Any] = {flag: getattr(config, flag) for flag in KNOWN_FOR}
     tasks = _OfAny(task.name, edit_model(model), EditConfig(seed=config.seed, **given), degrade=True)
     operator = tasks.read(ImageFile(Path("images"), "images")).operator
     assert operator is not None  # of every task that keeps what is known
@@ -136,7 +135,7 @@ def _command(name: str | None, config: SearchConfig) -> list[str]:
     words = ["unistep", "edit", config.task or ""]
     if name is not None:
         words += ["--model", name]
-    for flag in _FLAGS:
+    for flag in KNOWN_FOR:
         if getattr(config, flag) is not None:
             words += [f"--{flag}", f"{getattr(config, flag)}"]
     return words

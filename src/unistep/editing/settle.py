@@ -19,13 +19,20 @@ from torch import Tensor
 from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigmas
 from unistep.editing.operator import EXACT, Operator, agree_in_range
+from unistep.errors import UserError
 from unistep.samplers.ode_step import clipped, level
 
 _FIRST, _LAST = 2.0, 0.1
 
 
 def settle_levels(count: int, *, most: float = _FIRST, rho: float = 7.0) -> list[float]:
-    """So many levels to settle at, descending, from 2 or `most`, whichever is lower, to 0.1 or half of the first."""
+    """So many levels to settle at, descending, from 2 or `most`, whichever is lower, to 0.1 or half of the first.
+
+    Raises:
+        UserError: a negative number.
+    """
+    if count < 0:
+        raise UserError(f"settle {count} must not be negative")
     first = min(_FIRST, most)
     return karras_sigmas(count, min(_LAST, first / 2), first, rho, dtype=torch.float64).tolist() if count else []
 

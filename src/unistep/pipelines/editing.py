@@ -133,10 +133,7 @@ def given_settle(count: int | None, usual: int, info: ModelInfo) -> list[float]:
     Raises:
         UserError: a negative number.
     """
-    count = usual if count is None else count
-    if count < 0:
-        raise UserError(f"settle {count} must not be negative")
-    return settle_levels(count, most=info.sigma_max, rho=info.rho)
+    return settle_levels(usual if count is None else count, most=info.sigma_max, rho=info.rho)
 
 
 def as_pixels(image: Images, shape: tuple[int, int, int], fit: Fit) -> UInt8[Tensor, "N C H W"]:
