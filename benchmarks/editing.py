@@ -31,7 +31,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
@@ -52,6 +51,7 @@ from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.guided_editing import Noisy
 from unistep.samplers import ode
 from unistep.samplers.ode_step import euler_step, level
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
 START, END = "<!-- editing: begin -->", "<!-- editing: end -->"
 SIGMA, BLUR, FACTOR = 0.5, 2.0, 4

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.formats.model_folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
 LIMIT = 8 << 20
 

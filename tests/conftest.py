@@ -86,8 +86,8 @@ def lively() -> Callable[..., nn.Module]:
     """lively(seed=0, **fields): a small network of random weights, the zero-initialised ones too."""
 
     def build(seed: int = 0, **fields: Any) -> nn.Module:
-        from unistep.build.parts import build_network
         from unistep.networks.patched import PatchedUNetConfig
+        from unistep.workflows.parts import build_network
 
         small = {
             "sample_size": 16,
@@ -136,7 +136,7 @@ def start_script() -> Callable[..., BaseProcess]:
     It begins at once, for it is forked from one that has only imported torch and the package.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unistep.build.run"])
+    context.set_forkserver_preload(["unistep.workflows.run"])
 
     def start(path: Path, **names: Any) -> BaseProcess:
         arguments = {"init_globals": names, "run_name": "__main__"}

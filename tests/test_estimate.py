@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unistep.build.design import Images, image_kind
-from unistep.build.estimate import estimate
-from unistep.build.measure import AVERAGES, OPTIMIZER, Measurement
-from unistep.build.parts import build_network, shaped_network
 from unistep.cli.train import parse_run
 from unistep.config import recipe_names
 from unistep.errors import UserError
 from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.progressive import ProgressiveConfig
+from unistep.workflows.design import Images, image_kind
+from unistep.workflows.estimate import estimate
+from unistep.workflows.measure import AVERAGES, OPTIMIZER, Measurement
+from unistep.workflows.parts import build_network, shaped_network
 
 TINY = ["--network.block_out_channels", "[8,8]", "--network.attention_head_dim", "8", "--precision", "fp32"]
 TINY += ["--data.resolution", "8", "--teacher.batch_size", "4", "--student.batch_size", "4"]
@@ -199,7 +199,7 @@ def test_what_is_left_out_where_there_is_too_little(limit, what, counted, monkey
     if limit == "memory":
         student = counted.stages[1].memory
         passes = student.total(1) - student.parts[OPTIMIZER] - student.parts[AVERAGES] + student.activations(1)
-        monkeypatch.setattr("unistep.build.measure._CPU_MEMORY", passes)
+        monkeypatch.setattr("unistep.workflows.measure._CPU_MEMORY", passes)
     config = tiny("--network.add_attention", "false", "--teacher", "null", "--student.from_teacher", "false")
     (stage,) = estimate(config, steps=2, seconds=60 if limit == "memory" else 0).stages
     assert stage.measured.what == what

@@ -12,7 +12,6 @@ import torch
 import yaml
 from torch import nn
 
-from unistep.build.run import train
 from unistep.cli.train import parse_run
 from unistep.core.distance import l2
 from unistep.core.noise import karras_sigmas
@@ -22,6 +21,7 @@ from unistep.formats.model_folder import load_model
 from unistep.objectives.consistency import ConsistencyObjective
 from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.protocol import Objective
+from unistep.workflows.run import train
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unistep.build.models import EMBEDDED
 from unistep.cli.main import COMMANDS
 from unistep.cli.train import parse_run
+from unistep.workflows.models import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 # What the commands call with what they have parsed.

@@ -9,9 +9,6 @@ import pytest
 import torch
 import yaml
 
-from unistep.build.models import default_plan
-from unistep.build.parts import build_network, build_student, build_teacher, shaped_network, teacher_parts
-from unistep.build.run import train
 from unistep.cli.main import main
 from unistep.cli.train import parse_run
 from unistep.config import RECIPES, RunConfig, find_recipe, recipe_names
@@ -20,6 +17,9 @@ from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel, precondition
 from unistep.formats.openai_layout import diffusers_to_openai, openai_config
 from unistep.networks.song import SongUNetConfig
+from unistep.workflows.models import default_plan
+from unistep.workflows.parts import build_network, build_student, build_teacher, shaped_network, teacher_parts
+from unistep.workflows.run import train
 
 
 def shape(config: RunConfig) -> tuple[int, int, int]:

@@ -8,8 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from unistep import CMStochasticIterativeScheduler, ConsistencyModelPipeline
-from unistep.build.models import EMBEDDED
-from unistep.build.parts import build_network
 from unistep.cli.main import COMMANDS
 from unistep.formats import edm, hub
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
@@ -17,6 +15,8 @@ from unistep.formats.model_folder import load_model, save_model
 from unistep.formats.openai import load_openai
 from unistep.networks.adm import UNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig
+from unistep.workflows.models import EMBEDDED
+from unistep.workflows.parts import build_network
 
 CHECKPOINTS = ["openai_unet_class_scale_shift", "openai_unet_uncond_additive"]
 # The least that OpenAI's layout can hold.

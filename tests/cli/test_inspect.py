@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.cli.inspect import in_bytes, rows_of
 from unistep.cli.main import COMMANDS
 from unistep.formats import edm
 from unistep.formats.describe import describe
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.networks.song import SongUNet, SongUNetConfig
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
 
 def test_is_a_command():

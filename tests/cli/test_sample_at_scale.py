@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from unistep.build.models import default_plan
 from unistep.cli.main import main
 from unistep.data import open_dataset
 from unistep.formats.model_folder import load_model
 from unistep.pipelines import collect
 from unistep.pipelines.generate import generate, random_labels
 from unistep.pipelines.shards import Shards, shards_folder
+from unistep.workflows.models import default_plan
 
 SCRIPT = Path(__file__).with_name("sample_process.py")
 DEADLINE = 120

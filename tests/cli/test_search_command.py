@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from unistep.build import search as module
-from unistep.build.models import EMBEDDED_TEACHER, default_plan, open_any
 from unistep.cli.main import COMMANDS
 from unistep.cli.search_config import steps_of
 from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
 from unistep.pipelines.generate import consistency_plan
 from unistep.training.interrupt import Interrupted
+from unistep.workflows import search as module
+from unistep.workflows.models import EMBEDDED_TEACHER, default_plan, open_any
 
 FILES = {"search.json", "curve.png"}
 

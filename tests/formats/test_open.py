@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from unistep.build.models import EMBEDDED, open_any
 from unistep.errors import UserError
 from unistep.formats import edm, hub
 from unistep.formats.model import LoadedModel
 from unistep.formats.open import is_model_id, open_model, reader_of
+from unistep.workflows.models import EMBEDDED, open_any
 
 ModelFolder = Callable[..., Path]
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from unistep.build.models import default_plan, open_any
 from unistep.errors import UserError
 from unistep.metrics.sources import DataSource, ImageSource, ModelSource
 from unistep.pipelines.generate import random_labels
+from unistep.workflows.models import default_plan, open_any
 
 
 def test_the_digest_is_of_the_pixels_and_of_how_many(pictures):

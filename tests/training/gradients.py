@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from unistep.build.parts import build_network
 from unistep.core.parameterization import ConsistencyScaling, Preconditioned
 from unistep.core.random import ImageRandom
 from unistep.data.dataset import ImageDataset
@@ -16,6 +15,7 @@ from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjecti
 from unistep.objectives.protocol import Student
 from unistep.training.optimizer import OptimizerConfig
 from unistep.training.trainer import Trainer, TrainerConfig
+from unistep.workflows.parts import build_network
 
 
 class Weighted(ConsistencyObjective):

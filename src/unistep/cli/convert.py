@@ -39,10 +39,10 @@ def _convert(source: str, target: Path, dtype_name: str | None, options: dict[st
 
     import torch
 
-    from unistep.build.models import open_any
     from unistep.formats.card import plain_card
     from unistep.formats.model_folder import save_model
     from unistep.formats.openai import dropped_by_openai, save_openai
+    from unistep.workflows.models import open_any
 
     model = open_any(source, **options)
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

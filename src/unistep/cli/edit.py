@@ -234,10 +234,10 @@ def _edit(
 ) -> None:
     import torch
 
-    from unistep.build.models import open_any
     from unistep.networks.precision import resolve_dtype, set_precision
     from unistep.pipelines.device import pick_device
     from unistep.pipelines.edit_model import edit_model
+    from unistep.workflows.models import open_any
 
     device = pick_device(config.device)
     loaded = open_any(name, device, **options)

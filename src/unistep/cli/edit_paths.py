@@ -114,7 +114,7 @@ def _points_of_images(model: "EditModel", inputs: list[str], config: EditConfig)
 
 
 def _encoded(model: "EditModel", x: Tensor, classes: Tensor | None, config: EditConfig) -> Tensor:
-    from unistep.build.models import EMBEDDED_TEACHER, open_any
+    from unistep.workflows.models import EMBEDDED_TEACHER, open_any
 
     if config.sigma is not None:
         raise UserError("--sigma and --teacher exclude each other: the teacher's noise is that of sigma_max")

@@ -142,11 +142,11 @@ def _open_samples(
     device: "torch.device",
     processes: "Processes",
 ) -> "ImageSource":
-    from unistep.build.evaluation import Preparation, open_images
-    from unistep.build.models import is_model, open_any
     from unistep.data.open import BUNDLED
     from unistep.metrics.sources import ModelSource
     from unistep.networks.precision import resolve_dtype, set_precision
+    from unistep.workflows.evaluation import Preparation, open_images
+    from unistep.workflows.models import is_model, open_any
 
     if name is not None and (name in BUNDLED or not is_model(name)):
         given = [f"--{flag}" for flag in _SAMPLING if getattr(config, flag) is not None] + [f"--{o}" for o in options]

@@ -33,8 +33,8 @@ def run(arguments: list[str]) -> None:
         sys.exit(0)
     parsed = parse(parser, arguments)
 
-    from unistep.build.models import open_any
     from unistep.formats.describe import describe
+    from unistep.workflows.models import open_any
 
     description = describe(open_any(parsed.model, "meta", **source_options(parsed)))
     if parsed.json:

@@ -117,10 +117,10 @@ class _Job:
         """Opens the model, makes what is missing, and says where it is."""
         import torch
 
-        from unistep.build.models import open_any
         from unistep.networks.precision import resolve_dtype
         from unistep.pipelines.device import pick_device
         from unistep.pipelines.processes import join_processes
+        from unistep.workflows.models import open_any
 
         config = self.config
         self.processes = join_processes()

@@ -56,8 +56,8 @@ class SamplingConfig:
 
 def make_plan(info: "ModelInfo", config: SamplingConfig) -> "Plan":
     """The sampler that the flags name, for a model of `info`."""
-    from unistep.build.models import default_plan
     from unistep.pipelines.generate import ConsistencyPlan, consistency_plan
+    from unistep.workflows.models import default_plan
 
     if info.kind == "diffusion":
         if config.timesteps is not None or config.sigmas is not None:

@@ -12,9 +12,9 @@ from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
-    from unistep.build.search import ScheduleSearch
-    from unistep.build.search_scores import Found, Progress
     from unistep.metrics.yardstick import Yardstick
+    from unistep.workflows.search import ScheduleSearch
+    from unistep.workflows.search_scores import Found, Progress
 
 _DESCRIPTION = """Search for timesteps: `unistep search [MODEL] --reference DATA|STATISTICS [options]`.
 
@@ -70,11 +70,11 @@ def run(arguments: list[str]) -> None:
 
 
 def _search(name: str | None, options: dict[str, Any], config: SearchConfig, write: bool) -> None:
-    from unistep.build.models import open_any
-    from unistep.build.search import check_searchable, own_schedule_file
-    from unistep.build.search_picture import check_matplotlib
     from unistep.cli.progress import doing_bar
     from unistep.pipelines.device import pick_device
+    from unistep.workflows.models import open_any
+    from unistep.workflows.search import check_searchable, own_schedule_file
+    from unistep.workflows.search_picture import check_matplotlib
 
     check_matplotlib()
     device = pick_device(config.device)
@@ -99,11 +99,11 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
 
 def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progress") -> "ScheduleSearch":
     """Opens everything else, cheap things first, and measures the reference."""
-    from unistep.build.search import ScheduleSearch, search_settings
-    from unistep.build.search_record import open_record
     from unistep.metrics.reference import check_alike
     from unistep.metrics.yardstick import METRICS, check_metric, open_yardstick
     from unistep.networks.precision import resolve_dtype, set_precision
+    from unistep.workflows.search import ScheduleSearch, search_settings
+    from unistep.workflows.search_record import open_record
 
     reference = reference_of(config)
     check_alike(str(model.path), model.image_shape, reference)
@@ -149,7 +149,7 @@ def find_all(
     """
     import torch
 
-    from unistep.build.search_picture import save_curves
+    from unistep.workflows.search_picture import save_curves
 
     try:
         for steps in numbers:
@@ -192,7 +192,7 @@ def print_found(heading: str, measure: str, found: "Sequence[Found]") -> None:
 
 def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
     """The table, as (steps, what, schedule, number, difference), and what is told beside where there is something."""
-    from unistep.build.search_scores import listed
+    from unistep.workflows.search_scores import listed
 
     return [
         (
@@ -210,8 +210,8 @@ def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
 
 def _write(target: Path, search: "ScheduleSearch") -> None:
     """Keeps what is better than what the model is sampled with now."""
-    from unistep.build.search import with_schedules, worth_keeping
     from unistep.formats.schedule_config import write_schedules
+    from unistep.workflows.search import with_schedules, worth_keeping
 
     yardstick: Yardstick = search.yardstick
     kept = [found for found in search.found if worth_keeping(found, yardstick.better)]

@@ -9,14 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unistep.build.evaluation import Preparation, open_images
-from unistep.build.models import open_any
-from unistep.build.search import check_searchable
-from unistep.build.search_likeness import Likeness, class_agreement, lpips, psnr
-from unistep.build.search_picture import check_matplotlib
-from unistep.build.search_record import open_record
-from unistep.build.search_scores import listed
-from unistep.build.task_search import MethodOf, TaskSearch, chosen_images, known_part, task_settings
 from unistep.cli.edit import KNOWN_FOR, EditConfig
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.measuring import open_network
@@ -29,10 +21,18 @@ from unistep.networks.precision import resolve_dtype, set_precision
 from unistep.pipelines.device import pick_device
 from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.picture import ImageFile, Picture, frame
+from unistep.workflows.evaluation import Preparation, open_images
+from unistep.workflows.models import open_any
+from unistep.workflows.search import check_searchable
+from unistep.workflows.search_likeness import Likeness, class_agreement, lpips, psnr
+from unistep.workflows.search_picture import check_matplotlib
+from unistep.workflows.search_record import open_record
+from unistep.workflows.search_scores import listed
+from unistep.workflows.task_search import MethodOf, TaskSearch, chosen_images, known_part, task_settings
 
 if TYPE_CHECKING:
-    from unistep.build.search_scores import Progress
     from unistep.formats.model import LoadedModel
+    from unistep.workflows.search_scores import Progress
 
 _NUM_IMAGES = 200
 

@@ -10,12 +10,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from unistep.build import task_search as module
-from unistep.build.search_likeness import Likeness, class_agreement, lpips, psnr
-from unistep.build.search_picture import save_curves
-from unistep.build.search_record import open_record
-from unistep.build.search_scores import FOUND, USUAL, listed
-from unistep.build.task_search import TaskSearch, chosen_images, known_part, level_grid, task_settings
 from unistep.core.pixels import to_float
 from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.tasks import TASKS, Task
@@ -26,6 +20,12 @@ from unistep.metrics.features.protocol import FeatureInfo
 from unistep.networks.adm import UNetConfig
 from unistep.networks.lpips import LPIPS
 from unistep.pipelines.editing import edit
+from unistep.workflows import task_search as module
+from unistep.workflows.search_likeness import Likeness, class_agreement, lpips, psnr
+from unistep.workflows.search_picture import save_curves
+from unistep.workflows.search_record import open_record
+from unistep.workflows.search_scores import FOUND, USUAL, listed
+from unistep.workflows.task_search import TaskSearch, chosen_images, known_part, level_grid, task_settings
 
 COUNT, BEST = 12, 2.0
 INPAINT = Task("inpaint", "", "known", "inpainting", sigma_first=20.0, sigma_last=0.3, steps=6)

@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from jaxtyping import Float32
 from torch import Tensor
 
-from unistep.build.search_record import Schedule, SearchRecord
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.measures import Better
 from unistep.metrics.yardstick import jackknife
+from unistep.workflows.search_record import Schedule, SearchRecord
 
 FOUND, EVEN, OWN, USUAL = "found", "evenly spaced", "the model's own", "the task's own"
 

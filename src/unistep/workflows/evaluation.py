@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unistep.build.models import is_model
 from unistep.data import DataConfig, open_dataset
 from unistep.data.open import BUNDLED
 from unistep.errors import UserError
 from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import read_statistics
+from unistep.workflows.models import is_model
 
 _MEMORY = 512 << 20  # bytes of pixels held at once; more are memory-mapped from the cache
 

@@ -35,7 +35,7 @@ Compare = Callable[[UInt8[Tensor, "N C H W"], UInt8[Tensor, "N C H W"]], Float32
 
 @dataclass(frozen=True)
 class Likeness:
-    """A measure of pairs of images; see `unistep.build.search_scores.Measure`.
+    """A measure of pairs of images; see `unistep.workflows.search_scores.Measure`.
 
     Args:
         title: what its numbers are called.

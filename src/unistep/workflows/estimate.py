@@ -26,8 +26,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
-from unistep.build.design import Design, Images, build_parts, design_stages, image_kind, opened_teacher
-from unistep.build.measure import (
+from unistep.config import RunConfig, TeacherConfig
+from unistep.core.random import ImageRandom
+from unistep.data.open import BUNDLED
+from unistep.errors import UserError
+from unistep.objectives.continuous import ContinuousObjective
+from unistep.objectives.protocol import Student, dropout_generator
+from unistep.training.trainer import TrainerConfig
+from unistep.workflows.design import Design, Images, build_parts, design_stages, image_kind, opened_teacher
+from unistep.workflows.measure import (
     AVERAGES,
     OPTIMIZER,
     Measurement,
@@ -38,15 +45,8 @@ from unistep.build.measure import (
     measure,
     random_images,
 )
-from unistep.build.models import default_plan
-from unistep.build.run import build_accelerator, trainer_config
-from unistep.config import RunConfig, TeacherConfig
-from unistep.core.random import ImageRandom
-from unistep.data.open import BUNDLED
-from unistep.errors import UserError
-from unistep.objectives.continuous import ContinuousObjective
-from unistep.objectives.protocol import Student, dropout_generator
-from unistep.training.trainer import TrainerConfig
+from unistep.workflows.models import default_plan
+from unistep.workflows.run import build_accelerator, trainer_config
 
 # What the FLOPs of a training step are for; not every method has all.
 FLOPS_PARTS = (

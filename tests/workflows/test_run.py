@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from unistep.build import run as module
-from unistep.build.models import default_plan, open_any
-from unistep.build.run import build_accelerator, claim_folder, train
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.errors import UserError
 from unistep.formats.lpips_weights import LPIPSConfig
@@ -24,6 +21,9 @@ from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.pipelines.generate import DiffusionPlan, generate
 from unistep.training.optimizer import OptimizerConfig
+from unistep.workflows import run as module
+from unistep.workflows.models import default_plan, open_any
+from unistep.workflows.run import build_accelerator, claim_folder, train
 
 KEYS = {ConsistencyConfig: "objective", ContinuousConfig: "continuous", ProgressiveConfig: "progressive"}
 # Nothing but the stages' ends; and weights that move at once.

@@ -6,17 +6,6 @@ from typing import Any
 
 import torch
 
-from unistep.build.measure import Parts
-from unistep.build.models import open_any
-from unistep.build.parts import (
-    Architecture,
-    build_network,
-    build_teacher,
-    shaped_network,
-    student_architecture,
-    student_info,
-    teacher_parts,
-)
 from unistep.config import RunConfig, StudentConfig, TeacherConfig
 from unistep.data.open import BUNDLED
 from unistep.errors import UserError
@@ -26,6 +15,17 @@ from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
 from unistep.objectives.methods import build_objective, method_name
 from unistep.samplers.guidance import Guided
+from unistep.workflows.measure import Parts
+from unistep.workflows.models import open_any
+from unistep.workflows.parts import (
+    Architecture,
+    build_network,
+    build_teacher,
+    shaped_network,
+    student_architecture,
+    student_info,
+    teacher_parts,
+)
 
 _MNIST = (28, 1, 10)  # side, channels, classes
 

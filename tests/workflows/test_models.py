@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER, default_plan, open_any
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder import load_model
 from unistep.pipelines.generate import DiffusionPlan
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan, open_any
 
 # --------------------------------------------------------------------------------------------------------------- plans
 

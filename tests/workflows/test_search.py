@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from unistep.build import search as module
-from unistep.build.models import EMBEDDED, open_any
-from unistep.build.search import (
+from unistep.core.noise import karras_sigma
+from unistep.errors import UserError
+from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.metrics.features.protocol import FeatureInfo
+from unistep.metrics.yardstick import Yardstick
+from unistep.networks.adm import UNetConfig
+from unistep.workflows import search as module
+from unistep.workflows.models import EMBEDDED, open_any
+from unistep.workflows.search import (
     ScheduleSearch,
     check_searchable,
     own_schedule_file,
@@ -19,15 +25,9 @@ from unistep.build.search import (
     with_schedules,
     worth_keeping,
 )
-from unistep.build.search_picture import save_curves
-from unistep.build.search_record import SearchRecord, open_record
-from unistep.build.search_scores import EVEN, FOUND, OWN
-from unistep.core.noise import karras_sigma
-from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.metrics.features.protocol import FeatureInfo
-from unistep.metrics.yardstick import Yardstick
-from unistep.networks.adm import UNetConfig
+from unistep.workflows.search_picture import save_curves
+from unistep.workflows.search_record import SearchRecord, open_record
+from unistep.workflows.search_scores import EVEN, FOUND, OWN
 
 LEVELS, BEST = 20, 13
 

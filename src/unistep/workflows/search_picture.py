@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unistep.build.search_scores import EVEN, FOUND, OWN, USUAL, Found, listed
 from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.pipelines.whole_file import whole_file
+from unistep.workflows.search_scores import EVEN, FOUND, OWN, USUAL, Found, listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """The search for a model's timesteps: candidates are scored by a measure of the images they make.
 
-The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.build.search_scores`). What
-was found is compared with levels that are spaced evenly and with the model's own.
+The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.workflows.search_scores`).
+What was found is compared with levels that are spaced evenly and with the model's own.
 """
 
 import dataclasses
@@ -13,9 +13,6 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from unistep.build.models import EMBEDDED, EMBEDDED_TEACHER
-from unistep.build.search_record import Schedule, SearchRecord
-from unistep.build.search_scores import EVEN, OWN, Found, Progress, Scores, listed
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.formats.schedule_config import schedule_file
@@ -26,6 +23,9 @@ from unistep.pipelines.generate import consistency_plan, generate, random_labels
 from unistep.pipelines.run_settings import weights_digest
 from unistep.samplers.remembered import RememberedDenoiser
 from unistep.samplers.search import search_timesteps
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
+from unistep.workflows.search_record import Schedule, SearchRecord
+from unistep.workflows.search_scores import EVEN, OWN, Found, Progress, Scores, listed
 
 
 def search_settings(

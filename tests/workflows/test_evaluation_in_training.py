@@ -12,10 +12,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from unistep.build import run as module
-from unistep.build.evaluation_in_training import TrainingEvaluation, open_evaluation
-from unistep.build.models import default_plan, open_any
-from unistep.build.run import build_accelerator, claim_folder, train
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.data import DataConfig, ImageDataset, open_dataset
 from unistep.errors import UserError
@@ -31,6 +27,10 @@ from unistep.pipelines.generate import generate, random_labels
 from unistep.pipelines.processes import Processes
 from unistep.training.evaluation import Best, EvaluationConfig
 from unistep.training.optimizer import OptimizerConfig
+from unistep.workflows import run as module
+from unistep.workflows.evaluation_in_training import TrainingEvaluation, open_evaluation
+from unistep.workflows.models import default_plan, open_any
+from unistep.workflows.run import build_accelerator, claim_folder, train
 
 SCRIPT = Path(__file__).with_name("train_process.py")
 DEADLINE = 120

@@ -12,7 +12,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from unistep.build.parts import build_network
 from unistep.data import DataConfig
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.formats.model_folder import load_model, save_model
@@ -20,6 +19,7 @@ from unistep.formats.openai_layout import diffusers_to_openai
 from unistep.networks.adm import UNetConfig
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.networks.song import SongUNetConfig
+from unistep.workflows.parts import build_network
 
 
 @pytest.fixture(scope="session")

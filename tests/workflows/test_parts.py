@@ -7,16 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from unistep.build import parts
-from unistep.build.parts import (
-    build_network,
-    build_student,
-    build_teacher,
-    network_config,
-    open_teacher,
-    student_objective,
-    teacher_parts,
-)
 from unistep.config import RunConfig, StudentConfig, TeacherConfig
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling
 from unistep.data import ImageDataset
@@ -33,6 +23,16 @@ from unistep.objectives.denoising import DenoisingConfig
 from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from unistep.samplers.guidance import Guided
+from unistep.workflows import parts
+from unistep.workflows.parts import (
+    build_network,
+    build_student,
+    build_teacher,
+    network_config,
+    open_teacher,
+    student_objective,
+    teacher_parts,
+)
 
 CPU = torch.device("cpu")
 

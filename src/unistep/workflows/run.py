@@ -21,17 +21,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from unistep.build.evaluation_in_training import TrainingEvaluation, open_evaluation
-from unistep.build.models import default_plan
-from unistep.build.parts import (
-    build_network,
-    build_student,
-    build_teacher,
-    network_config,
-    open_teacher,
-    student_objective,
-    teacher_parts,
-)
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, completed, dump
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, open_dataset
@@ -49,6 +38,17 @@ from unistep.pipelines.grid import save_grid
 from unistep.training.checkpoint import checkpoint_steps
 from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision
+from unistep.workflows.evaluation_in_training import TrainingEvaluation, open_evaluation
+from unistep.workflows.models import default_plan
+from unistep.workflows.parts import (
+    build_network,
+    build_student,
+    build_teacher,
+    network_config,
+    open_teacher,
+    student_objective,
+    teacher_parts,
+)
 
 
 def build_accelerator(precision: Precision) -> Accelerator:

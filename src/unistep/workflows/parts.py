@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unistep.build.models import open_any
 from unistep.config import RunConfig, StudentConfig
 from unistep.core.denoiser import Denoiser
 from unistep.core.parameterization import Preconditioned
@@ -24,6 +23,7 @@ from unistep.objectives.methods import MethodConfig, build_objective, method_nam
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.objectives.protocol import Objective
 from unistep.samplers.guidance import Guided
+from unistep.workflows.models import open_any
 
 Architecture = UNetConfig | SongUNetConfig
 Network = UNet | PatchedUNet | SongUNet

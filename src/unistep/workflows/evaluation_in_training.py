@@ -14,7 +14,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from unistep.build.models import default_plan
 from unistep.config import RunConfig
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset
@@ -33,6 +32,7 @@ from unistep.pipelines.collect import share
 from unistep.pipelines.generate import generate, random_labels
 from unistep.pipelines.processes import Processes, join_processes
 from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig, Metric
+from unistep.workflows.models import default_plan
 
 _STRETCH = 64
 
