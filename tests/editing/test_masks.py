@@ -38,11 +38,6 @@ def test_random_masks_know_a_share_of_the_pixels(generator):
     assert mask.random((4, 4), 0.001, generator).sum() == 1 and mask.random((4, 4), 1, generator).all()
 
 
-def test_only_opaque_pixels_are_known():
-    alpha = torch.tensor([[0, 128, 254, 255]], dtype=torch.uint8)
-    assert drawn(mask.from_alpha(alpha)) == ["...#"]
-
-
 def test_known_pixels_are_measured_channel_by_channel():
     x = torch.arange(24.0).view(1, 2, 3, 4)
     operator = Inpainting(mask.box((3, 4), (0, 0, 3, 3)))

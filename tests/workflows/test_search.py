@@ -16,11 +16,10 @@ from unistep.metrics.features.protocol import FeatureInfo
 from unistep.metrics.yardstick import Yardstick
 from unistep.networks.adm import UNetConfig
 from unistep.workflows import search as module
-from unistep.workflows.models import EMBEDDED, open_any
+from unistep.workflows.models import EMBEDDED, open_any, own_schedule_file
 from unistep.workflows.search import (
     ScheduleSearch,
     check_searchable,
-    own_schedule_file,
     search_settings,
     with_schedules,
     worth_keeping,

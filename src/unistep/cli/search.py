@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> None:
 def _search(name: str | None, options: dict[str, Any], config: SearchConfig, write: bool) -> None:
     from unistep.cli.progress import doing_bar
     from unistep.pipelines.device import pick_device
-    from unistep.workflows.models import open_any
-    from unistep.workflows.search import check_searchable, own_schedule_file
+    from unistep.workflows.models import open_any, own_schedule_file
+    from unistep.workflows.search import check_searchable
     from unistep.workflows.search_picture import check_matplotlib
 
     check_matplotlib()

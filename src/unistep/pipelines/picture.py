@@ -27,7 +27,6 @@ from unistep.data.files import FolderFiles
 from unistep.data.naming import nearest_path, shown
 from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels
 from unistep.data.reader import BadImage
-from unistep.editing.operators.mask import from_alpha
 from unistep.errors import UserError
 from unistep.formats.regular_file import check_regular_file
 
@@ -173,7 +172,8 @@ def read_picture(
         return Picture(_placed(to_pixels(_scaled(image, where), channels), where), None, where, name, note)
     pixels = _placed(to_pixels(_scaled(transparent, where).convert("RGB"), channels), where)
     opacity = np.asarray(_scaled(transparent.getchannel("A"), where, Image.Resampling.BOX))
-    known = _placed_mask(from_alpha(torch.from_numpy(opacity.copy())).numpy(), where)
+    # What was erased is to be painted: pixels that are not opaque have mixed with what is gone.
+    known = _placed_mask(opacity == 255, where)
     return Picture(torch.where(known, pixels, 255).to(torch.uint8), known, where, name, note)
 
 

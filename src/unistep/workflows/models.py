@@ -9,6 +9,7 @@ import unistep
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.formats.open import FILE_SUFFIXES, MODEL_ID, open_model
+from unistep.formats.schedule_config import schedule_file
 from unistep.pipelines.generate import DiffusionPlan, Plan, consistency_plan, spaced_timesteps
 
 _ASSETS = Path(unistep.__file__).parent / "assets"
@@ -77,3 +78,23 @@ def _model_folder_of(path: Path) -> Path | None:
     if (path / "config.yaml").exists():
         raise UserError(f"{path} is a run without a finished model; go on with: unistep train --resume {path}")
     return None
+
+
+def own_schedule_file(name: str | None, model: LoadedModel) -> Path:
+    """The file of a model folder that its schedules can be written to.
+
+    Args:
+        name: of the model as the user has given it; None is the embedded one.
+        model: which was opened by it.
+
+    Raises:
+        UserError: the model is part of the package, on the hub, or no model folder; what to do is said.
+    """
+    remedy = f"make a folder of it first: unistep convert {name or model.path} FOLDER"
+    if name is None or model.path.resolve() in (EMBEDDED.resolve(), EMBEDDED_TEACHER.resolve()):
+        raise UserError(f"--write: the embedded model is part of the package and stays as it is; {remedy}")
+    if not Path(name).exists():
+        raise UserError(f"--write: {name} is on the hub, not here; {remedy}")
+    if not model.path.is_dir():
+        raise UserError(f"--write: {name} is a file and has no place for timesteps; {remedy}")
+    return schedule_file(model.path)

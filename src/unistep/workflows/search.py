@@ -6,7 +6,6 @@ What was found is compared with levels that are spaced evenly and with the model
 
 import dataclasses
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.formats.schedule_config import schedule_file
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.yardstick import Yardstick
@@ -23,7 +21,6 @@ from unistep.pipelines.generate import consistency_plan, generate, random_labels
 from unistep.pipelines.run_settings import weights_digest
 from unistep.samplers.remembered import RememberedDenoiser
 from unistep.samplers.search import search_timesteps
-from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.workflows.search_record import Schedule, SearchRecord
 from unistep.workflows.search_scores import EVEN, OWN, Found, Progress, Scores, listed
 
@@ -162,23 +159,3 @@ def with_schedules(info: ModelInfo, schedules: list[tuple[int, ...]]) -> ModelIn
     for schedule in schedules:
         info = info.with_schedule(schedule)
     return info
-
-
-def own_schedule_file(name: str | None, model: LoadedModel) -> Path:
-    """The file of a model folder that its schedules can be written to.
-
-    Args:
-        name: of the model as the user has given it; None is the embedded one.
-        model: which was opened by it.
-
-    Raises:
-        UserError: the model is part of the package, on the hub, or no model folder; what to do is said.
-    """
-    remedy = f"make a folder of it first: unistep convert {name or model.path} FOLDER"
-    if name is None or model.path.resolve() in (EMBEDDED.resolve(), EMBEDDED_TEACHER.resolve()):
-        raise UserError(f"--write: the embedded model is part of the package and stays as it is; {remedy}")
-    if not Path(name).exists():
-        raise UserError(f"--write: {name} is on the hub, not here; {remedy}")
-    if not model.path.is_dir():
-        raise UserError(f"--write: {name} is a file and has no place for timesteps; {remedy}")
-    return schedule_file(model.path)

@@ -8,7 +8,7 @@ after what is to be painted: `lower` leaves the upper half known.
 """
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unistep.errors import UserError
@@ -132,8 +132,3 @@ def right(size: tuple[int, int]) -> Bool[Tensor, "H W"]:
 def left(size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     """The left half is to be painted; of an odd number of columns, the one in the middle is known."""
     return right(size).flip(1)
-
-
-def from_alpha(alpha: UInt8[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
-    """What was erased is to be painted: only opaque pixels (255) are known, for others have mixed with what is gone."""
-    return alpha == 255
