@@ -43,12 +43,12 @@ from unistep.editing.tasks import TASKS
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder import load_model
 from unistep.metrics.mnist import load_mnist_classifier
-from unistep.networks.precision import set_precision
 from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.edit_run import EditResult, make
 from unistep.pipelines.editing import edit
 from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.guided_editing import Noisy
+from unistep.runtime.precision import set_precision
 from unistep.samplers import ode
 from unistep.samplers.ode_step import euler_step, level
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER

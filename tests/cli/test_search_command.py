@@ -18,7 +18,7 @@ from unistep.cli.search_config import steps_of
 from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
 from unistep.pipelines.generate import consistency_plan
-from unistep.training.interrupt import Interrupted
+from unistep.runtime.interrupt import Interrupted
 from unistep.workflows import search as module
 from unistep.workflows.models import EMBEDDED_TEACHER, default_plan, open_any
 

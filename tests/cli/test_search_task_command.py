@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unistep.editing.tasks import TASKS
-from unistep.training.interrupt import Interrupted
+from unistep.runtime.interrupt import Interrupted
 from unistep.workflows import task_search as module
 from unistep.workflows.models import EMBEDDED_TEACHER
 

@@ -10,7 +10,7 @@ from unistep.metrics.evaluate import evaluate
 from unistep.metrics.features.mnist import MNIST
 from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
-from unistep.pipelines.processes import join_processes
+from unistep.runtime.processes import join_processes
 
 rank: int
 count: int

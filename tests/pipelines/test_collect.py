@@ -11,8 +11,8 @@ import torch
 from unistep.errors import UserError
 from unistep.pipelines.collect import collect, collect_into, share, tiles
 from unistep.pipelines.generate import ConsistencyPlan, generate
-from unistep.pipelines.processes import Processes
 from unistep.pipelines.shards import Shards
+from unistep.runtime.processes import Processes
 
 SHAPE = (1, 4, 4)
 PLAN = ConsistencyPlan((80.0, 0.8))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from unistep.errors import UserError
-from unistep.pipelines.processes import join_processes
+from unistep.runtime.processes import join_processes
 
 rank: int
 port: int

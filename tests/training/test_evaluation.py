@@ -17,10 +17,10 @@ from torch import nn
 from unistep.data.dataset import ImageDataset
 from unistep.metrics.estimate import Estimate
 from unistep.objectives.protocol import PlainObjective
+from unistep.runtime.interrupt import Interrupted
 from unistep.training import trainer as module
 from unistep.training.checkpoint import load_checkpoint
 from unistep.training.evaluation import Evaluation, EvaluationConfig
-from unistep.training.interrupt import Interrupted
 from unistep.training.optimizer import OptimizerConfig
 from unistep.training.trainer import Trainer, TrainerConfig
 

@@ -21,7 +21,7 @@ from unistep.data.dataset import ImageDataset
 from unistep.objectives.consistency import copy_target
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from unistep.objectives.protocol import Objective, PlainObjective
-from unistep.training.interrupt import Interrupted
+from unistep.runtime.interrupt import Interrupted
 from unistep.training.optimizer import OptimizerConfig, build_optimizer
 from unistep.training.trainer import Trainer, TrainerConfig
 

@@ -17,7 +17,7 @@ from unistep.data.dataset import ImageDataset
 from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
 from unistep.objectives.protocol import PlainObjective
-from unistep.training.interrupt import Interrupted
+from unistep.runtime.interrupt import Interrupted
 from unistep.training.optimizer import OptimizerConfig
 from unistep.training.trainer import Trainer, TrainerConfig, pick_precision
 

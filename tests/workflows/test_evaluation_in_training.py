@@ -24,7 +24,7 @@ from unistep.metrics.moments import moments
 from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.pipelines.generate import generate, random_labels
-from unistep.pipelines.processes import Processes
+from unistep.runtime.processes import Processes
 from unistep.training.evaluation import Best, EvaluationConfig
 from unistep.training.optimizer import OptimizerConfig
 from unistep.workflows import run as module

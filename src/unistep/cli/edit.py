@@ -171,7 +171,7 @@ def run(arguments: list[str]) -> None:
     config = instantiate(parser, parsed, EditConfig)
     _check(task, inputs, degrade, config)
 
-    from unistep.training.interrupt import Interrupted, signals_raise
+    from unistep.runtime.interrupt import Interrupted, signals_raise
 
     try:
         with signals_raise():
@@ -234,9 +234,9 @@ def _edit(
 ) -> None:
     import torch
 
-    from unistep.networks.precision import resolve_dtype, set_precision
-    from unistep.pipelines.device import pick_device
     from unistep.pipelines.edit_model import edit_model
+    from unistep.runtime.device import pick_device
+    from unistep.runtime.precision import resolve_dtype, set_precision
     from unistep.workflows.models import open_any
 
     device = pick_device(config.device)

@@ -22,7 +22,7 @@ from unistep.pipelines.edit_sheet import Row, save_edit_sheet
 from unistep.pipelines.editing import Known, given_settle
 from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.picture import ImageFile, cut_margin, list_images
-from unistep.pipelines.progress import progress_bar
+from unistep.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from unistep.pipelines.edit_model import EditModel

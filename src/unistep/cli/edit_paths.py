@@ -21,7 +21,7 @@ from unistep.pipelines.generate import random_labels
 from unistep.pipelines.grid import save_grid
 from unistep.pipelines.guided_editing import Guided
 from unistep.pipelines.picture import list_images, read_picture
-from unistep.pipelines.progress import progress_bar
+from unistep.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from unistep.pipelines.edit_model import EditModel

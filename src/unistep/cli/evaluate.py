@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unistep.metrics.neighbours import Neighbours
     from unistep.metrics.reference import Reference
     from unistep.metrics.sources import ImageSource
-    from unistep.pipelines.processes import Processes
+    from unistep.runtime.processes import Processes
 
 _DESCRIPTION = """Measure images: `unistep evaluate [SAMPLES|MODEL] --reference DATA|STATISTICS [options]`.
 
@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> None:
     options = source_options(parsed)
     config = instantiate(parser, parsed, EvaluateConfig)
 
-    from unistep.training.interrupt import Interrupted, signals_raise
+    from unistep.runtime.interrupt import Interrupted, signals_raise
 
     try:
         with signals_raise():
@@ -101,8 +101,8 @@ def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConf
     from unistep.metrics.measures import check_measures
     from unistep.metrics.reference import check_alike
     from unistep.metrics.statistics import write_statistics
-    from unistep.pipelines.device import pick_device
-    from unistep.pipelines.processes import join_processes
+    from unistep.runtime.device import pick_device
+    from unistep.runtime.processes import join_processes
 
     processes = join_processes()
     device = pick_device(config.device, processes.local_rank)
@@ -144,7 +144,7 @@ def _open_samples(
 ) -> "ImageSource":
     from unistep.data.open import BUNDLED
     from unistep.metrics.sources import ModelSource
-    from unistep.networks.precision import resolve_dtype, set_precision
+    from unistep.runtime.precision import resolve_dtype, set_precision
     from unistep.workflows.evaluation import Preparation, open_images
     from unistep.workflows.models import is_model, open_any
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
     from unistep.pipelines.generate import Plan
     from unistep.pipelines.unfinished import UnfinishedImages
-    from unistep.training.interrupt import Interrupted
+    from unistep.runtime.interrupt import Interrupted
 
 _DESCRIPTION = """Make images: `unistep sample [MODEL] [options]`.
 
@@ -88,7 +88,7 @@ def _switched(arguments: Sequence[str]) -> list[str]:
 
 
 def _sample(name: str | None, options: dict[str, Any], config: SampleConfig, restart: bool) -> None:
-    from unistep.training.interrupt import Interrupted, signals_raise
+    from unistep.runtime.interrupt import Interrupted, signals_raise
 
     job = _Job(config, restart)
     try:
@@ -106,7 +106,7 @@ class _Job:
     """One call of the command."""
 
     def __init__(self, config: SampleConfig, restart: bool) -> None:
-        from unistep.pipelines.processes import Processes
+        from unistep.runtime.processes import Processes
 
         self.processes = Processes()
         self.config, self.restart = config, restart
@@ -117,9 +117,9 @@ class _Job:
         """Opens the model, makes what is missing, and says where it is."""
         import torch
 
-        from unistep.networks.precision import resolve_dtype
-        from unistep.pipelines.device import pick_device
-        from unistep.pipelines.processes import join_processes
+        from unistep.runtime.device import pick_device
+        from unistep.runtime.precision import resolve_dtype
+        from unistep.runtime.processes import join_processes
         from unistep.workflows.models import open_any
 
         config = self.config
@@ -148,10 +148,10 @@ class _Job:
         self, model: "LoadedModel", plan: "Plan", labels: "Tensor | None", dtype: "torch.dtype", device: "torch.device"
     ) -> float | None:
         """Makes the images and puts the output in its place; returns seconds an image, None where none was missing."""
-        from unistep.networks.precision import set_precision
         from unistep.pipelines.collect import collect, collect_into
-        from unistep.pipelines.progress import progress_bar
         from unistep.pipelines.write import write_images
+        from unistep.runtime.precision import set_precision
+        from unistep.runtime.progress import progress_bar
 
         config, processes, total = self.config, self.processes, self.config.num_images
         columns = min(total, config.columns or (10 if model.num_classes == 10 or total > 64 else 8))

@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> None:
     if write and config.task is not None:
         raise UserError("--write is not for --task: an edit's levels are printed for unistep edit, no part of a model")
 
-    from unistep.training.interrupt import Interrupted, signals_raise
+    from unistep.runtime.interrupt import Interrupted, signals_raise
 
     try:
         with signals_raise():
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> None:
 
 def _search(name: str | None, options: dict[str, Any], config: SearchConfig, write: bool) -> None:
     from unistep.cli.progress import doing_bar
-    from unistep.pipelines.device import pick_device
+    from unistep.runtime.device import pick_device
     from unistep.workflows.models import open_any, own_schedule_file
     from unistep.workflows.search import check_searchable
     from unistep.workflows.search_picture import check_matplotlib
@@ -101,7 +101,7 @@ def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progre
     """Opens everything else, cheap things first, and measures the reference."""
     from unistep.metrics.reference import check_alike
     from unistep.metrics.yardstick import METRICS, check_metric, open_yardstick
-    from unistep.networks.precision import resolve_dtype, set_precision
+    from unistep.runtime.precision import resolve_dtype, set_precision
     from unistep.workflows.search import ScheduleSearch, search_settings
     from unistep.workflows.search_record import open_record
 

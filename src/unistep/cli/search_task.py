@@ -17,10 +17,10 @@ from unistep.cli.search import find_all, tell_found
 from unistep.cli.search_config import SearchConfig, steps_of
 from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
-from unistep.networks.precision import resolve_dtype, set_precision
-from unistep.pipelines.device import pick_device
 from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.picture import ImageFile, Picture, frame
+from unistep.runtime.device import pick_device
+from unistep.runtime.precision import resolve_dtype, set_precision
 from unistep.workflows.evaluation import Preparation, open_images
 from unistep.workflows.models import open_any
 from unistep.workflows.search import check_searchable

@@ -102,7 +102,7 @@ def _resumed(arguments: list[str]) -> Path:
 
 
 def _dry_run(config: RunConfig, folder: Path) -> None:
-    from unistep.training.interrupt import Interrupted, signals_raise
+    from unistep.runtime.interrupt import Interrupted, signals_raise
 
     try:
         with signals_raise():
@@ -116,7 +116,7 @@ def _dry_run(config: RunConfig, folder: Path) -> None:
 
 
 def _train(config: RunConfig, folder: Path) -> None:
-    from unistep.training.interrupt import Interrupted, signals_raise
+    from unistep.runtime.interrupt import Interrupted, signals_raise
 
     main = os.environ.get("RANK", "0") == "0"
     try:

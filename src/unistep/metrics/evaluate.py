@@ -35,7 +35,7 @@ from unistep.metrics.neighbours import Neighbours, memorised, nearest
 from unistep.metrics.reference import Reference, check_alike
 from unistep.metrics.sources import ImageSource
 from unistep.pipelines.collect import share
-from unistep.pipelines.processes import Processes
+from unistep.runtime.processes import Processes
 
 _NEIGHBOURS = 6  # of a sample, that a picture shows
 _MANIFOLD = {"pr": ("precision", "recall"), "dc": ("density", "coverage")}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.pipelines.generate import Plan, generate, tile_size
-from unistep.pipelines.processes import Processes
 from unistep.pipelines.unfinished import UnfinishedImages
+from unistep.runtime.processes import Processes
 
 _COUNT_SECONDS = 2.0
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.networks.precision import resolve_dtype, set_precision
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler, Generator, randn
+from unistep.runtime.precision import resolve_dtype, set_precision
 
 if TYPE_CHECKING:
     import numpy as np

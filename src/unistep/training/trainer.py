@@ -25,10 +25,10 @@ from unistep.data.dataset import ImageDataset
 from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
 from unistep.objectives.protocol import Objective
+from unistep.runtime.interrupt import Interrupted, StopRequest
 from unistep.training.checkpoint import load_checkpoint, save_checkpoint
 from unistep.training.ema import EMA, Ramp
 from unistep.training.evaluation import Best, Evaluation, better
-from unistep.training.interrupt import Interrupted, StopRequest
 from unistep.training.log import RunLog
 from unistep.training.optimizer import OptimizerConfig, build_optimizer
 

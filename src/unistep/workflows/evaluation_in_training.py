@@ -30,7 +30,7 @@ from unistep.metrics.measures import title
 from unistep.metrics.moments import GroupedMoments, moments
 from unistep.pipelines.collect import share
 from unistep.pipelines.generate import generate, random_labels
-from unistep.pipelines.processes import Processes, join_processes
+from unistep.runtime.processes import Processes, join_processes
 from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig, Metric
 from unistep.workflows.models import default_plan
 

@@ -11,7 +11,7 @@ from unistep.metrics.features.protocol import FeatureNetwork, Kind
 from unistep.metrics.features.store import StoredFeatures, stored_features
 from unistep.metrics.sources import ImageSource
 from unistep.pipelines.collect import share
-from unistep.pipelines.processes import Processes
+from unistep.runtime.processes import Processes
 
 NETWORK_BATCH = 64
 

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from unistep.pipelines import progress
-from unistep.pipelines.progress import pace, progress_bar
+from unistep.runtime import progress
+from unistep.runtime.progress import pace, progress_bar
 
 
 @pytest.mark.parametrize(

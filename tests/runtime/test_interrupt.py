@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from unistep.training.interrupt import Interrupted, StopRequest, signals_raise
+from unistep.runtime.interrupt import Interrupted, StopRequest, signals_raise
 
 
 def send(number: signal.Signals) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.pipelines.device import pick_device
+from unistep.runtime.device import pick_device
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unistep.errors import UserError
-from unistep.pipelines.processes import Processes, join_processes
+from unistep.runtime.processes import Processes, join_processes
 
 SCRIPT = Path(__file__).with_name("wait_for_others.py")
 
