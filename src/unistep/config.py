@@ -15,7 +15,6 @@ import yaml
 
 from unistep.core.parameterization import NoiseEmbedding
 from unistep.data.config import DataConfig
-from unistep.data.naming import nearest
 from unistep.errors import UserError
 from unistep.formats.lpips_weights import LPIPSConfig
 from unistep.networks.patched import PatchedUNetConfig
@@ -27,6 +26,7 @@ from unistep.objectives.methods import MethodConfig
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.pipelines.generate import spaced_timesteps
 from unistep.samplers.consistency import sigmas_from_indices
+from unistep.text import nearest
 from unistep.training.evaluation import EvaluationConfig
 from unistep.training.trainer import Precision, TrainerConfig
 

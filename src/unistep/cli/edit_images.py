@@ -12,7 +12,6 @@ from unistep.cli.edit import EditConfig, given_labels, given_levels
 from unistep.cli.edit_given import Given
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.edit_noised import prepare_noised
-from unistep.data.naming import shown
 from unistep.editing.operator import EXACT, ROUNDED, Operator
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
@@ -23,6 +22,7 @@ from unistep.pipelines.editing import Known, given_settle
 from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.picture import ImageFile, cut_margin, list_images
 from unistep.runtime.progress import progress_bar
+from unistep.text import shown
 
 if TYPE_CHECKING:
     from unistep.pipelines.edit_model import EditModel

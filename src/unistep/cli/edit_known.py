@@ -11,7 +11,6 @@ from unistep.cli.edit import EditConfig
 from unistep.cli.edit_given import Given, note_of, size_of
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import image_seed
-from unistep.data.naming import shown
 from unistep.editing.operator import Operator
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.compressed_sensing import CompressedSensing
@@ -20,6 +19,7 @@ from unistep.editing.operators.mask import Inpainting, box, centre, left, lower,
 from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.errors import UserError
 from unistep.pipelines.picture import Frame, ImageFile, Picture, check_mask, list_images, read_mask, read_picture
+from unistep.text import shown
 
 if TYPE_CHECKING:
     from unistep.pipelines.edit_model import EditModel

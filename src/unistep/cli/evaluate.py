@@ -171,7 +171,7 @@ def _open_samples(
 
 def _write(report: "Report", source: "ImageSource", reference: "Reference | None", config: EvaluateConfig) -> None:
     """metrics.json, the picture of copies where they were looked for, and the table on the screen."""
-    from unistep.pipelines.whole_file import whole_file
+    from unistep.files import whole_file
 
     path = Path(config.output)
     try:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from unistep.data.files import ImageFiles, full_name
 from unistep.data.labels import read_labels
-from unistep.data.naming import shown
 from unistep.data.parallel import ordered_map
 from unistep.data.prepare import Header, decode, fit, read_header, to_pixels
 from unistep.data.reader import BadImage, Labels, Pixels, Shape, Skipped
 from unistep.errors import UserError
+from unistep.text import shown
 
 _LOG = logging.getLogger(__name__)
 _HEADER_BYTES = 64 << 10

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from unistep.data.naming import shown
 from unistep.data.prepare import SUFFIXES
 from unistep.data.reader import BadImage
 from unistep.errors import UserError
+from unistep.text import shown
 
 DATASET_JSON = "dataset.json"
 

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import full_name
-from unistep.data.naming import shown
 from unistep.data.npz import NpzReader
 from unistep.data.open import open_reader
 from unistep.data.parallel import ordered_map
 from unistep.data.prepare import decode, read_header
 from unistep.data.reader import BadImage, Labels
 from unistep.errors import UserError
+from unistep.text import shown
 
 Histogram = Int64[np.ndarray, "channels 256"]
 

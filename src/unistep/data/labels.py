@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from unistep.data.files import DATASET_JSON, ImageFiles
-from unistep.data.naming import shown
 from unistep.data.reader import Labels
 from unistep.errors import UserError
+from unistep.text import shown
 
 _LOG = logging.getLogger(__name__)
 

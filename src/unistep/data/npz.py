@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unistep.data.naming import shown
 from unistep.data.parallel import cpu_count
 from unistep.data.prepare import composite_on_white, fit, to_pixels
 from unistep.data.reader import Labels, Pixels, Shape, Skipped
 from unistep.errors import UserError
+from unistep.text import shown
 
 _BLOCK_BYTES = 8 << 20
 

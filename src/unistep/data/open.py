@@ -14,10 +14,10 @@ from unistep.data.dataset import ImageDataset
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import FolderFiles, ZipFiles
 from unistep.data.mnist import mnist_reader
-from unistep.data.naming import nearest, nearest_path, shown
 from unistep.data.npz import NpzReader
 from unistep.data.store import load_images
 from unistep.errors import UserError
+from unistep.text import nearest, nearest_path, shown
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageOps
 
-from unistep.data.naming import shown
 from unistep.data.reader import BadImage, Pixels
+from unistep.text import shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
 """The formats Pillow may decode here. The list is closed as others run programs (EPS) or are no images (PDF)."""

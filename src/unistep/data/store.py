@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from unistep.data.config import DataConfig
-from unistep.data.naming import shown
 from unistep.data.reader import Reader, Shape, Skipped
 from unistep.errors import UserError
+from unistep.text import shown
 
 _FORMAT = 1  # raised whenever the same source and settings would give other pixels
 _ABANDONED_SECONDS = 24 * 3600

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unistep.data.naming import nearest
 from unistep.errors import UserError
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.text import nearest
 
 Better = Literal["lower", "higher"]
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.metrics.features.protocol import FeatureInfo, Kind
 from unistep.metrics.moments import Moments
-from unistep.pipelines.whole_file import whole_file
 
 _KEYS: dict[Kind, tuple[str, str]] = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)

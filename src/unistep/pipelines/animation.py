@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.pipelines.grid import to_pil
-from unistep.pipelines.whole_file import whole_file
 
 SUFFIXES = (".gif", ".mp4")
 

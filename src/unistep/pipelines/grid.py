@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from unistep.pipelines.whole_file import whole_file
+from unistep.files import whole_file
 
 
 def grid(images: UInt8[Tensor, "N C H W"], columns: int, *, gap: int = 2) -> UInt8[Tensor, "C GH GW"]:

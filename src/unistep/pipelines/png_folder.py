@@ -19,9 +19,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.pipelines.grid import to_pil
 from unistep.pipelines.unfinished import UnfinishedImages, runs
-from unistep.pipelines.whole_file import whole_file
 
 _NAME = re.compile(r"(\d{6,})\.png")
 _MOVING = "moving"

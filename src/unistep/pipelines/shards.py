@@ -19,10 +19,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.pipelines.grid import save_grid
 from unistep.pipelines.npz import write_npz
 from unistep.pipelines.unfinished import UnfinishedImages
-from unistep.pipelines.whole_file import whole_file
 
 SHARD_IMAGES = 256
 SHARD_SECONDS = 5.0

@@ -20,7 +20,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.pipelines.whole_file import whole_file
+from unistep.files import whole_file
 
 try:
     import fcntl

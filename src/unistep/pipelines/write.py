@@ -6,10 +6,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.pipelines.grid import save_grid
 from unistep.pipelines.npz import write_npz
 from unistep.pipelines.png_folder import PngFolder
-from unistep.pipelines.whole_file import whole_file
 
 
 def write_images(

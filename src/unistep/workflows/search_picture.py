@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.formats.model import ModelInfo
-from unistep.pipelines.whole_file import whole_file
 from unistep.workflows.search_scores import EVEN, FOUND, OWN, USUAL, Found, listed
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
+from unistep.files import whole_file
 from unistep.formats.regular_file import check_regular_file
-from unistep.pipelines.whole_file import whole_file
 
 Schedule = tuple[float, ...]
 """Timesteps of a sampler, which are whole numbers, or noise levels of an edit."""

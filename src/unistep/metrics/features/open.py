@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from unistep.data.naming import nearest, shown
 from unistep.errors import UserError
 from unistep.metrics.features.protocol import FeatureNetwork
+from unistep.text import nearest, shown
 
 NAMES = ("inception", "dinov2", "mnist", "effnet-lite0", "onnx:FILE")
 _ONNX = "onnx:"
