@@ -19,7 +19,7 @@ from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
 from unistep.pipelines.generate import consistency_plan
 from unistep.runtime.interrupt import Interrupted
-from unistep.workflows import search as module
+from unistep.search import sampler_schedules as module
 from unistep.workflows.models import EMBEDDED_TEACHER, default_plan, open_any
 
 FILES = {"search.json", "curve.png"}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from unistep.editing.tasks import TASKS
 from unistep.runtime.interrupt import Interrupted
-from unistep.workflows import task_search as module
+from unistep.search import edit_schedules as module
 from unistep.workflows.models import EMBEDDED_TEACHER
 
 WHOLE = ["--images", "data.npz", "--num_images", 20, "--steps", 1]
@@ -100,7 +100,7 @@ def test_without_settling(search: Any):
 
 
 def test_other_measures(search: Any, model: Path, monkeypatch: pytest.MonkeyPatch):
-    from unistep.workflows.search_likeness import Likeness
+    from unistep.search.full_reference import Likeness
 
     darkness = Likeness("LPIPS", "lower", "0", lambda made, true: made.float().mean((1, 2, 3)))
     monkeypatch.setattr("unistep.cli.search_task.lpips", lambda vgg, heads, device: darkness)

@@ -12,9 +12,9 @@ from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
-    from unistep.metrics.yardstick import Yardstick
-    from unistep.workflows.search import ScheduleSearch
-    from unistep.workflows.search_scores import Found, Progress
+    from unistep.search.metric import Yardstick
+    from unistep.search.sampler_schedules import ScheduleSearch
+    from unistep.search.scores import Found, Progress
 
 _DESCRIPTION = """Search for timesteps: `unistep search [MODEL] --reference DATA|STATISTICS [options]`.
 
@@ -72,9 +72,9 @@ def run(arguments: list[str]) -> None:
 def _search(name: str | None, options: dict[str, Any], config: SearchConfig, write: bool) -> None:
     from unistep.cli.progress import doing_bar
     from unistep.runtime.device import pick_device
+    from unistep.search.plot import check_matplotlib
+    from unistep.search.sampler_schedules import check_searchable
     from unistep.workflows.models import open_any, own_schedule_file
-    from unistep.workflows.search import check_searchable
-    from unistep.workflows.search_picture import check_matplotlib
 
     check_matplotlib()
     device = pick_device(config.device)
@@ -100,10 +100,10 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
 def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progress") -> "ScheduleSearch":
     """Opens everything else, cheap things first, and measures the reference."""
     from unistep.metrics.reference import check_alike
-    from unistep.metrics.yardstick import METRICS, check_metric, open_yardstick
     from unistep.runtime.precision import resolve_dtype, set_precision
-    from unistep.workflows.search import ScheduleSearch, search_settings
-    from unistep.workflows.search_record import open_record
+    from unistep.search.metric import METRICS, check_metric, open_yardstick
+    from unistep.search.record import open_record
+    from unistep.search.sampler_schedules import ScheduleSearch, search_settings
 
     reference = reference_of(config)
     check_alike(str(model.path), model.image_shape, reference)
@@ -149,7 +149,7 @@ def find_all(
     """
     import torch
 
-    from unistep.workflows.search_picture import save_curves
+    from unistep.search.plot import save_curves
 
     try:
         for steps in numbers:
@@ -192,7 +192,7 @@ def print_found(heading: str, measure: str, found: "Sequence[Found]") -> None:
 
 def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
     """The table, as (steps, what, schedule, number, difference), and what is told beside where there is something."""
-    from unistep.workflows.search_scores import listed
+    from unistep.search.scores import listed
 
     return [
         (
@@ -211,7 +211,7 @@ def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
 def _write(target: Path, search: "ScheduleSearch") -> None:
     """Keeps what is better than what the model is sampled with now."""
     from unistep.formats.schedule_config import write_schedules
-    from unistep.workflows.search import with_schedules, worth_keeping
+    from unistep.search.sampler_schedules import with_schedules, worth_keeping
 
     yardstick: Yardstick = search.yardstick
     kept = [found for found in search.found if worth_keeping(found, yardstick.better)]

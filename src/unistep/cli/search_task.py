@@ -21,18 +21,18 @@ from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.picture import ImageFile, Picture, frame
 from unistep.runtime.device import pick_device
 from unistep.runtime.precision import resolve_dtype, set_precision
+from unistep.search.edit_schedules import MethodOf, TaskSearch, chosen_images, known_part, task_settings
+from unistep.search.full_reference import Likeness, class_agreement, lpips, psnr
+from unistep.search.plot import check_matplotlib
+from unistep.search.record import open_record
+from unistep.search.sampler_schedules import check_searchable
+from unistep.search.scores import listed
 from unistep.workflows.evaluation import Preparation, open_images
 from unistep.workflows.models import open_any
-from unistep.workflows.search import check_searchable
-from unistep.workflows.search_likeness import Likeness, class_agreement, lpips, psnr
-from unistep.workflows.search_picture import check_matplotlib
-from unistep.workflows.search_record import open_record
-from unistep.workflows.search_scores import listed
-from unistep.workflows.task_search import MethodOf, TaskSearch, chosen_images, known_part, task_settings
 
 if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
-    from unistep.workflows.search_scores import Progress
+    from unistep.search.scores import Progress
 
 _NUM_IMAGES = 200
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unistep.samplers.consistency import sample_multistep
-from unistep.samplers.remembered import RememberedDenoiser
+from unistep.search.cached_denoiser import RememberedDenoiser
 
 SHAPE = (3, 1, 4, 4)
 BYTES = 3 * 16 * 4

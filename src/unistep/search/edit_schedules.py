@@ -2,8 +2,8 @@
 
 Images that are whole are measured, blurred, masked, and so on, edited from what is left of them, and compared with what
 they were. Other than a sampler an edit need not begin with pure noise, so its first level is searched like the others
-(`unistep.samplers.search`), on a Karras grid of 40 levels to which the task's own levels are added. What was found is
-compared with these (see `unistep.workflows.search_scores`). Denoising and JPEG begin at the noise of each input,
+(`unistep.search.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. What was found is
+compared with these (see `unistep.search.scores`). Denoising and JPEG begin at the noise of each input,
 and are not searched.
 
 How well what the model makes fits what is known is told beside and not searched for: at low noise a model gives back
@@ -32,11 +32,11 @@ from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.edit_run import make
 from unistep.pipelines.editing import Known
 from unistep.pipelines.run_settings import weights_digest
-from unistep.samplers.remembered import RememberedDenoiser
-from unistep.samplers.search import search_timesteps
-from unistep.workflows.search_likeness import Likeness
-from unistep.workflows.search_record import Schedule, SearchRecord
-from unistep.workflows.search_scores import USUAL, Found, Progress, Scores, listed
+from unistep.search.cached_denoiser import RememberedDenoiser
+from unistep.search.full_reference import Likeness
+from unistep.search.golden_section import search_timesteps
+from unistep.search.record import Schedule, SearchRecord
+from unistep.search.scores import USUAL, Found, Progress, Scores, listed
 
 _LEVELS = 40
 _LOWEST = 0.002

@@ -13,20 +13,20 @@ from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.metrics.features.protocol import FeatureInfo
-from unistep.metrics.yardstick import Yardstick
 from unistep.networks.adm import UNetConfig
-from unistep.workflows import search as module
-from unistep.workflows.models import EMBEDDED, open_any, own_schedule_file
-from unistep.workflows.search import (
+from unistep.search import sampler_schedules as module
+from unistep.search.metric import Yardstick
+from unistep.search.plot import save_curves
+from unistep.search.record import SearchRecord, open_record
+from unistep.search.sampler_schedules import (
     ScheduleSearch,
     check_searchable,
     search_settings,
     with_schedules,
     worth_keeping,
 )
-from unistep.workflows.search_picture import save_curves
-from unistep.workflows.search_record import SearchRecord, open_record
-from unistep.workflows.search_scores import EVEN, FOUND, OWN
+from unistep.search.scores import EVEN, FOUND, OWN
+from unistep.workflows.models import EMBEDDED, open_any, own_schedule_file
 
 LEVELS, BEST = 20, 13
 

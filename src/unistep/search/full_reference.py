@@ -22,7 +22,7 @@ from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.measures import Better
-from unistep.metrics.yardstick import GROUPS, jackknife
+from unistep.search.metric import GROUPS, jackknife
 
 LikenessMetric = Literal["psnr", "lpips", "class"]
 LIKENESSES: tuple[LikenessMetric, ...] = get_args(LikenessMetric)
@@ -35,7 +35,7 @@ Compare = Callable[[UInt8[Tensor, "N C H W"], UInt8[Tensor, "N C H W"]], Float32
 
 @dataclass(frozen=True)
 class Likeness:
-    """A measure of pairs of images; see `unistep.workflows.search_scores.Measure`.
+    """A measure of pairs of images; see `unistep.search.scores.Measure`.
 
     Args:
         title: what its numbers are called.

@@ -27,7 +27,7 @@ class SearchRecord:
         beside: what is told beside the numbers on fresh images, where there is something: of an edit how far what the
             model made was from what is known.
         labels: classes that were guessed, by the name of the images; guessing costs as much as many candidates.
-        found: for people and programs; see `unistep.workflows.search_scores`.
+        found: for people and programs; see `unistep.search.scores`.
     """
 
     path: Path

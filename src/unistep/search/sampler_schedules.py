@@ -1,6 +1,6 @@
 """The search for a model's timesteps: candidates are scored by a measure of the images they make.
 
-The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.workflows.search_scores`).
+The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.search.scores`).
 What was found is compared with levels that are spaced evenly and with the model's own.
 """
 
@@ -16,13 +16,13 @@ from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.metrics.yardstick import Yardstick
 from unistep.pipelines.generate import consistency_plan, generate, random_labels, spaced_timesteps
 from unistep.pipelines.run_settings import weights_digest
-from unistep.samplers.remembered import RememberedDenoiser
-from unistep.samplers.search import search_timesteps
-from unistep.workflows.search_record import Schedule, SearchRecord
-from unistep.workflows.search_scores import EVEN, OWN, Found, Progress, Scores, listed
+from unistep.search.cached_denoiser import RememberedDenoiser
+from unistep.search.golden_section import search_timesteps
+from unistep.search.metric import Yardstick
+from unistep.search.record import Schedule, SearchRecord
+from unistep.search.scores import EVEN, OWN, Found, Progress, Scores, listed
 
 
 def search_settings(

@@ -20,12 +20,12 @@ from unistep.metrics.features.protocol import FeatureInfo
 from unistep.networks.adm import UNetConfig
 from unistep.networks.lpips import LPIPS
 from unistep.pipelines.editing import edit
-from unistep.workflows import task_search as module
-from unistep.workflows.search_likeness import Likeness, class_agreement, lpips, psnr
-from unistep.workflows.search_picture import save_curves
-from unistep.workflows.search_record import open_record
-from unistep.workflows.search_scores import FOUND, USUAL, listed
-from unistep.workflows.task_search import TaskSearch, chosen_images, known_part, level_grid, task_settings
+from unistep.search import edit_schedules as module
+from unistep.search.edit_schedules import TaskSearch, chosen_images, known_part, level_grid, task_settings
+from unistep.search.full_reference import Likeness, class_agreement, lpips, psnr
+from unistep.search.plot import save_curves
+from unistep.search.record import open_record
+from unistep.search.scores import FOUND, USUAL, listed
 
 COUNT, BEST = 12, 2.0
 INPAINT = Task("inpaint", "", "known", "inpainting", sigma_first=20.0, sigma_last=0.3, steps=6)

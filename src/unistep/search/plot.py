@@ -8,7 +8,7 @@ from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.formats.model import ModelInfo
-from unistep.workflows.search_scores import EVEN, FOUND, OWN, USUAL, Found, listed
+from unistep.search.scores import EVEN, FOUND, OWN, USUAL, Found, listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

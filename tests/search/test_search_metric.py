@@ -15,7 +15,7 @@ from unistep.metrics.moments import moments
 from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import Statistics
-from unistep.metrics.yardstick import METRICS, Yardstick, check_metric, jackknife, open_yardstick
+from unistep.search.metric import METRICS, Yardstick, check_metric, jackknife, open_yardstick
 
 
 class Pixels:
@@ -86,7 +86,7 @@ def test_statistics_do_for_frechet_distances(features, tmp_path):
 
 def test_of_many_vectors_some_from_everywhere(monkeypatch, features, tmp_path):
     """Data are often sorted by class."""
-    monkeypatch.setattr("unistep.metrics.yardstick._MOST_VECTORS", 70)
+    monkeypatch.setattr("unistep.search.metric._MOST_VECTORS", 70)
     found = open_yardstick("kd", Pixels(), reference(300), tmp_path)
     some = Pixels()(images(300)[::5], ["pool"])["pool"]
     assert found.value(features["pool"]) == pytest.approx(kernel_distance(features["pool"], some).value)
