@@ -136,7 +136,7 @@ def start_script() -> Callable[..., BaseProcess]:
     It begins at once, for it is forked from one that has only imported torch and the package.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unistep.workflows.run"])
+    context.set_forkserver_preload(["unistep.workflows.train"])
 
     def start(path: Path, **names: Any) -> BaseProcess:
         arguments = {"init_globals": names, "run_name": "__main__"}

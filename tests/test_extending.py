@@ -21,7 +21,7 @@ from unistep.formats.model_folder import load_model
 from unistep.objectives.consistency import ConsistencyObjective
 from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.protocol import Objective
-from unistep.workflows.run import train
+from unistep.workflows.train import train
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -19,7 +19,7 @@ from unistep.formats.openai_layout import diffusers_to_openai, openai_config
 from unistep.networks.song import SongUNetConfig
 from unistep.workflows.models import default_plan
 from unistep.workflows.parts import build_network, build_student, build_teacher, shaped_network, teacher_parts
-from unistep.workflows.run import train
+from unistep.workflows.train import train
 
 
 def shape(config: RunConfig) -> tuple[int, int, int]:

@@ -27,10 +27,10 @@ from unistep.pipelines.generate import generate, random_labels
 from unistep.runtime.processes import Processes
 from unistep.training.evaluation import Best, EvaluationConfig
 from unistep.training.optimizer import OptimizerConfig
-from unistep.workflows import run as module
+from unistep.workflows import train as module
 from unistep.workflows.evaluation_in_training import TrainingEvaluation, open_evaluation
 from unistep.workflows.models import default_plan, open_any
-from unistep.workflows.run import build_accelerator, claim_folder, train
+from unistep.workflows.train import build_accelerator, claim_folder, train
 
 SCRIPT = Path(__file__).with_name("train_process.py")
 DEADLINE = 120

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unistep.workflows.estimate import FLOPS_PARTS, Estimate, StageEstimate
-from unistep.workflows.measure import AVERAGES, OPTIMIZER
+from unistep.workflows.estimate.estimate import FLOPS_PARTS, Estimate, StageEstimate
+from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER
 
 _COLOURS = {1: "grey", 3: "colour"}
 

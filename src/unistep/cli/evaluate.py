@@ -145,7 +145,7 @@ def _open_samples(
     from unistep.data.open import BUNDLED
     from unistep.metrics.sources import ModelSource
     from unistep.runtime.precision import resolve_dtype, set_precision
-    from unistep.workflows.evaluation import Preparation, open_images
+    from unistep.workflows.evaluate import Preparation, open_images
     from unistep.workflows.models import is_model, open_any
 
     if name is not None and (name in BUNDLED or not is_model(name)):

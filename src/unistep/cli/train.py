@@ -107,7 +107,7 @@ def _dry_run(config: RunConfig, folder: Path) -> None:
     try:
         with signals_raise():
             from unistep.cli.dry_run import show
-            from unistep.workflows.estimate import estimate
+            from unistep.workflows.estimate.estimate import estimate
 
             show(folder.name, estimate(config))
     except Interrupted as stopped:
@@ -121,7 +121,7 @@ def _train(config: RunConfig, folder: Path) -> None:
     main = os.environ.get("RANK", "0") == "0"
     try:
         with signals_raise():
-            from unistep.workflows.run import train
+            from unistep.workflows.train import train
 
             model = train(config, folder)
     except Interrupted as stopped:

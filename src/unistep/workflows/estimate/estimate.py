@@ -33,8 +33,8 @@ from unistep.errors import UserError
 from unistep.objectives.continuous import ContinuousObjective
 from unistep.objectives.protocol import Student, dropout_generator
 from unistep.training.trainer import TrainerConfig
-from unistep.workflows.design import Design, Images, build_parts, design_stages, image_kind, opened_teacher
-from unistep.workflows.measure import (
+from unistep.workflows.estimate.design import Design, Images, build_parts, design_stages, image_kind, opened_teacher
+from unistep.workflows.estimate.measure import (
     AVERAGES,
     OPTIMIZER,
     Measurement,
@@ -46,7 +46,7 @@ from unistep.workflows.measure import (
     random_images,
 )
 from unistep.workflows.models import default_plan
-from unistep.workflows.run import build_accelerator, trainer_config
+from unistep.workflows.train import build_accelerator, trainer_config
 
 # What the FLOPs of a training step are for; not every method has all.
 FLOPS_PARTS = (

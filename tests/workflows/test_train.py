@@ -21,9 +21,9 @@ from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.pipelines.generate import DiffusionPlan, generate
 from unistep.training.optimizer import OptimizerConfig
-from unistep.workflows import run as module
+from unistep.workflows import train as module
 from unistep.workflows.models import default_plan, open_any
-from unistep.workflows.run import build_accelerator, claim_folder, train
+from unistep.workflows.train import build_accelerator, claim_folder, train
 
 KEYS = {ConsistencyConfig: "objective", ContinuousConfig: "continuous", ProgressiveConfig: "progressive"}
 # Nothing but the stages' ends; and weights that move at once.

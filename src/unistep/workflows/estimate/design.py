@@ -15,7 +15,7 @@ from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
 from unistep.objectives.methods import build_objective, method_name
 from unistep.samplers.guidance import Guided
-from unistep.workflows.measure import Parts
+from unistep.workflows.estimate.measure import Parts
 from unistep.workflows.models import open_any
 from unistep.workflows.parts import (
     Architecture,

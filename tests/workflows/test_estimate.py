@@ -11,9 +11,9 @@ from unistep.config import recipe_names
 from unistep.errors import UserError
 from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.progressive import ProgressiveConfig
-from unistep.workflows.design import Images, image_kind
-from unistep.workflows.estimate import estimate
-from unistep.workflows.measure import AVERAGES, OPTIMIZER, Measurement
+from unistep.workflows.estimate.design import Images, image_kind
+from unistep.workflows.estimate.estimate import estimate
+from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Measurement
 from unistep.workflows.parts import build_network, shaped_network
 
 TINY = ["--network.block_out_channels", "[8,8]", "--network.attention_head_dim", "8", "--precision", "fp32"]
@@ -199,7 +199,7 @@ def test_what_is_left_out_where_there_is_too_little(limit, what, counted, monkey
     if limit == "memory":
         student = counted.stages[1].memory
         passes = student.total(1) - student.parts[OPTIMIZER] - student.parts[AVERAGES] + student.activations(1)
-        monkeypatch.setattr("unistep.workflows.measure._CPU_MEMORY", passes)
+        monkeypatch.setattr("unistep.workflows.estimate.measure._CPU_MEMORY", passes)
     config = tiny("--network.add_attention", "false", "--teacher", "null", "--student.from_teacher", "false")
     (stage,) = estimate(config, steps=2, seconds=60 if limit == "memory" else 0).stages
     assert stage.measured.what == what
