@@ -42,11 +42,11 @@ from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.editing.tasks import TASKS
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder import load_model
+from unistep.images.grid import save_png, to_pil
 from unistep.metrics.mnist import load_mnist_classifier
 from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.edit_run import EditResult, make
 from unistep.pipelines.editing import edit
-from unistep.pipelines.grid import save_png, to_pil
 from unistep.pipelines.guided_editing import Noisy
 from unistep.runtime.precision import set_precision
 from unistep.samplers import ode

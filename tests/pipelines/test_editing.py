@@ -146,7 +146,7 @@ def test_pipeline_and_model_are_the_same(grey):
 
 
 def test_files_and_pillow_images(grey, tmp_path):
-    from unistep.pipelines.grid import save_png, to_pil
+    from unistep.images.grid import save_png, to_pil
 
     images = pictures(2)
     expected = edit(grey, images, HALF, sigmas=SIGMAS).images

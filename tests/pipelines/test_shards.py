@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from unistep.errors import UserError
+from unistep.images.grid import save_grid
 from unistep.pipelines import shards
-from unistep.pipelines.grid import save_grid
 from unistep.pipelines.shards import SHARD_IMAGES, GridShards, Shards, shards_folder
 
 SHAPE = (1, 2, 3)

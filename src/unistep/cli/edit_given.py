@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from unistep.editing.operator import Operator
-from unistep.pipelines.picture import Picture
+from unistep.images.read import Picture
 
 
 class Given(NamedTuple):

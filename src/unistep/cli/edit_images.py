@@ -15,12 +15,12 @@ from unistep.cli.edit_noised import prepare_noised
 from unistep.editing.operator import EXACT, ROUNDED, Operator
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
+from unistep.images.grid import save_png, to_pil
+from unistep.images.read import ImageFile, cut_margin, list_images
 from unistep.pipelines.edit_method import Method
 from unistep.pipelines.edit_run import EditResult, make
 from unistep.pipelines.edit_sheet import Row, save_edit_sheet
 from unistep.pipelines.editing import Known, given_settle
-from unistep.pipelines.grid import save_png, to_pil
-from unistep.pipelines.picture import ImageFile, cut_margin, list_images
 from unistep.runtime.progress import progress_bar
 from unistep.text import shown
 

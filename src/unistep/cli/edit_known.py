@@ -18,7 +18,7 @@ from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, box, centre, left, lower, random, right, upper
 from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.errors import UserError
-from unistep.pipelines.picture import Frame, ImageFile, Picture, check_mask, list_images, read_mask, read_picture
+from unistep.images.read import Frame, ImageFile, Picture, check_mask, list_images, read_mask, read_picture
 from unistep.text import shown
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from unistep.editing.levels import sigma_of_strength
 from unistep.editing.noise_level import estimate_noise
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
+from unistep.images.grid import to_pil
+from unistep.images.read import ImageFile, Picture, read_picture
 from unistep.pipelines.edit_method import Method
-from unistep.pipelines.grid import to_pil
 from unistep.pipelines.guided_editing import Guided, Noisy
-from unistep.pipelines.picture import ImageFile, Picture, read_picture
 
 if TYPE_CHECKING:
     from unistep.pipelines.edit_model import EditModel

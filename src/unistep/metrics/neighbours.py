@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.images.grid import save_png, to_pil
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.manifold import check_finite, share, squared_distances
-from unistep.pipelines.grid import save_png, to_pil
 
 MEMORISED_RATIO = 1 / 3
 

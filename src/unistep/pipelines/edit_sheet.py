@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unistep.pipelines.grid import save_png, to_pil
+from unistep.images.grid import save_png, to_pil
 
 _CELL, _GAP, _HEADING = 168, 8, 26
 _LIGHT, _DARK = 0xE4, 0xC0  # of the squares that stand for what is unknown, as in image editors

@@ -21,11 +21,11 @@ from unistep.editing.tasks import task_of
 from unistep.editing.zero_shot import Edited, start, zero_shot
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.images.read import Fit, Source, read_picture
 from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 from unistep.pipelines.edit_method import Made
 from unistep.pipelines.edit_model import EditModel, edit_model
 from unistep.pipelines.edit_run import EditResult, Seeds, make
-from unistep.pipelines.picture import Fit, Source, read_picture
 from unistep.samplers.noise_source import NoiseSource, draw
 
 Images = Shaped[Tensor, "..."] | Source | Sequence[Source]
@@ -65,7 +65,7 @@ def edit(
         candidates: results an image, ranked by how well they fit what is known.
         measurement: what was measured of images that nobody has, instead of `image`: values in [-1, 1], or uint8,
             which is met as well as a rounded one can be.
-        fit: how files and Pillow images are brought to the model's size, see `unistep.pipelines.picture`.
+        fit: how files and Pillow images are brought to the model's size, see `unistep.images.read`.
         batch_size: results at once on an accelerator.
         on_done: told how many results are done.
 

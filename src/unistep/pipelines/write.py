@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.files import whole_file
-from unistep.pipelines.grid import save_grid
+from unistep.images.grid import save_grid
 from unistep.pipelines.npz import write_npz
 from unistep.pipelines.png_folder import PngFolder
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from unistep.errors import UserError
-from unistep.pipelines.picture import cut_margin, frame, list_images, read_mask, read_picture
+from unistep.images.read import cut_margin, frame, list_images, read_mask, read_picture
 
 GREY, COLOUR = (1, 16, 16), (3, 16, 16)
 

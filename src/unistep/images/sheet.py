@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unistep.pipelines.grid import grid, save_png, to_pil
+from unistep.images.grid import grid, save_png, to_pil
 
 _HEADING = 26
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.files import whole_file
-from unistep.pipelines.grid import to_pil
+from unistep.images.grid import to_pil
 
 SUFFIXES = (".gif", ".mp4")
 

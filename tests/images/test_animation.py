@@ -5,8 +5,8 @@ import torch
 from PIL import Image, ImageSequence
 
 from unistep.errors import UserError
-from unistep.pipelines import animation
-from unistep.pipelines.animation import save_animation
+from unistep.images import animation
+from unistep.images.animation import save_animation
 
 
 def frames(channels=1, size=8, count=5):

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unistep.pipelines.grid import grid, save_grid, save_png, to_pil
-from unistep.pipelines.sheet import Panel, save_sheet
+from unistep.images.grid import grid, save_grid, save_png, to_pil
+from unistep.images.sheet import Panel, save_sheet
 
 
 @pytest.fixture
