@@ -17,6 +17,7 @@ from unistep.core.parameterization import NoiseEmbedding
 from unistep.data.config import DataConfig
 from unistep.errors import UserError
 from unistep.formats.lpips_weights import LPIPSConfig
+from unistep.generation.generate import spaced_timesteps
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.networks.song import SongUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig
@@ -24,7 +25,6 @@ from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.denoising import DenoisingConfig
 from unistep.objectives.methods import MethodConfig
 from unistep.objectives.progressive import ProgressiveConfig
-from unistep.pipelines.generate import spaced_timesteps
 from unistep.samplers.consistency import sigmas_from_indices
 from unistep.text import nearest
 from unistep.training.evaluation import EvaluationConfig

@@ -13,9 +13,9 @@ from PIL import Image
 from unistep.cli.main import main
 from unistep.data import open_dataset
 from unistep.formats.model_folder import load_model
-from unistep.pipelines import collect
-from unistep.pipelines.generate import generate, random_labels
-from unistep.pipelines.shards import Shards, shards_folder
+from unistep.generation import collect
+from unistep.generation.generate import generate, random_labels
+from unistep.generation.shards import Shards, shards_folder
 from unistep.workflows.models import default_plan
 
 SCRIPT = Path(__file__).with_name("sample_process.py")

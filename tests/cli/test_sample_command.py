@@ -12,7 +12,7 @@ from unistep.cli.sampling import make_plan
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder import load_model, save_model
-from unistep.pipelines.generate import DiffusionPlan, generate
+from unistep.generation.generate import DiffusionPlan, generate
 
 ONE = ["sample", "--num-images", "1"]
 

@@ -11,9 +11,10 @@ import pytest
 
 from unistep.cli.main import main
 from unistep.data import open_dataset
-from unistep.pipelines import collect, run_settings
-from unistep.pipelines.png_folder import PngFolder
-from unistep.pipelines.shards import Shards, shards_folder
+from unistep.generation import collect
+from unistep.generation import settings as run_settings
+from unistep.generation.png_folder import PngFolder
+from unistep.generation.shards import Shards, shards_folder
 
 SHAPE = (1, 16, 16)
 SCRIPT = Path(__file__).with_name("sample_process.py")

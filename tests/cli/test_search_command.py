@@ -17,7 +17,7 @@ from unistep.cli.main import COMMANDS
 from unistep.cli.search_config import steps_of
 from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
-from unistep.pipelines.generate import consistency_plan
+from unistep.generation.generate import consistency_plan
 from unistep.runtime.interrupt import Interrupted
 from unistep.search import sampler_schedules as module
 from unistep.workflows.models import EMBEDDED_TEACHER, default_plan, open_any

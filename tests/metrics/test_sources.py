@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from unistep.errors import UserError
+from unistep.generation.generate import random_labels
 from unistep.metrics.sources import DataSource, ImageSource, ModelSource
-from unistep.pipelines.generate import random_labels
 from unistep.workflows.models import default_plan, open_any
 
 

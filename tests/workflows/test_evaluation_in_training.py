@@ -16,6 +16,7 @@ from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.data import DataConfig, ImageDataset, open_dataset
 from unistep.errors import UserError
 from unistep.formats.model_folder import load_model
+from unistep.generation.generate import generate, random_labels
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.mnist import MNIST
 from unistep.metrics.frechet import frechet_distance
@@ -23,7 +24,6 @@ from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.moments import moments
 from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig
-from unistep.pipelines.generate import generate, random_labels
 from unistep.runtime.processes import Processes
 from unistep.training.evaluation import Best, EvaluationConfig
 from unistep.training.optimizer import OptimizerConfig

@@ -12,6 +12,7 @@ from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.errors import UserError
 from unistep.formats.lpips_weights import LPIPSConfig
 from unistep.formats.model_folder import load_model
+from unistep.generation.generate import DiffusionPlan, generate
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet
 from unistep.objectives.consistency import ConsistencyConfig
@@ -19,7 +20,6 @@ from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.denoising import DenoisingConfig
 from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.progressive import ProgressiveConfig
-from unistep.pipelines.generate import DiffusionPlan, generate
 from unistep.training.optimizer import OptimizerConfig
 from unistep.workflows import train as module
 from unistep.workflows.models import default_plan, open_any

@@ -56,8 +56,8 @@ def run(arguments: list[str]) -> None:
     from rich.table import Table
 
     from unistep.formats.model_folder import load_model
+    from unistep.generation.generate import generate
     from unistep.images.sheet import Panel, save_sheet
-    from unistep.pipelines.generate import generate
     from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan
 
     student, teacher = load_model(EMBEDDED), load_model(EMBEDDED_TEACHER)

@@ -14,12 +14,12 @@ from unistep.editing.encoding import encode
 from unistep.editing.interpolation import walk
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
+from unistep.generation.generate import random_labels
 from unistep.images.animation import check_animation, save_animation
 from unistep.images.grid import save_grid
 from unistep.images.read import list_images, read_picture
 from unistep.pipelines.edit_path import render_path
 from unistep.pipelines.edit_run import guess_classes
-from unistep.pipelines.generate import random_labels
 from unistep.pipelines.guided_editing import Guided
 from unistep.runtime.progress import progress_bar
 

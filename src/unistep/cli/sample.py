@@ -1,7 +1,7 @@
 """`unistep sample`: images with any model, from the command line.
 
 Many images are written as they are made, to a hidden folder by the output, so that a killed run goes on where it was:
-see `unistep.pipelines.unfinished`.
+see `unistep.generation.resumable`.
 """
 
 import sys
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unistep.formats.model import LoadedModel
-    from unistep.pipelines.generate import Plan
-    from unistep.pipelines.unfinished import UnfinishedImages
+    from unistep.generation.generate import Plan
+    from unistep.generation.resumable import UnfinishedImages
     from unistep.runtime.interrupt import Interrupted
 
 _DESCRIPTION = """Make images: `unistep sample [MODEL] [options]`.
@@ -148,8 +148,8 @@ class _Job:
         self, model: "LoadedModel", plan: "Plan", labels: "Tensor | None", dtype: "torch.dtype", device: "torch.device"
     ) -> float | None:
         """Makes the images and puts the output in its place; returns seconds an image, None where none was missing."""
-        from unistep.pipelines.collect import collect, collect_into
-        from unistep.pipelines.write import write_images
+        from unistep.generation.collect import collect, collect_into
+        from unistep.generation.write import write_images
         from unistep.runtime.precision import set_precision
         from unistep.runtime.progress import progress_bar
 
@@ -179,8 +179,8 @@ class _Job:
 
     def unfinished_images(self, shape: tuple[int, int, int], columns: int) -> "UnfinishedImages | None":
         """Where the images go while they are not all there; None where memory will do."""
-        from unistep.pipelines.png_folder import PngFolder
-        from unistep.pipelines.shards import GridShards, Shards, shards_folder
+        from unistep.generation.png_folder import PngFolder
+        from unistep.generation.shards import GridShards, Shards, shards_folder
 
         total, suffix = self.config.num_images, self.output.suffix.lower()
         if suffix not in (".png", ".npz"):
@@ -194,7 +194,7 @@ class _Job:
         self, model: "LoadedModel", plan: "Plan", labels: "Tensor | None", dtype: "torch.dtype"
     ) -> dict[str, Any]:
         """What the images depend on; the model is still in fp32."""
-        from unistep.pipelines.run_settings import run_settings, weights_digest
+        from unistep.generation.settings import run_settings, weights_digest
 
         return run_settings(
             weights=weights_digest(model.denoiser),

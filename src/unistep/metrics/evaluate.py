@@ -21,6 +21,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.generation.collect import share
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import extract
 from unistep.metrics.features.protocol import KINDS, FeatureInfo, FeatureNetwork, Kind
@@ -34,7 +35,6 @@ from unistep.metrics.moments import GroupedMoments, Moments
 from unistep.metrics.neighbours import Neighbours, memorised, nearest
 from unistep.metrics.reference import Reference, check_alike
 from unistep.metrics.sources import ImageSource
-from unistep.pipelines.collect import share
 from unistep.runtime.processes import Processes
 
 _NEIGHBOURS = 6  # of a sample, that a picture shows

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
-from unistep.pipelines.generate import Plan, generate
-from unistep.pipelines.run_settings import run_settings, weights_digest
+from unistep.generation.generate import Plan, generate
+from unistep.generation.settings import run_settings, weights_digest
 
 _DIGEST_IMAGES = 4096
 

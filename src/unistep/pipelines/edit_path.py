@@ -8,8 +8,8 @@ from torch import Tensor
 
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom
+from unistep.generation.generate import tile_size
 from unistep.pipelines.edit_model import EditModel
-from unistep.pipelines.generate import tile_size
 from unistep.samplers.consistency import renoise
 from unistep.samplers.ode_step import clipped, level
 

@@ -1,7 +1,7 @@
 """Making edits: which noise each result has, what is computed together, and which class a model is told.
 
 Every result has its own noise, from its seed, its number among the inputs and its number among the candidates, and is
-computed at its own place in a batch of one size (see `unistep.pipelines.generate`): it is the same alone and in
+computed at its own place in a batch of one size (see `unistep.generation.generate`): it is the same alone and in
 company.
 
 A model of classes is told the class. Where nobody says it, and there are few, it is guessed from what is known: an edit
@@ -23,9 +23,9 @@ from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.editing.tiled import Tiled
 from unistep.errors import UserError
+from unistep.generation.generate import tile_size
 from unistep.pipelines.edit_method import Method
 from unistep.pipelines.edit_model import EditModel
-from unistep.pipelines.generate import tile_size
 from unistep.samplers.noise_source import NoiseSource
 
 Seeds = int | Sequence[int]

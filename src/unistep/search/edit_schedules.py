@@ -27,11 +27,11 @@ from unistep.editing.settle import settle_levels
 from unistep.editing.tasks import Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.generation.settings import weights_digest
 from unistep.pipelines.edit_method import Method
 from unistep.pipelines.edit_model import edit_model
 from unistep.pipelines.edit_run import make
 from unistep.pipelines.editing import Known
-from unistep.pipelines.run_settings import weights_digest
 from unistep.search.cached_denoiser import RememberedDenoiser
 from unistep.search.full_reference import Likeness
 from unistep.search.golden_section import search_timesteps

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.generation.generate import consistency_plan, generate, random_labels, spaced_timesteps
+from unistep.generation.settings import weights_digest
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.pipelines.generate import consistency_plan, generate, random_labels, spaced_timesteps
-from unistep.pipelines.run_settings import weights_digest
 from unistep.search.cached_denoiser import RememberedDenoiser
 from unistep.search.golden_section import search_timesteps
 from unistep.search.metric import Yardstick

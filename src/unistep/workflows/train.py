@@ -29,12 +29,12 @@ from unistep.formats.card import model_card
 from unistep.formats.lpips_weights import load_lpips
 from unistep.formats.model import ModelInfo, precondition
 from unistep.formats.model_folder import load_model, save_model
+from unistep.generation.generate import generate
 from unistep.images.grid import save_grid
 from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.denoising import DenoisingObjective
 from unistep.objectives.progressive import ProgressiveObjective
 from unistep.objectives.protocol import Objective
-from unistep.pipelines.generate import generate
 from unistep.training.checkpoint import checkpoint_steps
 from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.generation.collect import share
 from unistep.metrics.features.protocol import FeatureNetwork, Kind
 from unistep.metrics.features.store import StoredFeatures, stored_features
 from unistep.metrics.sources import ImageSource
-from unistep.pipelines.collect import share
 from unistep.runtime.processes import Processes
 
 NETWORK_BATCH = 64

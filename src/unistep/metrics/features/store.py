@@ -24,7 +24,7 @@ from unistep.formats.published import cache_folder
 from unistep.metrics.features.protocol import FeatureInfo, Kind
 
 BLOCK = 256
-"""Images a file; a multiple of every tile of `unistep.pipelines.generate` on CPUs."""
+"""Images a file; a multiple of every tile of `unistep.generation.generate` on CPUs."""
 
 _FORMAT = 1  # raised whenever the same images and network would give other features
 

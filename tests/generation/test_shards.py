@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from unistep.errors import UserError
+from unistep.generation import shards
+from unistep.generation.shards import SHARD_IMAGES, GridShards, Shards, shards_folder
 from unistep.images.grid import save_grid
-from unistep.pipelines import shards
-from unistep.pipelines.shards import SHARD_IMAGES, GridShards, Shards, shards_folder
 
 SHAPE = (1, 2, 3)
 N = 1000

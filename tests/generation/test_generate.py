@@ -8,7 +8,7 @@ from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo, precondition
-from unistep.pipelines.generate import (
+from unistep.generation.generate import (
     ConsistencyPlan,
     DiffusionPlan,
     consistency_plan,

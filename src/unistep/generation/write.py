@@ -7,9 +7,9 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.files import whole_file
+from unistep.generation.npz import write_npz
+from unistep.generation.png_folder import PngFolder
 from unistep.images.grid import save_grid
-from unistep.pipelines.npz import write_npz
-from unistep.pipelines.png_folder import PngFolder
 
 
 def write_images(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from unistep.errors import UserError
-from unistep.pipelines.write import write_images
+from unistep.generation.write import write_images
 
 
 @pytest.fixture

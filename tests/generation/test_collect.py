@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.pipelines.collect import collect, collect_into, share, tiles
-from unistep.pipelines.generate import ConsistencyPlan, generate
-from unistep.pipelines.shards import Shards
+from unistep.generation.collect import collect, collect_into, share, tiles
+from unistep.generation.generate import ConsistencyPlan, generate
+from unistep.generation.shards import Shards
 from unistep.runtime.processes import Processes
 
 SHAPE = (1, 4, 4)

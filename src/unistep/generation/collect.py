@@ -9,8 +9,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
-from unistep.pipelines.generate import Plan, generate, tile_size
-from unistep.pipelines.unfinished import UnfinishedImages
+from unistep.generation.generate import Plan, generate, tile_size
+from unistep.generation.resumable import UnfinishedImages
 from unistep.runtime.processes import Processes
 
 _COUNT_SECONDS = 2.0

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.files import whole_file
+from unistep.generation.npz import write_npz
+from unistep.generation.resumable import UnfinishedImages
 from unistep.images.grid import save_grid
-from unistep.pipelines.npz import write_npz
-from unistep.pipelines.unfinished import UnfinishedImages
 
 SHARD_IMAGES = 256
 SHARD_SECONDS = 5.0

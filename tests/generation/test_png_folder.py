@@ -10,7 +10,7 @@ from PIL import Image
 
 from unistep.data import open_dataset
 from unistep.errors import UserError
-from unistep.pipelines.png_folder import PngFolder
+from unistep.generation.png_folder import PngFolder
 
 N, SHAPE = 5, (3, 4, 6)
 LABELS = torch.tensor([0, 1, 2, 0, 1])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unistep.pipelines.npz import write_npz
+from unistep.generation.npz import write_npz
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 
 from unistep.data import open_dataset
 from unistep.errors import UserError
-from unistep.pipelines.png_folder import PngFolder
-from unistep.pipelines.shards import Shards
-from unistep.pipelines.unfinished import runs
+from unistep.generation.png_folder import PngFolder
+from unistep.generation.resumable import runs
+from unistep.generation.shards import Shards
 
 N, SHAPE = 40, (3, 4, 6)
 SETTINGS = {"num_images": N, "seed": 3, "sigmas": (80.0, 0.8), "weights": "0123456789" * 5}

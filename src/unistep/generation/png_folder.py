@@ -20,8 +20,8 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.files import whole_file
+from unistep.generation.resumable import UnfinishedImages, runs
 from unistep.images.grid import to_pil
-from unistep.pipelines.unfinished import UnfinishedImages, runs
 
 _NAME = re.compile(r"(\d{6,})\.png")
 _MOVING = "moving"
