@@ -35,19 +35,19 @@ from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.data import open_dataset
-from unistep.editing.operator import EXACT, ROUNDED, Operator, agree, agree_in_range
+from unistep.editing.methods.guided import Noisy
+from unistep.editing.methods.measurement import edit
+from unistep.editing.model import edit_model
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, lower
+from unistep.editing.operators.operator import EXACT, ROUNDED, Operator, agree, agree_in_range
 from unistep.editing.operators.super_resolution import SuperResolution
+from unistep.editing.run import EditResult, make
 from unistep.editing.tasks import TASKS
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder import load_model
 from unistep.images.grid import save_png, to_pil
 from unistep.metrics.mnist import load_mnist_classifier
-from unistep.pipelines.edit_model import edit_model
-from unistep.pipelines.edit_run import EditResult, make
-from unistep.pipelines.editing import edit
-from unistep.pipelines.guided_editing import Noisy
 from unistep.runtime.precision import set_precision
 from unistep.samplers import ode
 from unistep.samplers.ode_step import euler_step, level

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unistep.editing.methods.measurement import edit
+    from unistep.editing.run import EditResult
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
-    from unistep.pipelines.edit_run import EditResult
-    from unistep.pipelines.editing import edit
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
 
 __all__ = ["CMStochasticIterativeScheduler", "ConsistencyModelPipeline", "EditResult", "edit"]
@@ -14,8 +14,8 @@ __all__ = ["CMStochasticIterativeScheduler", "ConsistencyModelPipeline", "EditRe
 _PLACES = {
     "CMStochasticIterativeScheduler": "unistep.pipelines.scheduler",
     "ConsistencyModelPipeline": "unistep.pipelines.consistency_model",
-    "EditResult": "unistep.pipelines.edit_run",
-    "edit": "unistep.pipelines.editing",
+    "EditResult": "unistep.editing.run",
+    "edit": "unistep.editing.methods.measurement",
 }
 
 

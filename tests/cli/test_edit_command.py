@@ -15,10 +15,10 @@ from PIL import Image
 from unistep.cli.edit import EditConfig
 from unistep.cli.edit_images import edit_images
 from unistep.cli.main import COMMANDS
+from unistep.editing.model import EditModel
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.pipelines.edit_model import EditModel
 
 SIDE = 16
 KNOWN = ["inpaint", "outpaint", "upscale", "deblur", "sense"]

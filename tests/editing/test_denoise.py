@@ -10,7 +10,7 @@ import torch
 
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.denoise import denoise, restore_clipped
+from unistep.editing.methods.denoise import denoise, restore_clipped
 from unistep.editing.noise_level import estimate_noise
 from unistep.errors import UserError
 

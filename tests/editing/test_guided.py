@@ -5,7 +5,7 @@ import torch
 
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.guided import noised, sdedit, variations
+from unistep.editing.methods.sdedit import noised, sdedit, variations
 from unistep.errors import UserError
 from unistep.samplers.consistency import sample_multistep
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from unistep.core.pixels import to_float, to_uint8
 from unistep.data.mnist import MNIST_PATH
-from unistep.editing.operator import EXACT, ROUNDED, Operator, agree, agree_in_range, residual
 from unistep.editing.operators import OPERATORS, Composition, Part
 from unistep.editing.operators.deblurring import GaussianBlur
+from unistep.editing.operators.operator import EXACT, ROUNDED, Operator, agree, agree_in_range, residual
 from unistep.errors import UserError
 
 EVERY = pytest.mark.parametrize("name", OPERATORS)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.operator import agree_in_range, residual
+from unistep.editing.methods.settle import settle, settle_levels
+from unistep.editing.methods.zero_shot import start, zero_shot
 from unistep.editing.operators.compressed_sensing import CompressedSensing
 from unistep.editing.operators.mask import Inpainting, lower
-from unistep.editing.settle import settle, settle_levels
-from unistep.editing.zero_shot import start, zero_shot
+from unistep.editing.operators.operator import agree_in_range, residual
 
 SHAPE = (1, 12, 12)
 

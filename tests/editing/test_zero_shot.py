@@ -5,12 +5,12 @@ import torch
 
 from unistep.core.parameterization import ConsistencyScaling, Preconditioned
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.operator import residual
+from unistep.editing.methods.zero_shot import start, zero_shot
 from unistep.editing.operators import mask
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.mask import Inpainting
+from unistep.editing.operators.operator import residual
 from unistep.editing.operators.super_resolution import SuperResolution
-from unistep.editing.zero_shot import start, zero_shot
 from unistep.errors import UserError
 from unistep.samplers.consistency import sigmas_from_indices
 

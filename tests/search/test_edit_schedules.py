@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unistep.core.pixels import to_float
+from unistep.editing.methods.measurement import edit
 from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
@@ -19,7 +20,6 @@ from unistep.formats.model_folder import load_model
 from unistep.metrics.features.protocol import FeatureInfo
 from unistep.networks.adm import UNetConfig
 from unistep.networks.lpips import LPIPS
-from unistep.pipelines.editing import edit
 from unistep.search import edit_schedules as module
 from unistep.search.edit_schedules import TaskSearch, chosen_images, known_part, level_grid, task_settings
 from unistep.search.full_reference import Likeness, class_agreement, lpips, psnr

@@ -12,7 +12,7 @@ from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_model import EditModel
+    from unistep.editing.model import EditModel
 
 _DESCRIPTION = """Edit images: `unistep edit TASK --input IMAGES --output OUT [options]`.
 
@@ -234,7 +234,7 @@ def _edit(
 ) -> None:
     import torch
 
-    from unistep.pipelines.edit_model import edit_model
+    from unistep.editing.model import edit_model
     from unistep.runtime.device import pick_device
     from unistep.runtime.precision import resolve_dtype, set_precision
     from unistep.workflows.models import open_any
@@ -262,7 +262,7 @@ def _edit(
 
 def given_levels(model: "EditModel", config: EditConfig) -> list[float] | None:
     """The noise levels of --timesteps or --sigmas; None where neither is given."""
-    from unistep.pipelines.editing import edit_levels
+    from unistep.editing.methods.measurement import edit_levels
 
     if config.timesteps is not None:
         return edit_levels(model.info, timesteps=[int(t) for t in numbers("timesteps", config.timesteps, int)])

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from unistep.editing.operator import Operator
+from unistep.editing.operators.operator import Operator
 from unistep.images.read import Picture
 
 

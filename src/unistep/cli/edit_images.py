@@ -12,20 +12,20 @@ from unistep.cli.edit import EditConfig, given_labels, given_levels
 from unistep.cli.edit_given import Given
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.edit_noised import prepare_noised
-from unistep.editing.operator import EXACT, ROUNDED, Operator
+from unistep.editing.methods.measurement import Known, given_settle
+from unistep.editing.methods.protocol import Method
+from unistep.editing.operators.operator import EXACT, ROUNDED, Operator
+from unistep.editing.run import EditResult, make
+from unistep.editing.sheet import Row, save_edit_sheet
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.images.grid import save_png, to_pil
 from unistep.images.read import ImageFile, cut_margin, list_images
-from unistep.pipelines.edit_method import Method
-from unistep.pipelines.edit_run import EditResult, make
-from unistep.pipelines.edit_sheet import Row, save_edit_sheet
-from unistep.pipelines.editing import Known, given_settle
 from unistep.runtime.progress import progress_bar
 from unistep.text import shown
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_model import EditModel
+    from unistep.editing.model import EditModel
 
 _CHUNK = 256  # inputs whose results are in memory at once
 _MOST_NOTES = 5

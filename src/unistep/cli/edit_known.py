@@ -11,18 +11,18 @@ from unistep.cli.edit import EditConfig
 from unistep.cli.edit_given import Given, note_of, size_of
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import image_seed
-from unistep.editing.operator import Operator
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.compressed_sensing import CompressedSensing
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, box, centre, left, lower, random, right, upper
+from unistep.editing.operators.operator import Operator
 from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.errors import UserError
 from unistep.images.read import Frame, ImageFile, Picture, check_mask, list_images, read_mask, read_picture
 from unistep.text import shown
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_model import EditModel
+    from unistep.editing.model import EditModel
 
 _HALVES: dict[str, Callable[[tuple[int, int]], Tensor]] = {"lower": lower, "upper": upper, "left": left, "right": right}
 MASKS = (*_HALVES, "centre", "random", "box:TOP,LEFT,HEIGHT,WIDTH")

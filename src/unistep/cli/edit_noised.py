@@ -15,16 +15,16 @@ from unistep.core.random import ImageRandom, image_seed
 from unistep.data.prepare import decode, to_pixels
 from unistep.editing.jpeg_level import jpeg_level
 from unistep.editing.levels import sigma_of_strength
+from unistep.editing.methods.guided import Guided, Noisy
+from unistep.editing.methods.protocol import Method
 from unistep.editing.noise_level import estimate_noise
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.images.grid import to_pil
 from unistep.images.read import ImageFile, Picture, read_picture
-from unistep.pipelines.edit_method import Method
-from unistep.pipelines.guided_editing import Guided, Noisy
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_model import EditModel
+    from unistep.editing.model import EditModel
 
 _NOISE_STREAM = 0xDE6
 _NOISE, _QUALITY = 0.5, 15  # of --degrade, where nobody says

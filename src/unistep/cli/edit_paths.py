@@ -12,19 +12,19 @@ from unistep.core.pixels import to_float
 from unistep.core.random import ImageRandom, image_seed
 from unistep.editing.encoding import encode
 from unistep.editing.interpolation import walk
+from unistep.editing.methods.guided import Guided
+from unistep.editing.path import render_path
+from unistep.editing.run import guess_classes
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.generation.generate import random_labels
 from unistep.images.animation import check_animation, save_animation
 from unistep.images.grid import save_grid
 from unistep.images.read import list_images, read_picture
-from unistep.pipelines.edit_path import render_path
-from unistep.pipelines.edit_run import guess_classes
-from unistep.pipelines.guided_editing import Guided
 from unistep.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from unistep.pipelines.edit_model import EditModel
+    from unistep.editing.model import EditModel
 
 _FRAMES, _STOPS, _FPS = 16, 6, 12.0
 _TEACHER_STEPS = 18

@@ -15,10 +15,10 @@ from unistep.cli.measuring import open_network
 from unistep.cli.progress import doing_bar
 from unistep.cli.search import find_all, tell_found
 from unistep.cli.search_config import SearchConfig, steps_of
+from unistep.editing.model import edit_model
 from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
 from unistep.images.read import ImageFile, Picture, frame
-from unistep.pipelines.edit_model import edit_model
 from unistep.runtime.device import pick_device
 from unistep.runtime.precision import resolve_dtype, set_precision
 from unistep.search.edit_schedules import MethodOf, TaskSearch, chosen_images, known_part, task_settings

@@ -29,7 +29,7 @@ class Task:
         inputs: how many images it needs at least.
         sigma_first, sigma_last: the first and the last noise level.
         steps: levels, where nobody says how many.
-        settle: evaluations without noise after these, see `unistep.editing.settle`.
+        settle: evaluations without noise after these, see `unistep.editing.methods.settle`.
     """
 
     name: str

@@ -22,16 +22,16 @@ from torch import Tensor
 
 from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float
-from unistep.editing.operator import Operator
-from unistep.editing.settle import settle_levels
+from unistep.editing.methods.measurement import Known
+from unistep.editing.methods.protocol import Method
+from unistep.editing.methods.settle import settle_levels
+from unistep.editing.model import edit_model
+from unistep.editing.operators.operator import Operator
+from unistep.editing.run import make
 from unistep.editing.tasks import Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.generation.settings import weights_digest
-from unistep.pipelines.edit_method import Method
-from unistep.pipelines.edit_model import edit_model
-from unistep.pipelines.edit_run import make
-from unistep.pipelines.editing import Known
 from unistep.search.cached_denoiser import RememberedDenoiser
 from unistep.search.full_reference import Likeness
 from unistep.search.golden_section import search_timesteps

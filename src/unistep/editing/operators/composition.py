@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unistep.editing.operator import Operator
+from unistep.editing.operators.operator import Operator
 from unistep.errors import UserError
 
 _NULL = 1e-9  # eigenvalues of A A^T below this share of the largest are 0 but for rounding

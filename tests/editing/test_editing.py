@@ -7,21 +7,21 @@ import unistep
 from unistep import ConsistencyModelPipeline
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.operator import EXACT, ROUNDED, residual
+from unistep.editing.methods.guided import Guided, Noisy
+from unistep.editing.methods.measurement import Known, edit, edit_levels
+from unistep.editing.methods.zero_shot import start, zero_shot
+from unistep.editing.model import EditModel, edit_model
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.compressed_sensing import CompressedSensing
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, left, lower
+from unistep.editing.operators.operator import EXACT, ROUNDED, residual
 from unistep.editing.operators.super_resolution import SuperResolution
+from unistep.editing.run import guess_classes, make
 from unistep.editing.tasks import TASKS
-from unistep.editing.zero_shot import start, zero_shot
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.open import open_model
-from unistep.pipelines.edit_model import EditModel, edit_model
-from unistep.pipelines.edit_run import guess_classes, make
-from unistep.pipelines.editing import Known, edit, edit_levels
-from unistep.pipelines.guided_editing import Guided, Noisy
 
 SIDE = 16
 HALF = Inpainting(lower((SIDE, SIDE)))

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
-from unistep.editing.operator import Operator, agree, residual
+from unistep.editing.operators.operator import Operator, agree, residual
 from unistep.errors import UserError
 from unistep.samplers.consistency import renoise
 from unistep.samplers.noise_source import NoiseSource, draw

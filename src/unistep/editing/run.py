@@ -21,11 +21,11 @@ from torch import Tensor
 
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
+from unistep.editing.methods.protocol import Method
+from unistep.editing.model import EditModel
 from unistep.editing.tiled import Tiled
 from unistep.errors import UserError
 from unistep.generation.generate import tile_size
-from unistep.pipelines.edit_method import Method
-from unistep.pipelines.edit_model import EditModel
 from unistep.samplers.noise_source import NoiseSource
 
 Seeds = int | Sequence[int]

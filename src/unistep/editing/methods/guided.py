@@ -8,9 +8,9 @@ from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.core.pixels import to_uint8
-from unistep.editing.denoise import denoise, restore_clipped
-from unistep.editing.guided import noised, sdedit
-from unistep.pipelines.edit_method import Made
+from unistep.editing.methods.denoise import denoise, restore_clipped
+from unistep.editing.methods.protocol import Made
+from unistep.editing.methods.sdedit import noised, sdedit
 from unistep.samplers.noise_source import NoiseSource, draw
 from unistep.samplers.ode_step import level
 
@@ -18,7 +18,7 @@ _RESTORED = 0.5  # noise up to which `restore_clipped` helps
 
 
 class Guided:
-    """Noise is added to pictures and taken away again: `unistep.editing.guided.sdedit`.
+    """Noise is added to pictures and taken away again: `unistep.editing.methods.sdedit.sdedit`.
 
     Args:
         x: the pictures, in [-1, 1].
@@ -67,7 +67,7 @@ class Guided:
 
 
 class Noisy(Guided):
-    """Pictures with Gaussian noise, which is taken away: `unistep.editing.denoise.denoise`.
+    """Pictures with Gaussian noise, which is taken away: `unistep.editing.methods.denoise.denoise`.
 
     Args:
         x: the pictures; their noise may take them beyond [-1, 1].

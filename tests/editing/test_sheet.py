@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unistep.pipelines.edit_sheet import Row, save_edit_sheet
+from unistep.editing.sheet import Row, save_edit_sheet
 
 CELL, GAP, HEADING = 168, 8, 26
 

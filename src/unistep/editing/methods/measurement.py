@@ -15,17 +15,17 @@ from torch import Tensor
 from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigma
 from unistep.core.pixels import to_float, to_uint8
-from unistep.editing.operator import EXACT, ROUNDED, Operator, agree_in_range
-from unistep.editing.settle import settle, settle_levels
+from unistep.editing.methods.protocol import Made
+from unistep.editing.methods.settle import settle, settle_levels
+from unistep.editing.methods.zero_shot import Edited, start, zero_shot
+from unistep.editing.model import EditModel, edit_model
+from unistep.editing.operators.operator import EXACT, ROUNDED, Operator, agree_in_range
+from unistep.editing.run import EditResult, Seeds, make
 from unistep.editing.tasks import task_of
-from unistep.editing.zero_shot import Edited, start, zero_shot
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.images.read import Fit, Source, read_picture
 from unistep.pipelines.consistency_model import ConsistencyModelPipeline
-from unistep.pipelines.edit_method import Made
-from unistep.pipelines.edit_model import EditModel, edit_model
-from unistep.pipelines.edit_run import EditResult, Seeds, make
 from unistep.samplers.noise_source import NoiseSource, draw
 
 Images = Shaped[Tensor, "..."] | Source | Sequence[Source]
@@ -58,7 +58,7 @@ def edit(
         timesteps: indices of the model's noise grid, rising; the first need not be 0.
         sigmas: noise levels, descending, instead of `timesteps`.
         steps: how many levels, instead of either; default: the task's own, see `unistep.editing.tasks`.
-        settle: evaluations without noise after the levels, see `unistep.editing.settle`; default: the task's own, and
+        settle: evaluations without noise after the levels, see `unistep.editing.methods.settle`; default: the task's own, and
             none after `timesteps` and `sigmas`.
         seeds: one for all, with which image i has noise number i; or one an image, wherever that stands.
         class_labels: one for all images, or one an image; default: guessed where there are few, else drawn.
@@ -187,7 +187,7 @@ class Known:
         levels: noise levels, descending.
         sigma_min: where the model's trajectories end.
         close: how far an image may be from a measurement, see `agree_in_range`.
-        quiet: noise levels at which it settles, descending, see `unistep.editing.settle`.
+        quiet: noise levels at which it settles, descending, see `unistep.editing.methods.settle`.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom
+from unistep.editing.model import EditModel
 from unistep.generation.generate import tile_size
-from unistep.pipelines.edit_model import EditModel
 from unistep.samplers.consistency import renoise
 from unistep.samplers.ode_step import clipped, level
 
@@ -27,7 +27,7 @@ def render_path(
     """The image of every point.
 
     Args:
-        model: see `unistep.pipelines.edit_model.edit_model`.
+        model: see `unistep.editing.model.edit_model`.
         path: points x_T that carry noise of the first level.
         levels: noise levels, descending; what is added at those after the first is the same in every frame, lest they
             flicker.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigmas
-from unistep.editing.operator import EXACT, Operator, agree_in_range
+from unistep.editing.operators.operator import EXACT, Operator, agree_in_range
 from unistep.errors import UserError
 from unistep.samplers.ode_step import clipped, level
 
