@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from unistep.cli.train import parse_run
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
 from unistep.images.grid import save_grid
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference

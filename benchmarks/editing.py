@@ -45,7 +45,7 @@ from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.editing.run import EditResult, make
 from unistep.editing.tasks import TASKS
 from unistep.formats.model import LoadedModel
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.images.grid import save_png, to_pil
 from unistep.metrics.mnist import load_mnist_classifier
 from unistep.runtime.precision import set_precision

@@ -16,7 +16,7 @@ import torch
 
 from unistep.data import open_dataset
 from unistep.formats.model import LoadedModel
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import Plan, consistency_plan, generate
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
 from unistep.runtime.precision import set_precision

@@ -60,7 +60,7 @@ def write_model(name: str, folder: Path) -> None:
     import torch
 
     from unistep.formats.model import ModelInfo
-    from unistep.formats.model_folder import save_model
+    from unistep.formats.model_folder.folder import save_model
     from unistep.networks.adm import UNet, UNetConfig
 
     with torch.device("meta"):

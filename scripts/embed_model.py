@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER

@@ -118,7 +118,7 @@ def model_folder(lively: Callable[..., nn.Module], tmp_path_factory: pytest.Temp
 
     def build(kind: str = "consistency", **fields: Any) -> Path:
         from unistep.formats.model import ModelInfo
-        from unistep.formats.model_folder import save_model
+        from unistep.formats.model_folder.folder import save_model
 
         key = repr((kind, sorted(fields.items())))
         if key not in made:

@@ -17,7 +17,7 @@ from unistep.core.distance import l2
 from unistep.core.noise import karras_sigmas
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.objectives.consistency import ConsistencyObjective
 from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.protocol import Objective

@@ -12,10 +12,10 @@ import yaml
 from unistep.cli.main import main
 from unistep.cli.train import parse_run
 from unistep.config import RECIPES, RunConfig, find_recipe, recipe_names
-from unistep.formats.edm_adm import adm_config
+from unistep.formats.edm.adm import adm_config
 from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel, precondition
-from unistep.formats.openai_layout import diffusers_to_openai, openai_config
+from unistep.formats.openai.layout import diffusers_to_openai, openai_config
 from unistep.networks.song import SongUNetConfig
 from unistep.workflows.models import default_plan
 from unistep.workflows.parts import build_network, build_student, build_teacher, shaped_network, teacher_parts

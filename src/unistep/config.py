@@ -16,7 +16,7 @@ import yaml
 from unistep.core.parameterization import NoiseEmbedding
 from unistep.data.config import DataConfig
 from unistep.errors import UserError
-from unistep.formats.lpips_weights import LPIPSConfig
+from unistep.formats.published.lpips import LPIPSConfig
 from unistep.generation.generate import spaced_timesteps
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.networks.song import SongUNetConfig

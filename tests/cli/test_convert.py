@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from unistep import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 from unistep.cli.main import COMMANDS
-from unistep.formats import edm, hub
+from unistep.formats.edm import file as edm
+from unistep.formats.hub import download as hub
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.formats.model_folder import load_model, save_model
-from unistep.formats.openai import load_openai
+from unistep.formats.model_folder.folder import load_model, save_model
+from unistep.formats.openai.file import load_openai
 from unistep.networks.adm import UNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.workflows.models import EMBEDDED

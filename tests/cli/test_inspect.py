@@ -8,8 +8,8 @@ import torch
 
 from unistep.cli.inspect import in_bytes, rows_of
 from unistep.cli.main import COMMANDS
-from unistep.formats import edm
 from unistep.formats.describe import describe
+from unistep.formats.edm import file as edm
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER

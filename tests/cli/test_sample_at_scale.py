@@ -12,7 +12,7 @@ from PIL import Image
 
 from unistep.cli.main import main
 from unistep.data import open_dataset
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.generation import collect
 from unistep.generation.generate import generate, random_labels
 from unistep.generation.shards import Shards, shards_folder

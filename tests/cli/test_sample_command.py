@@ -11,7 +11,7 @@ from unistep.cli.sample import SampleConfig
 from unistep.cli.sampling import make_plan
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.generation.generate import DiffusionPlan, generate
 
 ONE = ["sample", "--num-images", "1"]

@@ -16,7 +16,7 @@ from PIL import Image
 from unistep.cli.main import COMMANDS
 from unistep.cli.search_config import steps_of
 from unistep.errors import UserError
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import consistency_plan
 from unistep.runtime.interrupt import Interrupted
 from unistep.search import sampler_schedules as module

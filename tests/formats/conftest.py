@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from unistep.formats.published import PublishedFile
+from unistep.formats.published.file import PublishedFile
 
 _LARGE = (".safetensors", ".bin", ".pt")  # kept by LFS: known by sha256, the others by git's sha1
 

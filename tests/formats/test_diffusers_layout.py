@@ -10,8 +10,8 @@ import torch
 
 from unistep.core.parameterization import ConsistencyScaling
 from unistep.formats.model import ModelInfo
-from unistep.formats.model_folder import load_model, save_model
-from unistep.formats.network_config import read_network
+from unistep.formats.model_folder.folder import load_model, save_model
+from unistep.formats.model_folder.network import read_network
 from unistep.networks.adm import UNet
 from unistep.samplers.consistency import sample_multistep, sigmas_from_indices
 

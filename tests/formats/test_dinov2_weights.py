@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats import dinov2_weights
-from unistep.formats.dinov2_weights import DINOV2_LARGE, load_dinov2
+from unistep.formats.published import dinov2 as dinov2_weights
+from unistep.formats.published.dinov2 import DINOV2_LARGE, load_dinov2
 from unistep.networks.dinov2 import VisionTransformer, VisionTransformerConfig
 
 CONFIG = VisionTransformerConfig(width=128, depth=2, heads=2, patch_size=14, grid=3)

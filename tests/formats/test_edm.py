@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from unistep.core.parameterization import EDMScaling, IDDPMScaling, VEScaling, VPScaling
 from unistep.errors import UserError
-from unistep.formats.edm import load_edm
-from unistep.formats.edm_adm import adm_config, adm_shapes
-from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.edm.adm import adm_config, adm_shapes
+from unistep.formats.edm.file import load_edm
+from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.samplers.ode import heun

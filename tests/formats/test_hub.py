@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.formats import hub as hub_module
-from unistep.formats.hub import fetch_folder, push_folder
-from unistep.formats.model_folder import load_model
+from unistep.formats.hub import download as hub_module
+from unistep.formats.hub.download import fetch_folder, push_folder
+from unistep.formats.model_folder.folder import load_model
 
 ID = "someone/tiny-cd"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -257,7 +257,7 @@ def test_offline_from_the_start(hub: Any, fetch: Fetch, cache: Path) -> None:
 import os
 import huggingface_hub.constants
 del os.environ["HF_HUB_OFFLINE"]  # too late: the library has read it
-from unistep.formats.hub import fetch_folder
+from unistep.formats.hub.download import fetch_folder
 print(fetch_folder({ID!r}, cache_dir={str(cache)!r}))
 try:
     fetch_folder("someone/else", cache_dir={str(cache)!r})
@@ -675,7 +675,7 @@ def test_a_disk_that_fills_up_leaves_nothing(fetch: Fetch, model: Files, cache: 
 
 
 def test_the_import_is_cheap() -> None:
-    code = "import sys, unistep.formats.hub; print(sorted({'torch', 'huggingface_hub', 'numpy'} & sys.modules.keys()))"
+    code = "import sys, unistep.formats.hub.download; print(sorted({'torch', 'huggingface_hub', 'numpy'} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats import lpips_weights
-from unistep.formats.lpips_weights import HEADS, VGG16, load_lpips
-from unistep.formats.published import PublishedFile
+from unistep.formats.published import lpips as lpips_weights
+from unistep.formats.published.file import PublishedFile
+from unistep.formats.published.lpips import HEADS, VGG16, load_lpips
 from unistep.networks.lpips import LPIPS
 
 WIDTHS = (4, 5, 6, 7, 8)

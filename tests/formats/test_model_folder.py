@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling
 from unistep.errors import UserError
-from unistep.formats import model_folder as module
 from unistep.formats.model import ModelInfo, scaling_of
-from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.model_folder import folder as module
+from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
 from unistep.networks.song import SongUNet, SongUNetConfig

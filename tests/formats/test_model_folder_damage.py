@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.model_folder.folder import load_model, save_model
 
 INDEX, NETWORK, SCHEDULE = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 WEIGHTS, BIN = "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from unistep.errors import UserError
-from unistep.formats import edm, hub
+from unistep.formats.edm import file as edm
+from unistep.formats.hub import download as hub
 from unistep.formats.model import LoadedModel
 from unistep.formats.open import is_model_id, open_model, reader_of
 from unistep.workflows.models import EMBEDDED, open_any

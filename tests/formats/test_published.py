@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unistep.errors import UserError
-from unistep.formats.published import PublishedFile, cache_folder, expanded, fetch
+from unistep.formats.published.file import PublishedFile, cache_folder, expanded, fetch
 
 
 def refusal(call: Callable[[], object]) -> str:

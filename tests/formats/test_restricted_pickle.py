@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from unistep.errors import UserError
-from unistep.formats import restricted_pickle
-from unistep.formats.pickle_machine import PickledObject
-from unistep.formats.restricted_pickle import load_restricted
+from unistep.formats.edm import restricted_pickle
+from unistep.formats.edm.pickle_machine import PickledObject
+from unistep.formats.edm.restricted_pickle import load_restricted
 
 
 def read(tmp_path: Path, content: bytes) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.formats.schedule_config import read_info, schedule_file, schedule_object, write_schedules
+from unistep.formats.model_folder.schedule import read_info, schedule_file, schedule_object, write_schedules
 
 INFO = ModelInfo(timesteps=(0, 22), schedules=((0, 9, 30), (0, 3, 9, 30, 31)))
 
@@ -101,7 +101,7 @@ def test_nothing_is_left_where_it_cannot_be_written(path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unistep.formats.schedule_config.os.replace", full)
+    monkeypatch.setattr("unistep.formats.model_folder.schedule.os.replace", full)
     with pytest.raises(UserError, match=r"cannot write .*scheduler_config.json: No space left on device$"):
         write_schedules(path, INFO.with_schedule((0, 30)))
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
@@ -109,6 +109,6 @@ def test_nothing_is_left_where_it_cannot_be_written(path, monkeypatch):
 
 def test_a_folder_that_must_not_be_written_to(path, monkeypatch):
     assert schedule_file(path.parents[1]) == path
-    monkeypatch.setattr("unistep.formats.schedule_config.os.access", lambda *arguments: False)
+    monkeypatch.setattr("unistep.formats.model_folder.schedule.os.access", lambda *arguments: False)
     with pytest.raises(UserError, match=f"cannot write {path}: there is no permission"):
         schedule_file(path.parents[1])

@@ -69,7 +69,7 @@ def test_a_perceptual_distance_is_told_and_is_the_same_method():
 
 @pytest.mark.parametrize("model", ["mnist", "mnist-teacher"])
 def test_the_models_that_ship_say_how_they_were_trained(model: str):
-    from unistep.formats.model_folder import load_model
+    from unistep.formats.model_folder.folder import load_model
     from unistep.workflows.models import EMBEDDED
 
     assert load_model(EMBEDDED.parent / model).method in (

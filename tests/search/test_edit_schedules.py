@@ -16,7 +16,7 @@ from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.metrics.features.protocol import FeatureInfo
 from unistep.networks.adm import UNetConfig
 from unistep.networks.lpips import LPIPS

@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 
 from unistep.data import DataConfig
 from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.formats.model_folder import load_model, save_model
-from unistep.formats.openai_layout import diffusers_to_openai
+from unistep.formats.model_folder.folder import load_model, save_model
+from unistep.formats.openai.layout import diffusers_to_openai
 from unistep.networks.adm import UNetConfig
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.networks.song import SongUNetConfig

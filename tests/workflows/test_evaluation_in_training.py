@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.data import DataConfig, ImageDataset, open_dataset
 from unistep.errors import UserError
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate, random_labels
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.mnist import MNIST

@@ -7,7 +7,7 @@ import pytest
 
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import DiffusionPlan
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan, open_any
 

@@ -11,9 +11,9 @@ from unistep.config import RunConfig, StudentConfig, TeacherConfig
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling
 from unistep.data import ImageDataset
 from unistep.errors import UserError
-from unistep.formats.lpips_weights import LPIPSConfig
 from unistep.formats.model import ModelInfo
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
+from unistep.formats.published.lpips import LPIPSConfig
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
 from unistep.networks.song import SongUNet

@@ -10,8 +10,8 @@ import torch
 
 from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.errors import UserError
-from unistep.formats.lpips_weights import LPIPSConfig
-from unistep.formats.model_folder import load_model
+from unistep.formats.model_folder.folder import load_model
+from unistep.formats.published.lpips import LPIPSConfig
 from unistep.generation.generate import DiffusionPlan, generate
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet

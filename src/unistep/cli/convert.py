@@ -39,9 +39,9 @@ def _convert(source: str, target: Path, dtype_name: str | None, options: dict[st
 
     import torch
 
-    from unistep.formats.card import plain_card
-    from unistep.formats.model_folder import save_model
-    from unistep.formats.openai import dropped_by_openai, save_openai
+    from unistep.formats.model_folder.card import plain_card
+    from unistep.formats.model_folder.folder import save_model
+    from unistep.formats.openai.file import dropped_by_openai, save_openai
     from unistep.workflows.models import open_any
 
     model = open_any(source, **options)

@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from unistep.formats.model_folder import load_model
+    from unistep.formats.model_folder.folder import load_model
     from unistep.generation.generate import generate
     from unistep.images.sheet import Panel, save_sheet
     from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan

@@ -210,7 +210,7 @@ def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
 
 def _write(target: Path, search: "ScheduleSearch") -> None:
     """Keeps what is better than what the model is sampled with now."""
-    from unistep.formats.schedule_config import write_schedules
+    from unistep.formats.model_folder.schedule import write_schedules
     from unistep.search.sampler_schedules import with_schedules, worth_keeping
 
     yardstick: Yardstick = search.yardstick

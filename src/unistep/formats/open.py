@@ -16,8 +16,8 @@ import torch
 
 from unistep.errors import UserError
 from unistep.formats.model import Kind, LoadedModel
-from unistep.formats.model_folder import load_model
-from unistep.formats.openai import load_openai
+from unistep.formats.model_folder.folder import load_model
+from unistep.formats.openai.file import load_openai
 from unistep.formats.regular_file import check_regular_file
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -71,7 +71,7 @@ def open_model(
             heads = 64 if attention_head_dim is None else attention_head_dim
             return load_openai(path, device, kind=kind, attention_head_dim=heads, sample_size=sample_size)
         _refuse(own, name)
-        from unistep.formats.edm import load_edm
+        from unistep.formats.edm.file import load_edm
 
         return _of_kind(load_edm(path, device), kind, name)
     _refuse(own, name)
@@ -81,7 +81,7 @@ def open_model(
         return _of_kind(load_model(path, device, variant=variant), kind, name)
     if not is_model_id(str(name)):
         raise UserError(_not_there(str(name)))
-    from unistep.formats.hub import fetch_folder
+    from unistep.formats.hub.download import fetch_folder
 
     try:
         folder = fetch_folder(

@@ -149,8 +149,8 @@ class ConsistencyModelPipeline:
             UserError: the place cannot be written to, or holds something else; the scheduler has settings that model
                 folders cannot keep.
         """
-        from unistep.formats.card import plain_card
-        from unistep.formats.model_folder import save_model
+        from unistep.formats.model_folder.card import plain_card
+        from unistep.formats.model_folder.folder import save_model
 
         config = asdict(self.scheduler.config)
         if config["s_noise"] != 1 or not config["clip_denoised"]:
@@ -178,7 +178,7 @@ class ConsistencyModelPipeline:
         """
         from tempfile import TemporaryDirectory
 
-        from unistep.formats.hub import push_folder
+        from unistep.formats.hub.download import push_folder
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / repo_id.rsplit("/", 1)[-1]

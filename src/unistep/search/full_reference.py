@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unistep.core.pixels import to_float
 from unistep.errors import UserError
-from unistep.formats.lpips_weights import load_lpips
+from unistep.formats.published.lpips import load_lpips
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
@@ -80,7 +80,7 @@ def lpips(vgg: str | None = None, heads: str | None = None, device: torch.device
     """The learned distance.
 
     Args:
-        vgg, heads: files of its weights, see `unistep.formats.lpips_weights`.
+        vgg, heads: files of its weights, see `unistep.formats.published.lpips`.
         device: where it is computed.
 
     Raises:

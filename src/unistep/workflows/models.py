@@ -8,8 +8,8 @@ import torch
 import unistep
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.formats.model_folder.schedule import schedule_file
 from unistep.formats.open import FILE_SUFFIXES, MODEL_ID, open_model
-from unistep.formats.schedule_config import schedule_file
 from unistep.generation.generate import DiffusionPlan, Plan, consistency_plan, spaced_timesteps
 
 _ASSETS = Path(unistep.__file__).parent / "assets"

@@ -13,8 +13,8 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset
 from unistep.errors import UserError
-from unistep.formats.lpips_weights import load_lpips
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.published.lpips import load_lpips
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig

@@ -25,10 +25,10 @@ from unistep.config import RunConfig, StudentConfig, TeacherConfig, completed, d
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, open_dataset
 from unistep.errors import UserError
-from unistep.formats.card import model_card
-from unistep.formats.lpips_weights import load_lpips
 from unistep.formats.model import ModelInfo, precondition
-from unistep.formats.model_folder import load_model, save_model
+from unistep.formats.model_folder.card import model_card
+from unistep.formats.model_folder.folder import load_model, save_model
+from unistep.formats.published.lpips import load_lpips
 from unistep.generation.generate import generate
 from unistep.images.grid import save_grid
 from unistep.objectives.consistency import ConsistencyConfig

@@ -10,7 +10,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats.published import sha256_of
+from unistep.formats.published.file import sha256_of
 from unistep.metrics.features.effnet import EffNetLite0
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.features.resize import clean

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from unistep.formats.dinov2_weights import load_dinov2
+from unistep.formats.published.dinov2 import load_dinov2
 from unistep.metrics.features.exact import exact_convolutions
 from unistep.metrics.features.protocol import FeatureInfo, Kind
 from unistep.metrics.features.request import as_rgb, check_kinds
@@ -30,7 +30,7 @@ class DINOv2:
     """A `FeatureNetwork` with pool features.
 
     Args:
-        path: a file or folder with the weights, see `unistep.formats.dinov2_weights`; None downloads ViT-L/14 once,
+        path: a file or folder with the weights, see `unistep.formats.published.dinov2`; None downloads ViT-L/14 once,
             1.13 GiB.
         device: where the network runs.
         resize: "clean" for figures that compare with published ones.

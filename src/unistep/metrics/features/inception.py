@@ -28,7 +28,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats.published import PublishedFile, cache_folder, expanded, fetch
+from unistep.formats.published.file import PublishedFile, cache_folder, expanded, fetch
 from unistep.formats.regular_file import check_regular_file
 from unistep.metrics.features.exact import exact_convolutions
 from unistep.metrics.features.protocol import FeatureInfo, Kind

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.json_config import read_object, refuse_unknown, typed_fields
-from unistep.formats.published import expanded
+from unistep.formats.published.file import expanded
 from unistep.formats.regular_file import check_regular_file
 from unistep.metrics.features.protocol import FeatureInfo, Kind, Resize
 from unistep.metrics.features.request import as_rgb, check_kinds

@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats.published import cache_folder
+from unistep.formats.published.file import cache_folder
 from unistep.metrics.features.protocol import FeatureInfo, Kind
 
 BLOCK = 256

@@ -21,19 +21,19 @@ from safetensors import SafetensorError
 from torch import nn
 
 from unistep.errors import UserError
-from unistep.formats.folder_files import CARD, INDEX, check_components
 from unistep.formats.json_config import read_object, write_object
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.formats.network_config import (
+from unistep.formats.model_folder.files import CARD, INDEX, check_components
+from unistep.formats.model_folder.network import (
     DIFFUSERS_CLASS,
     DIFFUSERS_VERSION,
     class_name_of,
     config_object,
     read_network,
 )
+from unistep.formats.model_folder.schedule import read_info, schedule_object, scheduler_class
+from unistep.formats.model_folder.weights import dtype_of_weights, find_weights, load_weights, save_weights
 from unistep.formats.regular_file import LAYOUT
-from unistep.formats.schedule_config import read_info, schedule_object, scheduler_class
-from unistep.formats.weights import dtype_of_weights, find_weights, load_weights, save_weights
 
 
 def save_model(

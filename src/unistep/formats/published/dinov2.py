@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.empty import without_weights
-from unistep.formats.published import PublishedFile, cache_folder, expanded, fetch
+from unistep.formats.published.file import PublishedFile, cache_folder, expanded, fetch
 from unistep.formats.tensor_file import read_tensors, tensor_name
 from unistep.networks.dinov2 import VisionTransformer, VisionTransformerConfig
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unistep.errors import UserError
-from unistep.formats.folder_files import choose_weights, shards_of
 from unistep.formats.json_config import shown
+from unistep.formats.model_folder.files import choose_weights, shards_of
 from unistep.formats.regular_file import LAYOUT, check_regular_file
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
-from unistep.formats.folder_files import (
+from unistep.formats.hub.address import HubAddress, hub_address
+from unistep.formats.hub.errors import OTHER_CACHE, BrokenOff, Damaged, Refused, Unreachable, explained
+from unistep.formats.model_folder.files import (
     CARD,
     INDEX,
     REQUIRED,
@@ -34,8 +36,6 @@ from unistep.formats.folder_files import (
     shards_of,
     variants_of,
 )
-from unistep.formats.hub_address import HubAddress, hub_address
-from unistep.formats.hub_errors import OTHER_CACHE, BrokenOff, Damaged, Refused, Unreachable, explained
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from unistep.errors import UserError
-from unistep.formats.hub_address import HubAddress
+from unistep.formats.hub.address import HubAddress
 
 OTHER_CACHE = "free space, or choose another place with the option cache_dir or the environment variable HF_HOME"
 _GIVE_TOKEN = "give a token that may (option token, or the environment variable HF_TOKEN)"

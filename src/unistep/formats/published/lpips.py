@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unistep.errors import UserError
 from unistep.formats.empty import without_weights
-from unistep.formats.published import PublishedFile, cache_folder, expanded, fetch
+from unistep.formats.published.file import PublishedFile, cache_folder, expanded, fetch
 from unistep.formats.tensor_file import read_tensors
 from unistep.networks.lpips import LPIPS, Pooling
 

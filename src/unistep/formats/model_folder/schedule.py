@@ -18,7 +18,7 @@ from typing import Any
 from unistep.errors import UserError
 from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields, write_object
 from unistep.formats.model import Kind, ModelInfo
-from unistep.formats.network_config import DIFFUSERS_VERSION
+from unistep.formats.model_folder.network import DIFFUSERS_VERSION
 from unistep.formats.regular_file import LAYOUT
 
 _OWN = "_unistep"
