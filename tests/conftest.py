@@ -4,7 +4,8 @@ import json
 import multiprocessing
 import os
 import runpy
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,21 @@ def start_script() -> Callable[..., BaseProcess]:
         return process
 
     return start
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder that this process may not write to; root, who may write anywhere, is somebody else meanwhile."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("needs POSIX users")
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        if root:
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+            os.chmod(folder, 0o755)

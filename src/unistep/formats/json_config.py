@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
-from unistep.formats.regular_file import check_regular_file
+from unistep.files import check_regular_file
 
 _MOST_BYTES = 1_000_000
 _WORDS = {

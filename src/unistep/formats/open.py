@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.model import Kind, LoadedModel
 from unistep.formats.model_folder.folder import load_model
 from unistep.formats.openai.file import load_openai
-from unistep.formats.regular_file import check_regular_file
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors")

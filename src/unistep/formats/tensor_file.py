@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.json_config import shown
-from unistep.formats.regular_file import check_regular_file
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -27,7 +27,7 @@ from unistep.data.files import FolderFiles
 from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels
 from unistep.data.reader import BadImage
 from unistep.errors import UserError
-from unistep.formats.regular_file import check_regular_file
+from unistep.files import check_regular_file
 from unistep.text import nearest_path, shown
 
 Fit = Literal["crop", "resize", "pad", "tiles"]

@@ -2,9 +2,9 @@
 
 Images that are whole are measured, blurred, masked, and so on, edited from what is left of them, and compared with what
 they were. Other than a sampler an edit need not begin with pure noise, so its first level is searched like the others
-(`unistep.search.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. What was found is
-compared with these (see `unistep.search.scores`). Denoising and JPEG begin at the noise of each input,
-and are not searched.
+(`unistep.search.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. What was
+found is compared with these (see `unistep.search.scores`). Denoising and JPEG begin at the noise of each input, and are
+not searched.
 
 How well what the model makes fits what is known is told beside and not searched for: at low noise a model gives back
 what it is given, and everything fits.

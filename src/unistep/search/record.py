@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
-from unistep.files import whole_file
-from unistep.formats.regular_file import check_regular_file
+from unistep.files import check_regular_file, whole_file
 
 Schedule = tuple[float, ...]
 """Timesteps of a sampler, which are whole numbers, or noise levels of an edit."""

@@ -58,8 +58,8 @@ def edit(
         timesteps: indices of the model's noise grid, rising; the first need not be 0.
         sigmas: noise levels, descending, instead of `timesteps`.
         steps: how many levels, instead of either; default: the task's own, see `unistep.editing.tasks`.
-        settle: evaluations without noise after the levels, see `unistep.editing.methods.settle`; default: the task's own, and
-            none after `timesteps` and `sigmas`.
+        settle: evaluations without noise after the levels, see `unistep.editing.methods.settle`; default: the task's
+            own, and none after `timesteps` and `sigmas`.
         seeds: one for all, with which image i has noise number i; or one an image, wherever that stands.
         class_labels: one for all images, or one an image; default: guessed where there are few, else drawn.
         candidates: results an image, ranked by how well they fit what is known.

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from unistep.errors import UserError
+from unistep.files import LAYOUT
 from unistep.formats.json_config import read_object, write_object
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.formats.model_folder.files import CARD, INDEX, check_components
@@ -33,7 +34,6 @@ from unistep.formats.model_folder.network import (
 )
 from unistep.formats.model_folder.schedule import read_info, schedule_object, scheduler_class
 from unistep.formats.model_folder.weights import dtype_of_weights, find_weights, load_weights, save_weights
-from unistep.formats.regular_file import LAYOUT
 
 
 def save_model(

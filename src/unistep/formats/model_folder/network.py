@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from unistep.errors import UserError
+from unistep.files import LAYOUT
 from unistep.formats.empty import without_weights
 from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields
-from unistep.formats.regular_file import LAYOUT
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig

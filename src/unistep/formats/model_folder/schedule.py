@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
+from unistep.files import LAYOUT
 from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields, write_object
 from unistep.formats.model import Kind, ModelInfo
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION
-from unistep.formats.regular_file import LAYOUT
 
 _OWN = "_unistep"
 _SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps")

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unistep.errors import UserError
+from unistep.files import LAYOUT, check_regular_file
 from unistep.formats.json_config import shown
 from unistep.formats.model_folder.files import choose_weights, shards_of
-from unistep.formats.regular_file import LAYOUT, check_regular_file
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _DAMAGED = "the file is damaged; fetch it again"

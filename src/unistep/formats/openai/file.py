@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.empty import without_weights
 from unistep.formats.model import Kind, LoadedModel, ModelInfo, precondition
 from unistep.formats.openai.layout import diffusers_to_openai, openai_config, openai_to_diffusers, usual_sample_size
-from unistep.formats.regular_file import check_regular_file
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unistep.errors import UserError
-from unistep.formats.regular_file import check_regular_file
+from unistep.files import check_regular_file
 
 _TIMEOUT = 60  # seconds without a byte
 

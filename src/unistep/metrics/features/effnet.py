@@ -19,8 +19,8 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.published.file import expanded
-from unistep.formats.regular_file import check_regular_file
 from unistep.metrics.features.exact import exact_convolutions
 from unistep.metrics.features.protocol import FeatureInfo, Kind
 from unistep.metrics.features.request import as_rgb, check_kinds

@@ -25,9 +25,9 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.json_config import read_object, refuse_unknown, typed_fields
 from unistep.formats.published.file import expanded
-from unistep.formats.regular_file import check_regular_file
 from unistep.metrics.features.protocol import FeatureInfo, Kind, Resize
 from unistep.metrics.features.request import as_rgb, check_kinds
 from unistep.metrics.features.resize import RESIZES, check_resize
