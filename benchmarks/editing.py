@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unistep.core.noise import karras_sigmas
-from unistep.core.pixels import to_float, to_uint8
+from unistep.core.pixels import psnr, to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.data import open_dataset
 from unistep.editing.methods.guided import Noisy
@@ -81,18 +81,13 @@ def noise_of(stream: int, numbers: Sequence[int]) -> ImageRandom:
     return ImageRandom([image_seed(image_seed(stream, 0), i) for i in numbers])
 
 
-def psnrs(images: Tensor, clean: Tensor) -> Tensor:
-    error = (images.double() - clean.double()).square().flatten(1).mean(dim=1).clamp_min(1e-3)
-    return 10 * torch.log10(255**2 / error)
-
-
 # ------------------------------------------------------------------------------------------------ baselines
 
 
 def best(make_one: Callable[[float], Tensor], values: Sequence[float], clean: Tensor) -> tuple[float, Tensor]:
     """The value whose images have the highest PSNR, and these images."""
     made = {value: to_uint8(make_one(value).clamp(-1, 1)) for value in values}
-    value = max(made, key=lambda v: float(psnrs(made[v], clean).mean()))
+    value = max(made, key=lambda v: float(psnr(made[v], clean).mean()))
     return value, made[value]
 
 
@@ -342,10 +337,10 @@ def table(case: Case, rows: Rows, clean: Tensor, labels: Tensor) -> str:
 
     def add(name: str, nfe: int, images: Tensor) -> None:
         count = len(images)
-        psnr = float(psnrs(images, clean[:count]).mean())
+        decibels = float(psnr(images, clean[:count]).mean())
         accuracy = float((classifier.predict(images) == labels[:count]).double().mean())
         first = "" if count == len(clean) else f" (first {count})"
-        lines.append(f"| {name}{first} | {nfe or ''} | {psnr:.2f} | {accuracy:.1%} |")
+        lines.append(f"| {name}{first} | {nfe or ''} | {decibels:.2f} | {accuracy:.1%} |")
 
     for name, (nfe, images) in (case.baselines | rows).items():
         add(name, nfe, images)

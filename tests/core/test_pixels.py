@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unistep.core.pixels import to_float, to_uint8
+from unistep.core.pixels import psnr, to_float, to_uint8
 
 ALL = torch.arange(256, dtype=torch.uint8)
 
@@ -37,3 +37,11 @@ def test_rounds_to_the_nearest_instead_of_truncating():
 
 def test_values_beyond_the_range_are_clamped():
     assert to_uint8(torch.tensor([-7.0, -1.001, 1.001, float("inf")])).tolist() == [0, 0, 255, 255]
+
+
+def test_psnr_of_known_errors():
+    black = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    other = black.clone()
+    other[1] += 1
+    other[2] += 255
+    assert psnr(black, other).tolist() == pytest.approx([78.13, 48.13, 0.0], abs=0.01)

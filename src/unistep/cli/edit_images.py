@@ -12,6 +12,7 @@ from unistep.cli.edit import EditConfig, given_labels, given_levels
 from unistep.cli.edit_given import Given
 from unistep.cli.edit_known import KnownTasks
 from unistep.cli.edit_noised import prepare_noised
+from unistep.core.pixels import psnr
 from unistep.editing.methods.measurement import Known, given_settle
 from unistep.editing.methods.protocol import Method
 from unistep.editing.operators.operator import EXACT, ROUNDED, Operator
@@ -69,7 +70,7 @@ def edit_images(task: str, model: "EditModel", inputs: list[str], degrade: bool,
                 whole = given[i].clean
                 if whole is not None:
                     clean = cut_margin(whole, given[i].inside)
-                    gains.append((_psnr(after[0], clean), _psnr(known, clean)))
+                    gains.append((float(psnr(after[:1], clean[None])), float(psnr(known[None], clean[None]))))
                 _write(after, outputs[i])
                 if config.sheet is not None and len(rows) < _MOST_ROWS:
                     rows.append(_row(task, given[i], known, after, result, row))
@@ -177,11 +178,6 @@ def _row(task: str, given: Given, known: Tensor, after: Tensor, result: EditResu
         before = cut_margin(before, given.inside)
     mask = None if given.mask is None else cut_margin(given.mask, given.inside)
     return Row(original, before, known if task in _SHOWS_KNOWN else None, mask, list(after), captions)
-
-
-def _psnr(a: Tensor, b: Tensor) -> float:
-    error = (a.double() - b.double()).square().mean().clamp_min(1e-3)
-    return float(10 * torch.log10(255**2 / error))
 
 
 def _say_notes(notes: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""Between pixels and model values: uint8 0 ... 255 and float -1 ... 1."""
+"""Pixels, uint8 0 ... 255, and values of models, float -1 ... 1; and how far images of pixels are from each other."""
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
 
@@ -16,3 +16,12 @@ def to_uint8(images: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     The arithmetic is fp32 whatever the input: half precision cannot tell neighbouring pixels near 255 apart.
     """
     return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+_LEAST_ERROR = 1e-3  # mean squared error of equal images, 78 dB
+
+
+def psnr(images: UInt8[Tensor, "N *S"], others: UInt8[Tensor, "N *S"]) -> Float64[Tensor, " N"]:
+    """Peak signal-to-noise ratio of every pair of images in dB, 10 log10(255^2 / MSE), at most 78."""
+    error = (images.double() - others.double()).flatten(1).square().mean(dim=1).clamp_min(_LEAST_ERROR)
+    return 10 * torch.log10(255**2 / error)

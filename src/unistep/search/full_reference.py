@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from unistep.core import pixels
 from unistep.core.pixels import to_float
 from unistep.errors import UserError
 from unistep.formats.published.lpips import load_lpips
@@ -27,7 +28,6 @@ from unistep.search.metric import GROUPS, jackknife
 LikenessMetric = Literal["psnr", "lpips", "class"]
 LIKENESSES: tuple[LikenessMetric, ...] = get_args(LikenessMetric)
 
-_LEAST_ERROR = 1e-3  # mean square, of pixels 0 ... 255
 _BATCH = 32  # images whose features are in memory at once
 
 Compare = Callable[[UInt8[Tensor, "N C H W"], UInt8[Tensor, "N C H W"]], Float32[Tensor, " N"]]
@@ -70,8 +70,7 @@ def psnr() -> Likeness:
     """Peak signal-to-noise ratio."""
 
     def compare(made: Tensor, true: Tensor) -> Tensor:
-        error = (made.double() - true.double()).flatten(1).square().mean(dim=1).clamp_min(_LEAST_ERROR)
-        return (10 * torch.log10(255**2 / error)).float()
+        return pixels.psnr(made, true).float()
 
     return Likeness("PSNR in dB", "higher", _sha256("psnr"), compare, -math.inf)
 
