@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unistep.core.random import ImageRandom, image_seed
+from unistep.core.random import BASIS, DEGRADE, FLIP, GUESS, IMAGES, LABELS, ImageRandom, hashes, image_seed
 
 
 def test_image_seeds_never_change():
@@ -99,3 +100,17 @@ def test_on_a_gpu_images_draw_the_same_in_any_batch_too():
         for batch, alone in zip(together, draws(ImageRandom([seed], "cuda")), strict=True):
             assert batch.device.type == "cuda"
             assert torch.equal(batch[i : i + 1], alone)
+
+
+def test_hashes_never_change():
+    # Changing these numbers changes the order of every training run.
+    assert [int(h) for h in hashes((FLIP, 3), np.arange(2, dtype=np.uint64))] == [
+        6330844193656803128,
+        8795694520343778746,
+    ]
+
+
+def test_streams_are_apart():
+    streams = [IMAGES, LABELS, DEGRADE, BASIS, GUESS]
+    assert image_seed(5, 1, IMAGES) == image_seed(5, 1)
+    assert len({image_seed(5, 1, stream) for stream in streams}) == len(streams)

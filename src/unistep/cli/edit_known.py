@@ -10,7 +10,7 @@ from torch import Tensor
 from unistep.cli.edit import EditConfig
 from unistep.cli.edit_given import Given, note_of, size_of
 from unistep.core.pixels import to_float, to_uint8
-from unistep.core.random import image_seed
+from unistep.core.random import BASIS, image_seed
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.compressed_sensing import CompressedSensing
 from unistep.editing.operators.deblurring import GaussianBlur
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _HALVES: dict[str, Callable[[tuple[int, int]], Tensor]] = {"lower": lower, "upper": upper, "left": left, "right": right}
 MASKS = (*_HALVES, "centre", "random", "box:TOP,LEFT,HEIGHT,WIDTH")
-_BASIS_STREAM = 0xBA515
 
 
 class KnownTasks:
@@ -162,7 +161,7 @@ class KnownTasks:
         return self._shared[key]
 
     def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(image_seed(self.config.seed ^ _BASIS_STREAM, 0))
+        return torch.Generator().manual_seed(image_seed(self.config.seed, 0, BASIS))
 
     def _mask_file(self, named: str, file: ImageFile) -> Path:
         path = Path(named).expanduser()

@@ -11,7 +11,7 @@ from torch import Tensor
 from unistep.cli.edit import EditConfig
 from unistep.cli.edit_given import Given, note_of, size_of
 from unistep.core.pixels import to_float, to_uint8
-from unistep.core.random import ImageRandom, image_seed
+from unistep.core.random import DEGRADE, ImageRandom, image_seed
 from unistep.data.prepare import decode, to_pixels
 from unistep.editing.jpeg_level import jpeg_level
 from unistep.editing.levels import sigma_of_strength
@@ -26,7 +26,6 @@ from unistep.images.read import ImageFile, Picture, read_picture
 if TYPE_CHECKING:
     from unistep.editing.model import EditModel
 
-_NOISE_STREAM = 0xDE6
 _NOISE, _QUALITY = 0.5, 15  # of --degrade, where nobody says
 _LEVELS_OF_ERROR = 3.0  # the level at which an error of JPEG is taken away best, see `jpeg_level`
 _LEAST = 12  # pixels that it takes
@@ -89,7 +88,7 @@ def _read(
             found = "" if estimate is None else f"its artefacts are taken for noise of sigma {sigma:.3g}"
     elif task == "denoise" and degrade:
         sigma = first or _NOISE
-        x = x + sigma * ImageRandom([image_seed(config.seed ^ _NOISE_STREAM, number)]).randn(*pixels.shape)
+        x = x + sigma * ImageRandom([image_seed(config.seed, number, DEGRADE)]).randn(*pixels.shape)
         pixels = to_uint8(x)[0]
     elif task == "denoise" and first is None:
         left, upper, right, lower = picture.frame.inside

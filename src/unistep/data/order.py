@@ -3,8 +3,8 @@
 A run sees the positions 0, 1, 2, ... of an endless sequence, `global_batch_size` of them a step. Position p lies in
 epoch p // N, and each epoch is a permutation of the N images: the order in which their hashes of (seed, epoch, image)
 sort. Nothing is carried from step to step, so a resumed run, or one with another number of processes, sees the same
-images; and as the hash (SplitMix64: Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195) is integer
-arithmetic, so does a run under another version of numpy or PyTorch.
+images; and as the hash (`unistep.core.random.hashes`) is integer arithmetic, so does a run under another version of
+numpy or PyTorch.
 """
 
 from __future__ import annotations
@@ -14,35 +14,16 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
-_GAMMA = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
-_ORDER_STREAM = 0x6F72646572  # "order"
-_FLIP_STREAM = 0x666C6970  # "flip"
-
-
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function, elementwise: a bijection of the 64-bit integers that looks random."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-def _hashes(key: tuple[int, ...], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One 64-bit hash for each counter under a key of integers."""
-    state = np.zeros(1, np.uint64)
-    for word in key:
-        state = _mix(state + np.array([(word + 1) * _GAMMA & _MASK], np.uint64))
-    return _mix(state + (counters + np.uint64(1)) * np.uint64(_GAMMA))
+from unistep.core.random import FLIP, ORDER, hashes
 
 
 @lru_cache(maxsize=2)
 def _permutation(epoch: int, dataset_size: int, seed: int) -> Tensor:
     # Two are kept, as a batch can reach from one epoch into the next.
-    hashes = _hashes((_ORDER_STREAM, seed, epoch), np.arange(dataset_size, dtype=np.uint64))
-    return torch.from_numpy(np.argsort(hashes, kind="stable").astype(np.int64))
+    order = hashes((ORDER, seed, epoch), np.arange(dataset_size, dtype=np.uint64))
+    return torch.from_numpy(np.argsort(order, kind="stable").astype(np.int64))
 
 
 def _positions(step: int, global_batch_size: int) -> range:
@@ -80,4 +61,4 @@ def batch_flips(step: int, global_batch_size: int, seed: int) -> Bool[Tensor, "B
     """Which images of the global batch of step `step` are mirrored: each with probability 1/2."""
     positions = _positions(step, global_batch_size)
     counters = np.arange(positions.start, positions.stop, dtype=np.uint64)
-    return torch.from_numpy(_hashes((_FLIP_STREAM, seed), counters) >= np.uint64(1 << 63))
+    return torch.from_numpy(hashes((FLIP, seed), counters) >= np.uint64(1 << 63))

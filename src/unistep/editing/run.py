@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from unistep.core.pixels import to_uint8
-from unistep.core.random import ImageRandom, image_seed
+from unistep.core.random import GUESS, LABELS, ImageRandom, image_seed
 from unistep.editing.methods.protocol import Method
 from unistep.editing.model import EditModel
 from unistep.editing.tiled import Tiled
@@ -36,7 +36,6 @@ MOST_GUESSED = 32
 _GUESS_LEVELS = (8.0, 4.0, 2.0, 1.0)
 _MOST_INPUTS, _MOST_CANDIDATES = 1 << 20, 1 << 12
 _CANDIDATE_SHIFT = 20
-_GUESS_STREAM, _LABEL_STREAM = 0x6E55, 0x1ABE1
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class _Run:
             guessed = self.guess([of_one[0] for of_one in seeds])
             return guessed[:, None].expand(-1, candidates), sum(_rounds(classes)) * len(self.guess_levels)
         if given is None:
-            drawn = [[image_seed(seed ^ _LABEL_STREAM, 0) % classes for seed in of_one] for of_one in seeds]
+            drawn = [[image_seed(seed, 0, LABELS) % classes for seed in of_one] for of_one in seeds]
             return torch.tensor(drawn, dtype=torch.int64), 0
         listed = [given] * count if isinstance(given, int) else [int(c) for c in given]
         if len(listed) != count:
@@ -206,7 +205,7 @@ class _Run:
             dropped = torch.full_like(total, torch.inf).scatter(1, left, 0)
             for pack in self.packs([(i, c, number) for i in range(count) for c in left[i].tolist()]):
                 # All classes of an image are judged by the same noise.
-                random = self.random([image_seed(seeds[i] ^ _GUESS_STREAM, number) for i, _, _ in pack.filled])
+                random = self.random([image_seed(seeds[i], number, GUESS) for i, _, _ in pack.filled])
                 labels = torch.tensor([c for _, c, _ in pack.filled], device=self.model.device)
                 rows = [i for i, _, _ in pack.filled]
                 misfits = self.method.misfit(self.denoiser, rows, labels, random, self.guess_levels).double()

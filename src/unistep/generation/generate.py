@@ -19,13 +19,11 @@ from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.core.pixels import to_uint8
-from unistep.core.random import ImageRandom, image_seed
+from unistep.core.random import LABELS, ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import Solver
 from unistep.samplers import ode
 from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
-
-_LABEL_STREAM = 0x1ABE1
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def consistency_plan(
 
 def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Tensor, " B"]:
     """A class for each image of a run, drawn from the run's seed and the image's index."""
-    return torch.tensor([image_seed(seed ^ _LABEL_STREAM, i) % num_classes for i in indices], dtype=torch.int64)
+    return torch.tensor([image_seed(seed, i, LABELS) % num_classes for i in indices], dtype=torch.int64)
 
 
 @torch.no_grad()
