@@ -49,7 +49,7 @@ from unistep.formats.model_folder.folder import load_model
 from unistep.images.grid import save_png, to_pil
 from unistep.metrics.mnist import load_mnist_classifier
 from unistep.runtime.precision import set_precision
-from unistep.samplers import ode
+from unistep.samplers.ancestral import ancestral
 from unistep.samplers.ode_step import euler_step, level
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
@@ -256,7 +256,7 @@ def by_teacher(model: LoadedModel, case: Case, part: range, labels: list[int] | 
     if case.operator is None:
         if steps == 1:
             return {f"{name}, mean estimate": (1, to_uint8(denoiser(y, level(SIGMA, y), given)))}
-        x = ode.ancestral(denoiser, y / SIGMA, steps, given, noise=noise, sigma_max=SIGMA, sigma_min=i.sigma_min)
+        x = ancestral(denoiser, y / SIGMA, steps, given, noise=noise, sigma_max=SIGMA, sigma_min=i.sigma_min)
         return {f"{name}, sampled": (steps, to_uint8(x))}
     known = case.operator.A_pinv(y)
     sigmas = [*karras_sigmas(steps, i.sigma_min, i.sigma_max, i.rho, dtype=torch.float64).tolist(), 0.0]

@@ -12,7 +12,7 @@ from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom, image_seed
 from unistep.editing.encoding import encode
 from unistep.errors import UserError
-from unistep.samplers.ode import heun
+from unistep.samplers.heun import heun
 
 MU, S = 0.1, 0.3
 

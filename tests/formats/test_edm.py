@@ -22,7 +22,7 @@ from unistep.formats.edm.file import load_edm
 from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
-from unistep.samplers.ode import heun
+from unistep.samplers.heun import heun
 
 SONG: dict[str, Any] = {
     "img_resolution": 16,

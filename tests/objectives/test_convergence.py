@@ -24,7 +24,7 @@ from unistep.core.noise import karras_sigmas
 from unistep.core.parameterization import Preconditioned
 from unistep.objectives.methods import METHODS, MethodConfig, build_objective
 from unistep.objectives.progressive import ProgressiveConfig
-from unistep.samplers.ode import progressive
+from unistep.samplers.progressive import progressive
 from unistep.training.optimizer import OptimizerConfig
 
 DATA = Mixture(

@@ -20,7 +20,8 @@ from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
 from unistep.objectives.methods import METHODS, build_objective
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.samplers.consistency import sample_onestep
-from unistep.samplers.ode import heun, progressive
+from unistep.samplers.heun import heun
+from unistep.samplers.progressive import progressive
 from unistep.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.slow

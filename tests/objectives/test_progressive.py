@@ -15,8 +15,8 @@ from unistep.objectives.consistency import copy_target
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from unistep.objectives.protocol import dropout_generator
 from unistep.samplers.guidance import Guided
-from unistep.samplers.ode import progressive
 from unistep.samplers.ode_step import euler_step
+from unistep.samplers.progressive import progressive
 
 MU, S = 0.3, 0.5
 

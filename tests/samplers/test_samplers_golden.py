@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned
-from unistep.samplers import ode
+from unistep.samplers.ancestral import ancestral
 from unistep.samplers.consistency import sample_multistep, sample_onestep, sigmas_from_indices
+from unistep.samplers.dpm2 import dpm2
+from unistep.samplers.euler import euler
+from unistep.samplers.heun import heun
+from unistep.samplers.ode import Churn
+from unistep.samplers.progressive import progressive
 
 ROWS = json.loads((Path(__file__).parents[1] / "golden" / "samplers.json").read_text())
 
@@ -24,18 +29,18 @@ def test_golden_samplers(golden, toy, row):
 
     scaling = {"edm": EDMScaling(), "consistency": ConsistencyScaling()}[row["parameterization"]]
     denoiser = Preconditioned(toy("online"), scaling)
-    churn = {key: row[key] for key in ("s_churn", "s_tmin", "s_tmax", "s_noise") if key in row}
+    churn = Churn(noise, row["s_churn"], row["s_tmin"], row["s_tmax"], row["s_noise"]) if "s_churn" in row else None
     match row["sampler"]:
         case "heun":
-            out = ode.heun(denoiser, x_T, steps, noise=noise, **churn)
+            out = heun(denoiser, x_T, steps, churn=churn)
         case "euler":
-            out = ode.euler(denoiser, x_T, steps)
+            out = euler(denoiser, x_T, steps)
         case "dpm":
-            out = ode.dpm2(denoiser, x_T, steps, noise=noise, **churn)
+            out = dpm2(denoiser, x_T, steps, churn=churn)
         case "ancestral":
-            out = ode.ancestral(denoiser, x_T, steps, noise=noise)
+            out = ancestral(denoiser, x_T, steps, noise=noise)
         case "progdist":
-            out = ode.progressive(denoiser, x_T, steps)
+            out = progressive(denoiser, x_T, steps)
         case "onestep":
             out = sample_onestep(denoiser, x_T * 80.0)
         case "multistep":

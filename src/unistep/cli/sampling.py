@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unistep.cli.arguments import MAX_SEED, check_range
 from unistep.errors import UserError
+from unistep.samplers.table import SolverName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ class SamplingConfig:
     steps: int | None = None
     timesteps: str | None = None
     sigmas: str | None = None
-    solver: Literal["heun", "euler", "dpm2", "ancestral", "progressive"] | None = None
+    solver: SolverName | None = None
     class_labels: str | None = None
     seed: int = 0
     batch_size: int = 64

@@ -53,7 +53,7 @@ def encode(
     rho: float = 7.0,
     clip: bool = True,
 ) -> Float[Tensor, "B C H W"]:
-    """The *unit* noise x_T from which `samplers.ode.heun` with the same numbers makes the images again.
+    """The *unit* noise x_T from which `samplers.heun.heun` with the same numbers makes the images again.
 
     A consistency model that was trained on the same data makes nearly the same images from it in one evaluation.
 

@@ -23,9 +23,9 @@ from unistep.errors import UserError
 from unistep.networks.adm import UNetConfig
 from unistep.networks.song import SongUNetConfig
 from unistep.samplers.consistency import sigmas_from_indices
+from unistep.samplers.table import find_solver
 
 Kind = Literal["consistency", "diffusion"]
-Solver = Literal["heun", "euler", "dpm2", "ancestral", "progressive"]
 Preconditioning = Literal["edm", "vp", "ve", "iddpm"]
 
 
@@ -66,7 +66,7 @@ class ModelInfo:
     preconditioning: Preconditioning = "edm"
     noise_embedding: NoiseEmbedding = "adm"
     method: str | None = None
-    solver: Solver = "heun"
+    solver: str = "heun"
     steps: int | None = None
     beta_d: float = 19.9
     beta_min: float = 0.1
@@ -86,6 +86,7 @@ class ModelInfo:
             raise UserError(f"C_1 {self.C_1} and C_2 {self.C_2} must lie between 0 and 1")
         if not 2 <= self.M <= 100_000:
             raise UserError(f"M {self.M} must lie between 2 and 100000")
+        find_solver(self.solver)
         if self.steps is not None and not 1 <= self.steps <= 1_000_000:
             raise UserError(f"steps {self.steps} must lie between 1 and 1000000")
         if self.null_label is not None and self.null_label < 0:

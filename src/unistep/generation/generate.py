@@ -21,9 +21,8 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.pixels import to_uint8
 from unistep.core.random import LABELS, ImageRandom, image_seed
 from unistep.errors import UserError
-from unistep.formats.model import Solver
-from unistep.samplers import ode
 from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
+from unistep.samplers.table import find_solver
 
 
 @dataclass(frozen=True)
@@ -55,25 +54,31 @@ class ConsistencyPlan:
 
 @dataclass(frozen=True)
 class DiffusionPlan:
-    """An ODE solver for a diffusion model; "progressive" is Euler's from sigma_max to sigma_min, and not to 0."""
+    """Steps of a solver of `SOLVERS`, for a diffusion model.
 
-    solver: Solver = "heun"
+    Raises:
+        UserError: there is no such solver.
+    """
+
+    solver: str = "heun"
     steps: int = 18
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
 
+    def __post_init__(self) -> None:
+        find_solver(self.solver)
+
     @property
     def nfe(self) -> int:
         """Network evaluations an image."""
-        return {"heun": 2 * self.steps - 1, "dpm2": 2 * self.steps}.get(self.solver, self.steps)
+        return find_solver(self.solver).evaluations(self.steps)
 
     def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
         """Images in [-1, 1] from unit noise."""
-        known = {"heun": ode.heun, "euler": ode.euler, "dpm2": ode.dpm2, "progressive": ode.progressive}
-        solver = known.get(self.solver)
-        solver = solver or partial(ode.ancestral, noise=random)
-        return solver(
+        solver = find_solver(self.solver)
+        sample = partial(solver.function(), noise=random) if solver.stochastic else solver.function()
+        return sample(
             denoiser, noise, self.steps, labels, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
         )
 

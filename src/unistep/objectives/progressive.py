@@ -11,7 +11,7 @@ where the target is the clean image whose single Euler step from t to t'' lands 
 with N, N/2, ... 1: at the end of each the student becomes the teacher, and optimizer and averages begin afresh. The
 phases of N = 2 and N = 1, the hardest, are twice as long.
 
-The student is a diffusion model: sampled by N Euler steps from sigma_max to sigma_min (`samplers.ode.progressive`).
+The student is a diffusion model, sampled by N Euler steps from sigma_max to sigma_min (`samplers/progressive.py`).
 """
 
 from dataclasses import dataclass

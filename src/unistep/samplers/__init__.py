@@ -1,4 +1,4 @@
-"""From noise to images: samplers that see a `Denoiser` and nothing of the network behind it.
+"""Samplers: from noise to images, by a `Denoiser`, whatever network is behind it.
 
-They leave gradients on: call them under `torch.no_grad()` unless you want to differentiate through the sampling.
+They record gradients: call them under `torch.no_grad()` unless the sampling is to be differentiated.
 """

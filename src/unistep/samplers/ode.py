@@ -1,17 +1,13 @@
-"""Samplers of diffusion models: from sigma_max to 0 along the Karras grid, solving the probability-flow ODE.
+"""What the solvers of the probability-flow ODE share: the grid of noise levels, the churn, and the loop over the steps.
 
-All take unit Gaussian noise `x_T` (multiplied by sigma_max inside) and return images x0. `num_steps` levels
-from sigma_max to sigma_min are followed by 0, so `num_steps` steps are made; with `clip` every clean image that the
-denoiser names and the result are clamped to [-1, 1].
-
-heun is algorithm 2 of Karras et al. 2022, whose churn adds noise before a step; without churn it is algorithm 1.
-dpm2 is DPM-Solver-2 (Lu et al. 2022) with the same churn, ancestral the Euler step with part of the
-noise drawn anew, both as in Crowson's k-diffusion. progressive is the sampler of progressive distillation (Salimans and
-Ho 2022): Euler steps between `num_steps` + 1 levels, the last of which is sigma_min and not 0.
+A solver goes from sigma_max to 0 along the Karras grid: `num_steps` levels from sigma_max to sigma_min are followed by
+0, so that `num_steps` steps are made. It takes unit Gaussian noise `x_T`, multiplies it by sigma_max, and returns
+images x0. With `clip` every output of the denoiser and the result are clamped to [-1, 1].
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -22,192 +18,105 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigmas
 from unistep.errors import UserError
 from unistep.samplers.noise_source import NoiseSource, draw
-from unistep.samplers.ode_step import clipped, dpm2_step, euler_step, heun_step, level
+from unistep.samplers.ode_step import clipped, level
 
 Step = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def _grid(num_steps: int, num: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
-    if num_steps < 1:
-        raise UserError(f"a sampler makes at least one step, not {num_steps}: raise the number of steps")
-    return karras_sigmas(num, sigma_min, sigma_max, rho, dtype=torch.float64).tolist()
-
-
-def _levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
-    """The grid with the trailing 0."""
-    return [*_grid(num_steps, num_steps, sigma_min, sigma_max, rho), 0.0]
-
-
-def _finish(x: Tensor, clip: bool) -> Tensor:
-    return x.clamp(-1, 1) if clip else x
-
-
-def _solve(
-    step: Step,
-    step_to_0: Step,
-    denoiser: Denoiser,
-    x_T: Tensor,
-    sigmas: list[float],
-    class_labels: Tensor | None,
-    *,
-    noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
-    clip: bool,
-) -> Tensor:
-    """The steps of `sigmas`, each after the churn that Karras et al. 2022, algorithm 2, lines 4 to 6, prescribe."""
-    if s_churn > 0 and noise is None:
-        raise ValueError("churn adds fresh noise: give a noise source, or s_churn=0")
-    denoiser = clipped(denoiser, clip)
-    x = x_T * sigmas[0]
-    for t, r in pairwise(sigmas):
-        if noise is not None and s_churn > 0:
-            # Drawn at every step, used or not: step i takes draw i whatever s_tmin and s_tmax are.
-            fresh = draw(noise, x)
-            if s_tmin <= t <= s_tmax:
-                t_hat = t * (1 + min(s_churn / (len(sigmas) - 1), math.sqrt(2) - 1))
-                x = x + fresh * (s_noise * math.sqrt(t_hat**2 - t**2))
-                t = t_hat
-        x = (step if r > 0 else step_to_0)(denoiser, x, level(t, x), level(r, x), class_labels)
-    return _finish(x, clip)
-
-
-def euler(
-    denoiser: Denoiser,
-    x_T: Float[Tensor, "B C H W"],
-    num_steps: int,
-    class_labels: Int[Tensor, " B"] | None = None,
-    *,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    clip: bool = True,
-) -> Float[Tensor, "B C H W"]:
-    """First order; nfe = num_steps."""
-    sigmas = _levels(num_steps, sigma_min, sigma_max, rho)
-    return _solve(euler_step, euler_step, denoiser, x_T, sigmas, class_labels, clip=clip)
-
-
-def heun(
-    denoiser: Denoiser,
-    x_T: Float[Tensor, "B C H W"],
-    num_steps: int,
-    class_labels: Int[Tensor, " B"] | None = None,
-    *,
-    noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    clip: bool = True,
-) -> Float[Tensor, "B C H W"]:
-    """Second order; nfe = 2 num_steps - 1.
+@dataclass(frozen=True)
+class Churn:
+    """Noise added before a step, as in Karras et al. 2022, algorithm 2, lines 4 to 6.
 
     Args:
-        denoiser: the diffusion model.
-        x_T: unit Gaussian noise.
-        num_steps: number of steps, at least 1.
-        class_labels: passed to the denoiser.
-        noise: needed where s_churn > 0; one draw a step.
+        noise: source of the noise; one draw a step, used or not.
         s_churn: total churn; s_churn/num_steps, at most sqrt(2) - 1, is the relative rise of the level before a step.
-        s_tmin, s_tmax: the levels between which churn happens.
-        s_noise: standard deviation of the churned noise.
-        sigma_min, sigma_max, rho: the grid.
-        clip: clamp every clean image and the result to [-1, 1].
+        s_tmin, s_tmax: noise levels between which churn happens.
+        s_noise: standard deviation of the added noise.
     """
-    sigmas = _levels(num_steps, sigma_min, sigma_max, rho)
-    return _solve(
-        heun_step,
-        euler_step,  # at level 0 Heun's second slope is 0/0
-        denoiser,
-        x_T,
-        sigmas,
-        class_labels,
-        noise=noise,
-        s_churn=s_churn,
-        s_tmin=s_tmin,
-        s_tmax=s_tmax,
-        s_noise=s_noise,
-        clip=clip,
-    )
+
+    noise: NoiseSource
+    s_churn: float
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def add(self, x: Tensor, t: float, num_steps: int) -> tuple[Tensor, float]:
+        """Raises images at level `t` to a higher level.
+
+        Args:
+            x: images [B, C, H, W].
+            t: their noise level.
+            num_steps: number of steps of the whole run.
+
+        Returns:
+            The images and their new level.
+        """
+        if self.s_churn <= 0:
+            return x, t
+        # Drawn at every step, used or not: step i takes draw i whatever s_tmin and s_tmax are.
+        fresh = draw(self.noise, x)
+        if not self.s_tmin <= t <= self.s_tmax:
+            return x, t
+        t_hat = t * (1 + min(self.s_churn / num_steps, math.sqrt(2) - 1))
+        return x + fresh * (self.s_noise * math.sqrt(t_hat**2 - t**2)), t_hat
 
 
-def dpm2(
+def noise_levels(
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float, *, to_zero: bool = True
+) -> list[float]:
+    """The `num_steps` + 1 noise levels between which the steps are made, descending from sigma_max.
+
+    Args:
+        num_steps: number of steps, at least 1.
+        sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
+        to_zero: whether the level after sigma_min is 0; otherwise sigma_min is the last.
+
+    Raises:
+        UserError: fewer than one step.
+    """
+    if num_steps < 1:
+        raise UserError(f"a sampler makes at least one step, not {num_steps}: raise the number of steps")
+    num_levels = num_steps if to_zero else num_steps + 1
+    levels = karras_sigmas(num_levels, sigma_min, sigma_max, rho, dtype=torch.float64).tolist()
+    return [*levels, 0.0] if to_zero else levels
+
+
+def solve(
+    step: Step,
     denoiser: Denoiser,
     x_T: Float[Tensor, "B C H W"],
-    num_steps: int,
-    class_labels: Int[Tensor, " B"] | None = None,
+    sigmas: list[float],
+    class_labels: Int[Tensor, " B"] | None,
     *,
-    noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    clip: bool = True,
+    last_step: Step | None = None,
+    churn: Churn | None = None,
+    clip: bool,
 ) -> Float[Tensor, "B C H W"]:
-    """Second order; nfe = 2 num_steps. The arguments are those of `heun`."""
-    sigmas = _levels(num_steps, sigma_min, sigma_max, rho)
-    return _solve(
-        dpm2_step,
-        dpm2_step,
-        denoiser,
-        x_T,
-        sigmas,
-        class_labels,
-        noise=noise,
-        s_churn=s_churn,
-        s_tmin=s_tmin,
-        s_tmax=s_tmax,
-        s_noise=s_noise,
-        clip=clip,
-    )
+    """Makes one step between each two neighbouring levels.
 
+    Args:
+        step: step function of `unistep.samplers.ode_step`, called as step(denoiser, x, t, r, class_labels).
+        denoiser: diffusion model.
+        x_T: unit Gaussian noise.
+        sigmas: noise levels, descending from sigma_max.
+        class_labels: classes that the denoiser is called with.
+        last_step: step function for the step to level 0; None is `step`.
+        churn: noise added before each step; None adds none.
+        clip: whether outputs of the denoiser and the result are clamped to [-1, 1].
 
-def ancestral(
-    denoiser: Denoiser,
-    x_T: Float[Tensor, "B C H W"],
-    num_steps: int,
-    class_labels: Int[Tensor, " B"] | None = None,
-    *,
-    noise: NoiseSource,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    clip: bool = True,
-) -> Float[Tensor, "B C H W"]:
-    """Stochastic, first order; nfe = num_steps.
-
-    A step from t to r goes down to r^2/t and comes back up to r with one draw of fresh noise; the last step draws none.
+    Returns:
+        Images at the last level.
     """
-    sigmas = _levels(num_steps, sigma_min, sigma_max, rho)
     denoiser = clipped(denoiser, clip)
     x = x_T * sigmas[0]
     for t, r in pairwise(sigmas):
-        x = euler_step(denoiser, x, level(t, x), level(r**2 / t, x), class_labels)
-        if r > 0:
-            x = x + draw(noise, x) * (r * math.sqrt(1 - (r / t) ** 2))
-    return _finish(x, clip)
+        if churn is not None:
+            x, t = churn.add(x, t, len(sigmas) - 1)
+        chosen = step if r > 0 or last_step is None else last_step
+        x = chosen(denoiser, x, level(t, x), level(r, x), class_labels)
+    return finish(x, clip)
 
 
-def progressive(
-    denoiser: Denoiser,
-    x_T: Float[Tensor, "B C H W"],
-    num_steps: int,
-    class_labels: Int[Tensor, " B"] | None = None,
-    *,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    clip: bool = True,
-) -> Float[Tensor, "B C H W"]:
-    """The steps that a progressively distilled model was trained to make, down to sigma_min; nfe = num_steps."""
-    sigmas = _grid(num_steps, num_steps + 1, sigma_min, sigma_max, rho)
-    return _solve(euler_step, euler_step, denoiser, x_T, sigmas, class_labels, clip=clip)
+def finish(x: Float[Tensor, "B C H W"], clip: bool) -> Float[Tensor, "B C H W"]:
+    """The images, clamped to [-1, 1] if `clip` is true."""
+    return x.clamp(-1, 1) if clip else x

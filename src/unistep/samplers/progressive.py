@@ -1,0 +1,39 @@
+"""The sampler of progressive distillation (Salimans and Ho 2022): Euler steps that end at sigma_min and not at 0."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unistep.core.denoiser import Denoiser
+from unistep.samplers.ode import noise_levels, solve
+from unistep.samplers.ode_step import euler_step
+
+
+def progressive(
+    denoiser: Denoiser,
+    x_T: Float[Tensor, "B C H W"],
+    num_steps: int,
+    class_labels: Int[Tensor, " B"] | None = None,
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    clip: bool = True,
+) -> Float[Tensor, "B C H W"]:
+    """Samples by the steps that a progressively distilled model was trained to make; `num_steps` evaluations.
+
+    Args:
+        denoiser: diffusion model.
+        x_T: unit Gaussian noise [B, C, H, W].
+        num_steps: number of steps, at least 1.
+        class_labels: class of each image; None for an unconditional model.
+        sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
+        clip: whether outputs of the denoiser and the result are clamped to [-1, 1].
+
+    Returns:
+        Images at noise level sigma_min.
+
+    Raises:
+        UserError: fewer than one step.
+    """
+    sigmas = noise_levels(num_steps, sigma_min, sigma_max, rho, to_zero=False)
+    return solve(euler_step, denoiser, x_T, sigmas, class_labels, clip=clip)
