@@ -30,11 +30,11 @@ import torch
 from unistep.cli.train import parse_run
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
+from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
 from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.methods import METHODS, TITLES
-from unistep.workflows.models import default_plan
 
 START, END = "<!-- compare-methods: begin -->", "<!-- compare-methods: end -->"
 

@@ -17,10 +17,11 @@ import torch
 from unistep.data import open_dataset
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.folder import load_model
-from unistep.generation.generate import Plan, consistency_plan, generate
+from unistep.generation.generate import generate
+from unistep.generation.plan import Plan, consistency_plan, default_plan
 from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
 from unistep.runtime.precision import set_precision
-from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
 
 def sample(model: LoadedModel, plan: Plan, count: int) -> tuple[torch.Tensor, torch.Tensor, float]:

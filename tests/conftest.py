@@ -6,6 +6,7 @@ import os
 import runpy
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,78 @@ def model_folder(lively: Callable[..., nn.Module], tmp_path_factory: pytest.Temp
         return made[key]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def network() -> Any:
+    """A PatchedUNetConfig of three classes, for 8 x 8 grey images."""
+    from unistep.networks.patched import PatchedUNetConfig
+
+    return PatchedUNetConfig(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attn_norm_num_groups=4,
+        attention_head_dim=8,
+        num_class_embeds=3,
+        patch_size=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def saved(network, tmp_path_factory) -> Callable[..., Path]:
+    """saved(kind, null_label, base=None, info={}, **fields of the network): a model folder; no weight is zero."""
+
+    def save(
+        kind: str = "diffusion", null_label: int | None = None, base: Any = None, info: Any = None, **fields: Any
+    ) -> Path:
+        from unistep.formats.model import ModelInfo
+        from unistep.formats.model_folder.folder import save_model
+        from unistep.workflows.parts import build_network
+
+        path = tmp_path_factory.mktemp("models") / "model"
+        model, noise = build_network(replace(base or network, **fields), seed=7), torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn(p.shape, generator=noise), alpha=0.1)
+        save_model(path, model, ModelInfo(kind, null_label=null_label, **(info or {})), card="Random weights.\n")
+        return path
+
+    return save
+
+
+@pytest.fixture
+def openai_pt(tmp_path) -> Callable[..., Path]:
+    """openai_pt(name): an unconditional network for 32 x 32 colour images, as OpenAI writes one."""
+
+    def make(name: str = "edm_cat256_tiny.pt") -> Path:
+        from unistep.formats.openai.layout import diffusers_to_openai
+        from unistep.networks.adm import UNetConfig
+        from unistep.workflows.parts import build_network
+
+        config = UNetConfig(
+            sample_size=32,
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            block_out_channels=(64, 64),
+            layers_per_block=1,
+            attention_head_dim=64,
+            downsample_type="conv",
+            upsample_type="conv",
+            num_class_embeds=None,
+        )
+        weights = build_network(config, 3).state_dict()
+        noise = torch.Generator().manual_seed(3)
+        weights = {name: v + 0.03 * torch.randn(v.shape, generator=noise) for name, v in weights.items()}
+        torch.save(diffusers_to_openai(weights, config), tmp_path / name)
+        return tmp_path / name
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from unistep.formats.edm.adm import adm_config
 from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel, precondition
 from unistep.formats.openai.layout import diffusers_to_openai, openai_config
+from unistep.generation.plan import default_plan
 from unistep.networks.song import SongUNetConfig
-from unistep.workflows.models import default_plan
 from unistep.workflows.parts import build_network, build_student, build_teacher, shaped_network, teacher_parts
 from unistep.workflows.train import train
 

@@ -3,25 +3,50 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.metadata import version
+
+    from unistep.core.denoiser import Denoiser
     from unistep.editing.methods.measurement import edit
-    from unistep.editing.run import EditResult
+    from unistep.errors import UserError
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
+    from unistep.workflows.models import load
+    from unistep.workflows.sample import sample
 
-__all__ = ["CMStochasticIterativeScheduler", "ConsistencyModelPipeline", "EditResult", "edit"]
+    __version__ = version("unistep")
+
+__all__ = [
+    "CMStochasticIterativeScheduler",
+    "ConsistencyModelPipeline",
+    "Denoiser",
+    "UserError",
+    "__version__",
+    "edit",
+    "load",
+    "sample",
+]
 
 # Imported when first asked for: `import unistep` alone costs nothing.
-_PLACES = {
+_MODULES = {
     "CMStochasticIterativeScheduler": "unistep.pipelines.scheduler",
     "ConsistencyModelPipeline": "unistep.pipelines.consistency_model",
-    "EditResult": "unistep.editing.run",
+    "Denoiser": "unistep.core.denoiser",
+    "UserError": "unistep.errors",
     "edit": "unistep.editing.methods.measurement",
+    "load": "unistep.workflows.models",
+    "sample": "unistep.workflows.sample",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'unistep' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("unistep")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'unistep' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

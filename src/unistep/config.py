@@ -17,7 +17,7 @@ from unistep.core.parameterization import NoiseEmbedding
 from unistep.data.config import DataConfig
 from unistep.errors import UserError
 from unistep.formats.published.lpips import LPIPSConfig
-from unistep.generation.generate import spaced_timesteps
+from unistep.generation.plan import spaced_timesteps
 from unistep.networks.patched import PatchedUNetConfig
 from unistep.networks.song import SongUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig

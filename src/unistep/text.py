@@ -21,6 +21,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     return by_folded[matches[0]] if matches else None
 
 
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """`; did you mean X?` with the candidate most like `word`; empty where none is much like it."""
+    near = nearest(word, candidates)
+    return f"; did you mean {near}?" if near else ""
+
+
 def nearest_path(path: Path) -> Path | None:
     """The existing path most like `path`: its own folder, or the first folder above it that exists, is searched."""
     missing = path

@@ -14,9 +14,9 @@ from unistep.cli.main import main
 from unistep.data import open_dataset
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation import collect
-from unistep.generation.generate import generate, random_labels
+from unistep.generation.generate import generate
+from unistep.generation.plan import default_plan, random_labels
 from unistep.generation.shards import Shards, shards_folder
-from unistep.workflows.models import default_plan
 
 SCRIPT = Path(__file__).with_name("sample_process.py")
 DEADLINE = 120
@@ -126,7 +126,7 @@ def test_a_process_that_dies_fails_the_command(victim, several, alone, here, run
     kept = Shards(here / "images.npz", TOTAL, (1, 16, 16)).count()
     assert kept > 592, "all of the other's share, and some of the victim's"
     outcome = run("sample", model, *options)
-    assert (outcome.code, outcome.err) == (0, f"going on: {kept} of {TOTAL} images are there\n")
+    assert (outcome.code, outcome.err) == (0, f"note: going on: {kept} of {TOTAL} images are there\n")
     assert (here / "images.npz").read_bytes() == alone.read_bytes()
 
 
@@ -190,7 +190,7 @@ def test_out_of_memory(model, here, refused, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(collect, "generate", full)
-    refused(["sample", model, "--batch-size", 512], "--batch_size 512: too many for the memory of cpu; give fewer")
+    refused(["sample", model, "--batch-size", 512], "--batch-size 512: too many for the memory of cpu; give fewer")
 
 
 def test_two_runs_of_one_output(model, here, refused, network_calls):

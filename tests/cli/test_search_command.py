@@ -17,10 +17,10 @@ from unistep.cli.main import COMMANDS
 from unistep.cli.search_config import steps_of
 from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
-from unistep.generation.generate import consistency_plan
+from unistep.generation.plan import consistency_plan, default_plan
 from unistep.runtime.interrupt import Interrupted
 from unistep.search import sampler_schedules as module
-from unistep.workflows.models import EMBEDDED_TEACHER, default_plan, open_any
+from unistep.workflows.models import EMBEDDED_TEACHER, open_any
 
 FILES = {"search.json", "curve.png"}
 

@@ -10,7 +10,8 @@ import torch
 
 from unistep.errors import UserError
 from unistep.generation.collect import collect, collect_into, share, tiles
-from unistep.generation.generate import ConsistencyPlan, generate
+from unistep.generation.generate import generate
+from unistep.generation.plan import ConsistencyPlan
 from unistep.generation.shards import Shards
 from unistep.runtime.processes import Processes
 

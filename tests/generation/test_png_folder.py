@@ -70,7 +70,7 @@ def test_a_smaller_run_leaves_no_image_of_a_larger_one(images, tmp_path):
 def test_other_peoples_folders_are_refused(images, tmp_path, name):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / name).write_text('{"labels": null}')
-    with pytest.raises(UserError, match=f"photos holds {name}, which is not of this command; choose another --output"):
+    with pytest.raises(UserError, match=f"photos holds {name}, which is not of this command; choose another `output`"):
         make(tmp_path / "photos", images)
     assert [p.name for p in (tmp_path / "photos").iterdir()] == [name]
 

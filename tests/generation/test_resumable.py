@@ -119,7 +119,7 @@ def test_other_settings_are_refused(start, images):
         start().claim(other)
     assert str(refused.value) == (
         f"15 of 40 images for {first.output} are there from a run that differs in seed (3, now 4), "
-        "sigmas ([80.0, 0.8], now [80.0]), weights; repeat its command to go on, or give --restart to delete them"
+        "sigmas ([80.0, 0.8], now [80.0]), weights; repeat its command to go on, or give `restart=True` to delete them"
     )
     assert start().claim(SETTINGS) == 15, "the refusal has kept them"
 
@@ -145,7 +145,7 @@ def test_settings_that_cannot_be_read_are_others(start, images):
     write(first, images, range(5, 20))
     for content in ("{", "[]", "[" * 100_000):
         (first.folder / "settings.json").write_text(content)
-        with pytest.raises(UserError, match="--restart"):
+        with pytest.raises(UserError, match="restart=True"):
             start().claim(SETTINGS)
 
 
@@ -190,7 +190,7 @@ def test_a_former_output_stays_until_the_new_one_is_complete(start, images):
 def test_two_runs_do_not_write_to_one_output(kind, start):
     first = start()
     first.claim(SETTINGS)
-    with pytest.raises(UserError, match="is being written by another run; wait for it, or choose another --output"):
+    with pytest.raises(UserError, match="is being written by another run; wait for it, or choose another `output`"):
         kind(first.output, N, SHAPE).claim(SETTINGS)
     first.discard()
     kind(first.output, N, SHAPE).claim(SETTINGS)
@@ -215,7 +215,7 @@ def test_discard_leaves_nothing(start, images):
 
 def test_a_place_that_cannot_be_written(kind, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write .*file.*; choose another --output") as refused:
+    with pytest.raises(UserError, match="cannot write .*file.*; choose another `output`") as refused:
         kind(tmp_path / "file" / "images.npz", N, SHAPE).claim(SETTINGS)
     assert "\n" not in str(refused.value)
 

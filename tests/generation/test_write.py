@@ -54,14 +54,14 @@ def test_png_is_one_grid(images, name, tmp_path):
 @pytest.mark.parametrize("name", ["grid.png", "images.npz", "images"])
 def test_a_place_that_cannot_be_written(images, name, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write .*file.*; choose another --output") as caught:
+    with pytest.raises(UserError, match="cannot write .*file.*; choose another `output`") as caught:
         write_images(images, None, tmp_path / "file" / name, columns=3)
     assert "\n" not in str(caught.value)
 
 
 def test_a_read_only_folder(images, read_only):
     with pytest.raises(
-        UserError, match=f"cannot write {read_only}/grid.png: Permission denied; choose another --output"
+        UserError, match=f"cannot write {read_only}/grid.png: Permission denied; choose another `output`"
     ):
         write_images(images, None, read_only / "grid.png", columns=3)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.generation.generate import random_labels
+from unistep.generation.plan import default_plan, random_labels
 from unistep.metrics.sources import DataSource, ImageSource, ModelSource
-from unistep.workflows.models import default_plan, open_any
+from unistep.workflows.models import open_any
 
 
 def test_the_digest_is_of_the_pixels_and_of_how_many(pictures):

@@ -16,7 +16,8 @@ from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.data import DataConfig, ImageDataset, open_dataset
 from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
-from unistep.generation.generate import generate, random_labels
+from unistep.generation.generate import generate
+from unistep.generation.plan import default_plan, random_labels
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.mnist import MNIST
 from unistep.metrics.frechet import frechet_distance
@@ -29,7 +30,7 @@ from unistep.training.evaluation import Best, EvaluationConfig
 from unistep.training.optimizer import OptimizerConfig
 from unistep.workflows import train as module
 from unistep.workflows.evaluation_in_training import TrainingEvaluation, open_evaluation
-from unistep.workflows.models import default_plan, open_any
+from unistep.workflows.models import open_any
 from unistep.workflows.train import build_accelerator, claim_folder, train
 
 SCRIPT = Path(__file__).with_name("train_process.py")

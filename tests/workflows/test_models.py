@@ -8,8 +8,8 @@ import pytest
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder.folder import load_model
-from unistep.generation.generate import DiffusionPlan
-from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan, open_any
+from unistep.generation.plan import DiffusionPlan, default_plan
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, open_any
 
 # --------------------------------------------------------------------------------------------------------------- plans
 

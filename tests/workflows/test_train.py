@@ -12,7 +12,8 @@ from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
 from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
 from unistep.formats.published.lpips import LPIPSConfig
-from unistep.generation.generate import DiffusionPlan, generate
+from unistep.generation.generate import generate
+from unistep.generation.plan import DiffusionPlan, default_plan
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet
 from unistep.objectives.consistency import ConsistencyConfig
@@ -22,7 +23,7 @@ from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.training.optimizer import OptimizerConfig
 from unistep.workflows import train as module
-from unistep.workflows.models import default_plan, open_any
+from unistep.workflows.models import open_any
 from unistep.workflows.train import build_accelerator, claim_folder, train
 
 KEYS = {ConsistencyConfig: "objective", ContinuousConfig: "continuous", ProgressiveConfig: "progressive"}

@@ -57,8 +57,9 @@ def run(arguments: list[str]) -> None:
 
     from unistep.formats.model_folder.folder import load_model
     from unistep.generation.generate import generate
+    from unistep.generation.plan import default_plan
     from unistep.images.sheet import Panel, save_sheet
-    from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, default_plan
+    from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
     student, teacher = load_model(EMBEDDED), load_model(EMBEDDED_TEACHER)
     classes = student.num_classes

@@ -17,7 +17,7 @@ from unistep.editing.path import render_path
 from unistep.editing.run import guess_classes
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
-from unistep.generation.generate import random_labels
+from unistep.generation.plan import random_labels
 from unistep.images.animation import check_animation, save_animation
 from unistep.images.grid import save_grid
 from unistep.images.read import list_images, read_picture

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unistep.formats.model import ModelInfo
-    from unistep.generation.generate import Plan
+    from unistep.generation.plan import Plan
 
 # Far beyond all use: a mistyped number should not run for a year.
 MOST_IMAGES = 10_000_000
@@ -57,8 +57,7 @@ class SamplingConfig:
 
 def make_plan(info: "ModelInfo", config: SamplingConfig) -> "Plan":
     """The sampler that the flags name, for a model of `info`."""
-    from unistep.generation.generate import ConsistencyPlan, consistency_plan
-    from unistep.workflows.models import default_plan
+    from unistep.generation.plan import ConsistencyPlan, consistency_plan, default_plan
 
     if info.kind == "diffusion":
         if config.timesteps is not None or config.sigmas is not None:
@@ -79,7 +78,7 @@ def make_labels(num_classes: int, config: SamplingConfig, num_images: int) -> "T
     """The class of every image, or None for an unconditional model."""
     import torch
 
-    from unistep.generation.generate import random_labels
+    from unistep.generation.plan import random_labels
 
     if not num_classes:
         if config.class_labels is not None:

@@ -9,8 +9,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
-from unistep.generation.generate import Plan, generate, tile_size
-from unistep.generation.resumable import UnfinishedImages
+from unistep.generation.generate import generate, tile_size
+from unistep.generation.plan import Plan
+from unistep.generation.resumable import ResumableWriter
 from unistep.runtime.processes import Processes
 
 _COUNT_SECONDS = 2.0
@@ -45,7 +46,7 @@ def collect(
 
 
 def collect_into(
-    unfinished: UnfinishedImages,
+    unfinished: ResumableWriter,
     denoiser: Denoiser,
     plan: Plan,
     labels: Int64[Tensor, " N"] | None,
@@ -88,7 +89,7 @@ class _Report:
     """Says how many images are done; where others make some too, the files are counted, but not all the time."""
 
     def __init__(
-        self, unfinished: UnfinishedImages, processes: Processes, say: Callable[[int], None] | None, done: int
+        self, unfinished: ResumableWriter, processes: Processes, say: Callable[[int], None] | None, done: int
     ) -> None:
         self.unfinished, self.alone, self.say, self.done = unfinished, processes.count == 1, say, done
         self.counted = time.monotonic()

@@ -10,8 +10,6 @@ by rounding, other numbers of images or processes do not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -19,95 +17,8 @@ from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.core.pixels import to_uint8
-from unistep.core.random import LABELS, ImageRandom, image_seed
-from unistep.errors import UserError
-from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
-from unistep.samplers.table import find_solver
-
-
-@dataclass(frozen=True)
-class ConsistencyPlan:
-    """Noise levels of a consistency sampler, from sigma_max down; nfe = len(sigmas).
-
-    Raises:
-        UserError: they do not descend strictly from sigma_max.
-    """
-
-    sigmas: tuple[float, ...]
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        check_sigmas(self.sigmas, self.sigma_max)
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations an image."""
-        return len(self.sigmas)
-
-    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
-        """Images in [-1, 1] from unit noise."""
-        return sample_multistep(
-            denoiser, noise, self.sigmas, labels, random=random, sigma_min=self.sigma_min, sigma_max=self.sigma_max
-        )
-
-
-@dataclass(frozen=True)
-class DiffusionPlan:
-    """Steps of a solver of `SOLVERS`, for a diffusion model.
-
-    Raises:
-        UserError: there is no such solver.
-    """
-
-    solver: str = "heun"
-    steps: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-
-    def __post_init__(self) -> None:
-        find_solver(self.solver)
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations an image."""
-        return find_solver(self.solver).evaluations(self.steps)
-
-    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
-        """Images in [-1, 1] from unit noise."""
-        solver = find_solver(self.solver)
-        sample = partial(solver.function(), noise=random) if solver.stochastic else solver.function()
-        return sample(
-            denoiser, noise, self.steps, labels, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
-        )
-
-
-Plan = ConsistencyPlan | DiffusionPlan
-
-
-def spaced_timesteps(steps: int, num_timesteps: int) -> list[int]:
-    """`steps` indices from 0, evenly spaced over a grid of `num_timesteps` levels.
-
-    Raises:
-        UserError: more steps than levels above sigma_min.
-    """
-    if not 1 <= steps < num_timesteps:
-        raise UserError(f"steps {steps} must lie between 1 and {num_timesteps - 1}, the levels above sigma_min")
-    return [i * (num_timesteps - 1) // steps for i in range(steps)]
-
-
-def consistency_plan(
-    timesteps: Sequence[int], num_timesteps: int, sigma_min: float, sigma_max: float, rho: float
-) -> ConsistencyPlan:
-    """The plan of grid indices; index 0 is sigma_max."""
-    sigmas = sigmas_from_indices(timesteps, num_timesteps, sigma_min, sigma_max, rho)
-    return ConsistencyPlan(tuple(sigmas), sigma_min, sigma_max)
-
-
-def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Tensor, " B"]:
-    """A class for each image of a run, drawn from the run's seed and the image's index."""
-    return torch.tensor([image_seed(seed, i, LABELS) % num_classes for i in indices], dtype=torch.int64)
+from unistep.core.random import ImageRandom, image_seed
+from unistep.generation.plan import Plan
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
@@ -47,3 +48,9 @@ def write_npz(
             raise ValueError(f"{written} images for an array of {array_shape[0]}")
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_npz(path: Path) -> UInt8[Tensor, "N C H W"]:
+    """Reads the images of a file that `write_npz` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2)

@@ -15,12 +15,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.files import whole_file
-from unistep.generation.resumable import UnfinishedImages, runs
+from unistep.generation.resumable import ResumableWriter, runs
 from unistep.images.grid import to_pil
 
 _NAME = re.compile(r"(\d{6,})\.png")
@@ -32,7 +35,7 @@ _FIRST_BYTES, _LAST_BYTES = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x
 _COMPRESS_LEVEL = 1
 
 
-class PngFolder(UnfinishedImages):
+class PngFolder(ResumableWriter):
     """Images on their way to the folder `output`; encoded by threads, while the next batch is made.
 
     Args:
@@ -111,10 +114,26 @@ class PngFolder(UnfinishedImages):
             raise self.unwritable(error) from None
         if not visible or self.folder.exists() or _made_here(self.output / _JSON):
             return
-        raise UserError(f"{self.output} holds {visible[0]}, which is not of this command; choose another --output")
+        raise UserError(f"{self.output} holds {visible[0]}, which is not of this command; choose another `output`")
 
     def _name(self, number: int) -> str:
         return f"{number:06d}.png"
+
+
+def read_png_folder(folder: Path, num_images: int, shape: tuple[int, int, int]) -> UInt8[Tensor, "N C H W"]:
+    """Reads the images of a finished folder.
+
+    Args:
+        folder: folder that `PngFolder` finished.
+        num_images: number of images.
+        shape: channels, height, width.
+    """
+    pixels = torch.empty(num_images, *shape, dtype=torch.uint8)
+    for i in range(num_images):
+        with Image.open(folder / f"{i:06d}.png") as image:
+            array = torch.from_numpy(np.array(image))
+        pixels[i] = array[None] if array.ndim == 2 else array.permute(2, 0, 1)
+    return pixels
 
 
 def _numbers(folder: Path) -> list[int]:

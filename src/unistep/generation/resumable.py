@@ -31,7 +31,7 @@ _SETTINGS = "settings.json"
 _LOCK = "lock"
 
 
-class UnfinishedImages(ABC):
+class ResumableWriter(ABC):
     """Images 0 to `num_images` - 1 of a run on their way to `output`.
 
     Several processes may write, each other images; one of them calls `claim` before and `finish` after all.
@@ -141,7 +141,7 @@ class UnfinishedImages(ABC):
     def unwritable(self, error: OSError) -> UserError:
         """The error of a place that cannot be written to."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free the disk and repeat the command" if full else "choose another --output"
+        remedy = "free the disk and repeat the command" if full else "choose another `output`"
         return UserError(f"cannot write {self.output}: {error.strerror or error}; {remedy}")
 
     def _clear(self) -> None:
@@ -162,7 +162,7 @@ class UnfinishedImages(ABC):
         except BlockingIOError:
             os.close(file)
             raise UserError(
-                f"{self.output} is being written by another run; wait for it, or choose another --output"
+                f"{self.output} is being written by another run; wait for it, or choose another `output`"
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -182,7 +182,7 @@ class UnfinishedImages(ABC):
         shown = [_difference(name, former.get(name), settings.get(name)) for name in differing]
         return (
             f"{count} of {former.get('num_images', '?')} images for {self.output} are there from a run that differs in "
-            f"{', '.join(shown)}; repeat its command to go on, or give --restart to delete them"
+            f"{', '.join(shown)}; repeat its command to go on, or give `restart=True` to delete them"
         )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from unistep.formats.model import ModelInfo
-from unistep.generation.generate import Plan
+from unistep.generation.plan import Plan
 
 
 def run_settings(

@@ -21,7 +21,7 @@ from torch import Tensor
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.generation.npz import write_npz
-from unistep.generation.resumable import UnfinishedImages
+from unistep.generation.resumable import ResumableWriter
 from unistep.images.grid import save_grid
 
 SHARD_IMAGES = 256
@@ -30,7 +30,7 @@ _NAME = re.compile(r"(\d{9,})-(\d{9,})\.part")
 _CRC_BYTES = 4
 
 
-class Shards(UnfinishedImages):
+class Shards(ResumableWriter):
     """Images on their way to the .npz `output`, in a hidden folder beside it.
 
     Args:

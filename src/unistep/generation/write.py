@@ -1,10 +1,12 @@
 """Images in memory to files: a grid, OpenAI's .npz, or a folder of PNGs. A file appears whole or not at all."""
 
+import os
 from pathlib import Path
 
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from unistep.checks import check_place
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.generation.npz import write_npz
@@ -29,10 +31,37 @@ def write_images(
                 write_npz(temporary, [images.permute(0, 2, 3, 1).numpy()], (n, height, width, channels), labels)
             return path
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another `output`") from None
     n, channels, height, width = images.shape
     folder = PngFolder(path, n, (channels, height, width))
     folder.claim({}, restart=True)
     folder.write(0, images)
     folder.flush()
     return folder.finish(labels)
+
+
+def check_output(name: str | os.PathLike[str], field: str = "output") -> Path:
+    """Returns the place of images: a .png, an .npz or a folder, without a dot in its name unless it is there or ends in
+    a slash.
+
+    Args:
+        name: path as the user gives it; ~ is the home folder.
+        field: name of the parameter.
+
+    Raises:
+        UserError: it is of another ending, of another kind than what is there, or cannot be written to.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    suffix = path.suffix
+    if not text.strip():
+        raise UserError("is empty; give a .png, an .npz or a folder", field=field)
+    if suffix.lower() in (".png", ".npz"):
+        if path.is_dir():
+            raise UserError(f"{text} is a folder; give another name", field=field)
+    elif os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"{text} is a file; give a .png, an .npz or a folder", field=field)
+    elif suffix and not path.is_dir() and not text.endswith("/"):
+        raise UserError(f"{text}: cannot write {suffix}; give a .png, an .npz or a folder, as {text}/", field=field)
+    check_place(field, path)
+    return path

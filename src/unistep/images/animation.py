@@ -44,7 +44,7 @@ def save_animation(
         with whole_file(path) as temporary:
             (_write_gif if suffix == ".gif" else _write_mp4)(pictures, temporary, fps, loop)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another `output`") from None
     return path
 
 

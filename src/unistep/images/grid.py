@@ -29,10 +29,13 @@ def to_pil(image: UInt8[Tensor, "C H W"]) -> Image.Image:
 
 def save_grid(images: UInt8[Tensor, "N C H W"], path: Path, columns: int, *, min_width: int = 640) -> Path:
     """Writes the grid as PNG, enlarged by a whole factor to about `min_width`; the file appears whole."""
-    image = to_pil(grid(images, columns))
+    return save_png(scaled(to_pil(grid(images, columns)), min_width), path)
+
+
+def scaled(image: Image.Image, min_width: int = 640) -> Image.Image:
+    """Returns the image enlarged by a whole factor to about `min_width` pixels."""
     factor = max(1, round(min_width / image.width))
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    return save_png(image, path)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def save_png(image: Image.Image, path: Path) -> Path:

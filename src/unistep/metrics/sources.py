@@ -17,7 +17,8 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
-from unistep.generation.generate import Plan, generate
+from unistep.generation.generate import generate
+from unistep.generation.plan import Plan
 from unistep.generation.settings import run_settings, weights_digest
 
 _DIGEST_IMAGES = 4096

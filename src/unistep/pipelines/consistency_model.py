@@ -25,7 +25,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler, Generator, randn
 from unistep.runtime.precision import resolve_dtype, set_precision
 
@@ -141,6 +141,12 @@ class ConsistencyModelPipeline:
             )
         scheduler = CMStochasticIterativeScheduler(**{name: getattr(model.info, name) for name in _SHARED})
         return cls(model.denoiser.network, scheduler, model.info)
+
+    def to_model(self) -> LoadedModel:
+        """Returns the pipeline's network and noise range as a `LoadedModel` that shares its weights."""
+        info = replace(self.info, **{name: getattr(self.scheduler.config, name) for name in _SHARED})
+        config: Any = self.unet.config
+        return LoadedModel(precondition(self.unet, info), info, config, Path("pipeline"), dtype=self.dtype)
 
     def save_pretrained(self, save_directory: str | Path, *, variant: str | None = None, card: str = "") -> None:
         """Writes a model folder in diffusers' layout; the weights keep the precision of their blocks.

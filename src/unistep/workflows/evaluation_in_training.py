@@ -21,7 +21,8 @@ from unistep.data.order import epoch_order
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.generation.collect import share
-from unistep.generation.generate import generate, random_labels
+from unistep.generation.generate import generate
+from unistep.generation.plan import default_plan, random_labels
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.open import default_features, open_features
@@ -32,7 +33,6 @@ from unistep.metrics.measures import title
 from unistep.metrics.moments import GroupedMoments, moments
 from unistep.runtime.processes import Processes, join_processes
 from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig, Metric
-from unistep.workflows.models import default_plan
 
 _STRETCH = 64
 

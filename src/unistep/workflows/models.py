@@ -1,53 +1,193 @@
-"""Models by whatever name a user has for them, and how each is sampled by default."""
+"""Models by any name, and ready for a verb: `load`, and what the other verbs accept in place of a name."""
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import unistep
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.formats.model_folder.schedule import schedule_file
-from unistep.formats.open import FILE_SUFFIXES, MODEL_ID, open_model
-from unistep.generation.generate import DiffusionPlan, Plan, consistency_plan, spaced_timesteps
+
+if TYPE_CHECKING:
+    import torch
+
+    from unistep.formats.model import LoadedModel
+    from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 
 _ASSETS = Path(unistep.__file__).parent / "assets"
 EMBEDDED = _ASSETS / "mnist"
 EMBEDDED_TEACHER = _ASSETS / "mnist-teacher"
 STAGES = ("student", "teacher")
 
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 
-def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:
-    """How a model is sampled where the user does not say.
 
-    A consistency model takes 1 step, or the model's own schedule where it has one of `steps` steps, or levels spaced
-    evenly over its grid. A diffusion model takes as many steps of its solver as it says, or `steps`; 18 of Heun's
-    method where it says nothing.
+@dataclass(frozen=True)
+class ModelSource:
+    """A name of a model and the options of `load` that say which model is meant.
+
+    Args:
+        name: name of the model, as `load` takes it.
+        options: keyword arguments of `load`, without `device` and `dtype`.
     """
-    if info.kind == "diffusion":
-        return DiffusionPlan(info.solver, steps or info.steps or 18, info.sigma_min, info.sigma_max, info.rho)
-    steps = steps or 1
-    chosen = info.schedule(steps) or spaced_timesteps(steps, info.num_train_timesteps)
-    return consistency_plan(chosen, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+
+    name: str | os.PathLike[str] | None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_any(name: str | Path | None, device: torch.device | str = "cpu", **options: Any) -> LoadedModel:
+ModelLike: TypeAlias = Union[  # noqa: UP007 - the quoted names cannot be joined by |
+    str, os.PathLike[str], "LoadedModel", "ConsistencyModelPipeline", "ModelSource", None
+]
+"""What the verbs take as a model: a name as `load` takes it, a loaded model, a pipeline; None is the embedded model."""
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str | None = None,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    kind: Literal["consistency", "diffusion"] | None = None,
+    attention_head_dim: int | None = None,
+    sample_size: int | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> "LoadedModel":
+    """Opens a model of any format or place.
+
+    Args:
+        model: run directory, model folder, OpenAI .pt, EDM .pkl, or owner/name on the Hugging Face hub; default: the
+            embedded MNIST model.
+        device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
+        dtype: precision that the network computes in; auto is the fastest on the device.
+        kind: what a .pt is, where neither it nor its name tells.
+        attention_head_dim: channels of an attention head in a .pt; default: 64, as in all published models.
+        sample_size: side of a .pt's images in pixels; default: that at which attention begins at 32 pixels.
+        variant: variant of the weights in a model folder, as fp16.
+        revision: branch, tag or commit on the hub.
+        token: access token for private models on the hub; default: that of `hf auth login`, or HF_TOKEN.
+        cache_dir: folder of downloads; default: the hub's own.
+        local_files_only: take what was downloaded before, and download nothing.
+
+    Returns:
+        The model, with its denoiser in eval mode.
+
+    Raises:
+        UserError: there is no such model, or it is damaged or of an unknown kind.
+
+    Example:
+        >>> import unistep
+        >>> model = unistep.load()
+        >>> model.info.kind, model.image_shape, model.num_classes
+        ('consistency', (1, 28, 28), 10)
+    """
+    options = {
+        "kind": kind,
+        "attention_head_dim": attention_head_dim,
+        "sample_size": sample_size,
+        "variant": variant,
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
+    ready = as_model(ModelSource(model, options), device=device, dtype=dtype)
+    ready.log_notes()
+    ready.cast()
+    return ready.model
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model on its device, with the precision that it is to compute in.
+
+    Args:
+        model: the model.
+        device: device of its weights.
+        dtype: precision that `cast` gives it.
+        notes: what was assumed, a line each.
+        owned: whether the verb opened it, and so may cast it.
+    """
+
+    model: "LoadedModel"
+    device: "torch.device"
+    dtype: "torch.dtype"
+    notes: tuple[str, ...]
+    owned: bool
+
+    def cast(self) -> None:
+        """Casts the network of a model that was opened here; a loaded model keeps the precision it has."""
+        from unistep.runtime.precision import set_precision
+
+        if self.owned:
+            set_precision(self.model.denoiser.network, self.dtype)
+
+    def log_notes(self) -> None:
+        """Logs the notes."""
+        import logging
+
+        for note in self.notes:
+            logging.getLogger("unistep").info(note)
+
+
+def as_model(
+    model: ModelLike, *, device: str | None = None, dtype: Dtype | None = None, local_rank: int = 0
+) -> ReadyModel:
+    """Opens what a verb was given as its model, or takes it as it is.
+
+    Args:
+        model: name of a model, a loaded model, or a pipeline; None is the embedded model.
+        device: device of a model that is given by name; default: cuda where there is one.
+        dtype: precision of a model that is given by name; None is fp32.
+        local_rank: number of this process on its machine, which picks its accelerator.
+
+    Raises:
+        UserError: there is no such model; `device` or `dtype` beside a model that is loaded already.
+    """
+    from unistep.formats.model import LoadedModel
+    from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+    from unistep.runtime.device import pick_device
+    from unistep.runtime.precision import resolve_dtype
+
+    if isinstance(model, ConsistencyModelPipeline):
+        model = model.to_model()
+    if isinstance(model, LoadedModel):
+        for name, value in (("device", device), ("dtype", dtype)):
+            if value is not None:
+                raise UserError(f"`{name}` is for a model given by name; give it to `unistep.load`")
+        weights = max(model.denoiser.parameters(), key=lambda p: p.numel())
+        return ReadyModel(model, weights.device, weights.dtype, (), owned=False)
+    source = model if isinstance(model, ModelSource) else ModelSource(model)
+    place = pick_device(device, local_rank)
+    loaded = open_any(source.name, place, **source.options)
+    resolved, why = resolve_dtype(dtype or "fp32", place)
+    notes = (*loaded.notes, f"dtype auto: {why}") if dtype == "auto" else loaded.notes
+    return ReadyModel(loaded, place, resolved, notes, owned=True)
+
+
+def open_any(
+    name: str | os.PathLike[str] | None, device: "torch.device | str" = "cpu", **options: Any
+) -> "LoadedModel":
     """Opens whatever can be opened: the embedded model (None), a run directory, and all that `open_model` takes.
 
     Args:
-        name: a run directory, a model folder, a .pt or .pkl file, or owner/name on the hub.
-        device: where the model goes.
-        options: of `unistep.formats.open.open_model`.
+        name: run directory, model folder, .pt or .pkl file, or owner/name on the hub.
+        device: device of the model.
+        options: keyword arguments of `unistep.formats.open.open_model`.
 
     Raises:
-        UserError: there is no such model, or it is damaged; what to do is said.
+        UserError: there is no such model, or it is damaged; what to do is in the message.
     """
+    from unistep.formats.open import open_model
+
     if name is None:
         name = EMBEDDED
     path = Path(name)
     folder = _model_folder_of(path) if path.is_dir() else None
-    return open_model(folder or name, device, **options)
+    return open_model(folder or (name if isinstance(name, str) else path), device, **options)
 
 
 def is_model(name: str) -> bool:
@@ -56,6 +196,8 @@ def is_model(name: str) -> bool:
     Raises:
         UserError: a run that has no model yet.
     """
+    from unistep.formats.open import FILE_SUFFIXES, MODEL_ID
+
     path = Path(name)
     if path.is_dir():
         return _model_folder_of(path) is not None
@@ -80,7 +222,7 @@ def _model_folder_of(path: Path) -> Path | None:
     return None
 
 
-def own_schedule_file(name: str | None, model: LoadedModel) -> Path:
+def own_schedule_file(name: str | None, model: "LoadedModel") -> Path:
     """The file of a model folder that its schedules can be written to.
 
     Args:
@@ -90,11 +232,13 @@ def own_schedule_file(name: str | None, model: LoadedModel) -> Path:
     Raises:
         UserError: the model is part of the package, on the hub, or no model folder; what to do is said.
     """
+    from unistep.formats.model_folder.schedule import schedule_file
+
     remedy = f"make a folder of it first: unistep convert {name or model.path} FOLDER"
     if name is None or model.path.resolve() in (EMBEDDED.resolve(), EMBEDDED_TEACHER.resolve()):
-        raise UserError(f"--write: the embedded model is part of the package and stays as it is; {remedy}")
+        raise UserError(f"`write`: the embedded model is part of the package and stays as it is; {remedy}")
     if not Path(name).exists():
-        raise UserError(f"--write: {name} is on the hub, not here; {remedy}")
+        raise UserError(f"`write`: {name} is on the hub, not here; {remedy}")
     if not model.path.is_dir():
-        raise UserError(f"--write: {name} is a file and has no place for timesteps; {remedy}")
+        raise UserError(f"`write`: {name} is a file and has no place for timesteps; {remedy}")
     return schedule_file(model.path)

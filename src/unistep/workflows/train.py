@@ -30,6 +30,7 @@ from unistep.formats.model_folder.card import model_card
 from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.formats.published.lpips import load_lpips
 from unistep.generation.generate import generate
+from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.denoising import DenoisingObjective
@@ -39,7 +40,6 @@ from unistep.training.checkpoint import checkpoint_steps
 from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Precision, Trainer, TrainerConfig, pick_precision
 from unistep.workflows.evaluation_in_training import TrainingEvaluation, open_evaluation
-from unistep.workflows.models import default_plan
 from unistep.workflows.parts import (
     build_network,
     build_student,

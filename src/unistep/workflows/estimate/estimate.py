@@ -30,6 +30,7 @@ from unistep.config import RunConfig, TeacherConfig
 from unistep.core.random import ImageRandom
 from unistep.data.open import BUNDLED
 from unistep.errors import UserError
+from unistep.generation.plan import default_plan
 from unistep.objectives.continuous import ContinuousObjective
 from unistep.objectives.protocol import Student, dropout_generator
 from unistep.training.trainer import TrainerConfig
@@ -45,7 +46,6 @@ from unistep.workflows.estimate.measure import (
     measure,
     random_images,
 )
-from unistep.workflows.models import default_plan
 from unistep.workflows.train import build_accelerator, trainer_config
 
 # What the FLOPs of a training step are for; not every method has all.
