@@ -3,6 +3,9 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 
+# One thread a process: threads of two tests side by side would wait for each other.
+PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
 VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -16,11 +19,11 @@ help: ## show this list
 demo: $(VENV)/.installed-train ## see it work: a short tour of the toolkit on the CPU
 	@$(BIN)/unistep demo
 
-test: $(VENV)/.installed-dev ## run the fast tests (PYTEST_ARGS="..." is passed on)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## run the fast tests, a process a core (PYTEST_ARGS="..." is passed on)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev ## run the slow tests
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m slow $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling
 	@$(BIN)/ruff check --quiet .

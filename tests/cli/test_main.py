@@ -61,7 +61,7 @@ def test_a_mistake_ends_the_process_with_2_and_one_line(tmp_path):
     assert done.returncode == 2
     assert (done.stdout, done.stderr) == (
         "",
-        "unistep: error: unknown option --num_imags; did you mean --num_images?\n",
+        "unistep: error: unknown option --num-imags; did you mean --num-images?\n",
     )
     assert list(tmp_path.iterdir()) == []
 
