@@ -9,7 +9,7 @@ import torch
 from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
-from unistep.generation.generate import DiffusionPlan
+from unistep.generation.plan import DiffusionPlan
 from unistep.samplers.table import SOLVERS, find_solver
 
 
