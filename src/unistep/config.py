@@ -18,8 +18,8 @@ from unistep.data.config import DataConfig
 from unistep.errors import UserError
 from unistep.formats.published.lpips import LPIPSConfig
 from unistep.generation.plan import spaced_timesteps
-from unistep.networks.patched import PatchedUNetConfig
-from unistep.networks.song import SongUNetConfig
+from unistep.networks.patched_config import PatchedUNetConfig
+from unistep.networks.song_config import SongUNetConfig
 from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.denoising import DenoisingConfig

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unistep.formats.model import LoadedModel
-from unistep.networks.adm import UNetConfig
-from unistep.networks.song import SongUNetConfig
+from unistep.networks.table import NetworkConfig
 
 
 def describe(model: LoadedModel) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
         "classes": model.num_classes,
         "null_label": info.null_label,
         "parameters": sum(p.numel() for p in model.denoiser.network.parameters()),
-        "network": {"type": type(model.denoiser.network).__name__, **_architecture(model.config, size)},
+        "network": {"type": type(model.denoiser.network).__name__, **_architecture(model.config)},
         "noise": {
             "sigma_min": info.sigma_min,
             "sigma_max": info.sigma_max,
@@ -46,36 +45,9 @@ def describe(model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _architecture(config: UNetConfig | SongUNetConfig, size: int) -> dict[str, Any]:
-    if isinstance(config, SongUNetConfig):
-        widths = [config.model_channels * mult for mult in config.channel_mult]
-        attends = [size >> i in config.attn_resolutions for i in range(len(widths))]
-        known = {
-            "patch_size": 1,
-            "blocks_per_resolution": config.num_blocks,
-            "attention_head_dim": None,
-            "middle_attention": True,
-            "embedding": f"{config.embedding_type} noise embedding",
-        }
-    else:
-        widths = list(config.block_out_channels)
-        attends = [kind.startswith("Attn") for kind in config.down_block_types]
-        known = {
-            "patch_size": getattr(config, "patch_size", 1),
-            "blocks_per_resolution": config.layers_per_block,
-            "attention_head_dim": config.attention_head_dim,
-            "middle_attention": config.add_attention,
-            "embedding": "scale and shift" if config.resnet_time_scale_shift == "scale_shift" else "added",
-        }
-    sides = [size // known["patch_size"] >> i for i in range(len(widths))]
-    return {
-        "resolutions": [
-            {"size": side, "channels": width, "attention": attending}
-            for side, width, attending in zip(sides, widths, attends, strict=True)
-        ],
-        **known,
-        "config": dataclasses.asdict(config),
-    }
+def _architecture(config: NetworkConfig) -> dict[str, Any]:
+    outline = getattr(config, "outline", None)  # a network may have none
+    return ({} if outline is None else dataclasses.asdict(outline())) | {"config": dataclasses.asdict(config)}
 
 
 def _bytes_on_disk(path: Path) -> int:

@@ -20,8 +20,7 @@ from unistep.core.parameterization import (
     VPScaling,
 )
 from unistep.errors import UserError
-from unistep.networks.adm import UNetConfig
-from unistep.networks.song import SongUNetConfig
+from unistep.networks.table import NetworkConfig
 from unistep.samplers.consistency import sigmas_from_indices
 from unistep.samplers.table import find_solver
 
@@ -139,7 +138,7 @@ class LoadedModel:
 
     denoiser: Preconditioned
     info: ModelInfo
-    config: UNetConfig | SongUNetConfig
+    config: NetworkConfig
     path: Path
     format: str = "model folder"
     dtype: torch.dtype = torch.float32

@@ -1,1 +1,1 @@
-"""Backbones, one a file: networks that know nothing of diffusion, only `(x, c_noise, class_labels) -> x`."""
+"""Networks, one a file. Denoisers' networks (rows of `table.NETWORKS`) take (x, c_noise, class_labels) and return x."""

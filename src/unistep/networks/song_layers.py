@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.networks.layers import Dropout
+from unistep.networks.song_config import num_groups
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -59,11 +60,6 @@ def _waves(c_noise: Tensor, w: Tensor) -> Tensor:
 def group_norm(channels: int) -> nn.GroupNorm:
     """32 groups, fewer where a group would have less than four channels."""
     return nn.GroupNorm(num_groups(channels), channels, NORM_EPS)
-
-
-def num_groups(channels: int) -> int:
-    """Groups of a norm over that many channels, which they must divide."""
-    return max(1, min(32, channels // 4))
 
 
 class Resample(nn.Module):

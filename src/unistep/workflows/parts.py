@@ -15,18 +15,17 @@ from unistep.data import ImageDataset
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.formats.published.lpips import load_lpips
-from unistep.networks.adm import UNet, UNetConfig
-from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
-from unistep.networks.song import SongUNet, SongUNetConfig
+from unistep.networks import table
+from unistep.networks.adm_config import UNetConfig
+from unistep.networks.patched_config import PatchedUNetConfig
+from unistep.networks.song_config import SongUNetConfig
+from unistep.networks.table import NetworkConfig as Architecture
 from unistep.objectives.consistency import ConsistencyConfig
 from unistep.objectives.methods import MethodConfig, build_objective, method_name
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.objectives.protocol import Objective
 from unistep.samplers.guidance import Guided
 from unistep.workflows.models import open_any
-
-Architecture = UNetConfig | SongUNetConfig
-Network = UNet | PatchedUNet | SongUNet
 
 
 def network_config(config: RunConfig, dataset: ImageDataset) -> Architecture | None:
@@ -60,15 +59,13 @@ def shaped_network(config: RunConfig, channels: int, size: int, classes: int) ->
         raise UserError(f"{key}: {error}; set data.resolution or another network") from None
 
 
-def build_network(config: Architecture, seed: int) -> Network:
+def build_network(config: Architecture, seed: int) -> nn.Module:
     """The backbone with random weights drawn from `seed`; the global random state is left as it was."""
+    if isinstance(config, PatchedUNetConfig) and config.patch_size == 1:
+        config = UNetConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(UNetConfig)})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the GPUs too
-        if isinstance(config, SongUNetConfig):
-            return SongUNet(config)
-        if isinstance(config, PatchedUNetConfig) and config.patch_size > 1:
-            return PatchedUNet(config)
-        return UNet(UNetConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(UNetConfig)}))
+        return table.build_network(config)
 
 
 def teacher_parts(config: RunConfig, architecture: Architecture) -> tuple[Architecture, ModelInfo]:
@@ -200,7 +197,7 @@ def build_student(
     network = build_network(student_architecture(stage, architecture, teacher), config.seed)
     if stage.from_teacher and teacher is not None:
         _check_beginning(config, teacher)
-        _check_same_network(network.config, teacher)
+        _check_same_network(network.config, teacher)  # pyright: ignore[reportArgumentType]
         network.load_state_dict(_student_weights(teacher))
     return precondition(network, info), info
 

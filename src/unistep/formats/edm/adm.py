@@ -21,8 +21,7 @@ from torch import Tensor
 from unistep.errors import UserError
 from unistep.formats.empty import without_weights
 from unistep.networks.adm import UNet, UNetConfig
-from unistep.networks.song import SongUNetConfig
-from unistep.networks.song_layers import num_groups
+from unistep.networks.song_config import SongUNetConfig, num_groups
 
 _HEAD_DIM = 64
 _RES_BLOCK = {

@@ -25,13 +25,7 @@ from unistep.files import LAYOUT
 from unistep.formats.json_config import read_object, write_object
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.formats.model_folder.files import CARD, INDEX, check_components
-from unistep.formats.model_folder.network import (
-    DIFFUSERS_CLASS,
-    DIFFUSERS_VERSION,
-    class_name_of,
-    config_object,
-    read_network,
-)
+from unistep.formats.model_folder.network import DIFFUSERS_VERSION, config_object, network_row, read_network
 from unistep.formats.model_folder.schedule import read_info, schedule_object, scheduler_class
 from unistep.formats.model_folder.weights import dtype_of_weights, find_weights, load_weights, save_weights
 
@@ -95,8 +89,8 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str |
     read_object(path / INDEX, LAYOUT)
     check_components(path / INDEX, path)
     network = read_network(path / "unet" / "config.json")
-    is_diffusers = class_name_of(network) == DIFFUSERS_CLASS
-    info = read_info(path / "scheduler" / "scheduler_config.json", diffusers_network=is_diffusers)
+    of_diffusers = network_row(network).of_diffusers
+    info = read_info(path / "scheduler" / "scheduler_config.json", diffusers_network=of_diffusers)
     config: Any = network.config
     _check_fit(config, info, path)
     files = find_weights(path, variant)
@@ -109,14 +103,14 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str |
 def _write_folder(
     folder: Path, network: nn.Module, info: ModelInfo, card: str, dtype: torch.dtype, variant: str | None
 ) -> None:
-    class_name = class_name_of(network)
+    row = network_row(network)
     # diffusers opens what it would compute as we do; its consistency pipeline tells networks 250 ln(sigma) always.
-    opens = class_name == DIFFUSERS_CLASS and (info.kind == "diffusion" or info.noise_embedding == "adm")
+    opens = row.of_diffusers and (info.kind == "diffusion" or info.noise_embedding == "adm")
     index = {
         "_class_name": "ConsistencyModelPipeline" if info.kind == "consistency" else "DiffusionPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
         "scheduler": ["diffusers", scheduler_class(info.kind)],
-        "unet": ["diffusers" if opens else "unistep", class_name],
+        "unet": ["diffusers" if opens else "unistep", row.class_name],
     }
     for name in ("unet", "scheduler"):
         (folder / name).mkdir(parents=True)

@@ -15,17 +15,8 @@ from unistep.errors import UserError
 from unistep.files import LAYOUT
 from unistep.formats.empty import without_weights
 from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields
-from unistep.networks.adm import UNet, UNetConfig
-from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
-from unistep.networks.song import SongUNet, SongUNetConfig
+from unistep.networks.table import NETWORKS, Network, row_of
 
-# By the name in `_class_name`.
-_NETWORKS: dict[str, tuple[type[Any], type[nn.Module]]] = {
-    "UNet2DModel": (UNetConfig, UNet),
-    "PatchedUNet": (PatchedUNetConfig, PatchedUNet),
-    "SongUNet": (SongUNetConfig, SongUNet),
-}
-DIFFUSERS_CLASS = "UNet2DModel"
 # Every folder names the release that wrote it; no reader goes by it.
 DIFFUSERS_VERSION = "0.20.0"
 
@@ -72,23 +63,23 @@ _MOST_OF = {"sample_size": 8192, "layers_per_block": 32, "num_blocks": 32, "patc
 _LONGEST = 16
 
 
-def class_name_of(network: nn.Module) -> str:
-    """The `_class_name` of a network that a model folder can hold.
+def network_row(network: nn.Module) -> Network:
+    """The row of a network that a model folder can hold.
 
     Raises:
-        UserError: it is of another class.
+        UserError: it has none.
     """
-    for name, (_, network_type) in _NETWORKS.items():
-        if type(network) is network_type:
-            return name
-    raise UserError(f"a {type(network).__name__} cannot be saved in a model folder; {_known()} can")
+    row = row_of(network)
+    if row is None:
+        raise UserError(f"a {type(network).__name__} cannot be saved in a model folder; {_known()} can")
+    return row
 
 
 def config_object(network: nn.Module) -> dict[str, Any]:
     """The content of config.json for a network."""
     config: Any = network.config
     return {
-        "_class_name": class_name_of(network),
+        "_class_name": network_row(network).class_name,
         "_diffusers_version": DIFFUSERS_VERSION,
         **dataclasses.asdict(config),
     }
@@ -102,11 +93,12 @@ def read_network(path: Path) -> nn.Module:
     """
     raw = read_object(path, LAYOUT)
     name = raw.get("_class_name")
-    if not isinstance(name, str) or name not in _NETWORKS:
+    row = next((row for row in NETWORKS.values() if row.class_name == name), None)
+    if row is None:
         raise UserError(f"{path}: unknown network {shown(name)}; known are {_known()}")
-    config_type, network_type = _NETWORKS[name]
+    config_type = row.config_class()
     known = {field.name for field in dataclasses.fields(config_type)}
-    if name == DIFFUSERS_CLASS:
+    if row.of_diffusers:
         refuse_other(raw, _FIXED, path)
         refuse_unknown(raw, known | _FIXED.keys() | _IDLE, path)
     else:
@@ -114,8 +106,9 @@ def read_network(path: Path) -> nn.Module:
     values = typed_fields(config_type, raw, path)
     _check_sizes(values, path)
     try:
+        config = config_type(**((_DEFAULTS if row.of_diffusers else {}) | values))
         with without_weights():
-            return network_type(config_type(**((_DEFAULTS if name == DIFFUSERS_CLASS else {}) | values)))
+            return row.build(config)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -132,4 +125,4 @@ def _check_sizes(values: dict[str, Any], path: Path) -> None:
 
 
 def _known() -> str:
-    return ", ".join(_NETWORKS)
+    return ", ".join(row.class_name for row in NETWORKS.values())

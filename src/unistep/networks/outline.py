@@ -1,0 +1,52 @@
+"""The layers of a network in a few numbers, for people who look at a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Feature maps of one resolution.
+
+    Args:
+        size: side in pixels.
+        channels: number of channels.
+        attention: whether blocks of this resolution attend.
+    """
+
+    size: int
+    channels: int
+    attention: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The layers of a U-Net.
+
+    Args:
+        resolutions: feature maps, finest first.
+        patch_size: side in pixels of the patches that are folded into channels; 1 is none.
+        blocks_per_resolution: residual blocks of each resolution on the way down; one more on the way up.
+        attention_head_dim: channels of an attention head; None is a single head.
+        middle_attention: whether the middle block attends.
+        embedding: how the noise level and the class enter, in words.
+    """
+
+    resolutions: tuple[Resolution, ...]
+    patch_size: int = 1
+    blocks_per_resolution: int
+    attention_head_dim: int | None
+    middle_attention: bool
+    embedding: str
+
+
+def resolutions(size: int, widths: Sequence[int], attends: Sequence[bool]) -> tuple[Resolution, ...]:
+    """Resolutions each of half the size of the one before.
+
+    Args:
+        size: side of the first in pixels.
+        widths: channels of each.
+        attends: whether each attends.
+    """
+    rows = enumerate(zip(widths, attends, strict=True))
+    return tuple(Resolution(size >> i, width, attention) for i, (width, attention) in rows)
