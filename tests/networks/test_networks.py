@@ -41,7 +41,7 @@ def test_names_of_classes_differ():
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(UserError, match="'sung' is not one of adm, .*did you mean song"):
+    with pytest.raises(UserError, match="`network.name` sung: must be one of adm, .*did you mean song"):
         find_network("sung")
     assert row_of(torch.nn.Identity()) is None
 

@@ -40,7 +40,7 @@ def test_a_solver_draws_if_its_row_says_so(row):
 
 @pytest.mark.parametrize("refuse", [find_solver, DiffusionPlan, lambda name: ModelInfo("diffusion", solver=name)])
 def test_a_solver_that_is_not_in_the_table_is_refused(refuse):
-    with pytest.raises(UserError, match="`solver` 'hein' is not one of heun, .*did you mean heun"):
+    with pytest.raises(UserError, match="`solver` hein: must be one of heun, .*did you mean heun"):
         refuse("hein")
 
 

@@ -17,8 +17,8 @@ from dataclasses import Field, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from unistep.checks import check_choice
 from unistep.errors import UserError
-from unistep.text import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,10 +137,7 @@ def find_network(name: str) -> Network:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in NETWORKS:
-        near = nearest(name, NETWORKS)
-        hint = f"; did you mean {near}?" if near else ""
-        raise UserError(f"`network.name` {name!r} is not one of {', '.join(NETWORKS)}{hint}")
+    check_choice("network.name", name, tuple(NETWORKS))
     return NETWORKS[name]
 
 

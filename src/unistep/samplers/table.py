@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from unistep.errors import UserError
-from unistep.text import nearest
+from unistep.checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,5 @@ def find_solver(name: str) -> Solver:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in SOLVERS:
-        near = nearest(name, SOLVERS)
-        hint = f"; did you mean {near}?" if near else ""
-        raise UserError(f"`solver` {name!r} is not one of {', '.join(SOLVERS)}{hint}")
+    check_choice("solver", name, tuple(SOLVERS))
     return SOLVERS[name]
