@@ -1,0 +1,76 @@
+"""The embedded MNIST models in one picture: what a network evaluation is worth."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from unistep.checks import MAX_SEED, check_file, check_range
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One model and number of evaluations.
+
+    Args:
+        model: name of the model for people.
+        evaluations: network evaluations an image.
+        seconds: seconds an image.
+    """
+
+    model: str
+    evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The picture, and what its panels cost.
+
+    Args:
+        path: the picture.
+        rows: one row a panel, from top to bottom.
+    """
+
+    path: Path
+    rows: tuple[DemoRow, ...]
+
+
+def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, seed: int = 0) -> Demo:
+    """Makes digits of all ten classes in one and in two network evaluations, and by the teacher's 35.
+
+    All are made by the embedded MNIST models from the same noise, and timed; they are written as one picture.
+
+    Args:
+        output: picture to be written, a .png.
+        rows: number of images of each class.
+        seed: seed of the run; image i uses the random stream (seed, i).
+
+    Returns:
+        The path of the picture, and the seconds of every panel.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    check_range("rows", rows, 1, 100)
+    check_range("seed", seed, 0, MAX_SEED)
+    check_file("output", output, (".png",))
+    from unistep.images.sheet import Panel, save_sheet
+    from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, load
+    from unistep.workflows.sample import sample
+
+    student, teacher = load(EMBEDDED), load(EMBEDDED_TEACHER)
+    classes = list(range(student.num_classes))
+    count, panels, timed = rows * len(classes), [], []
+    for name, model, steps in (
+        ("consistency model", student, 1),
+        ("consistency model", student, 2),
+        ("its teacher", teacher, 18),
+    ):
+        sample(model, num_images=1, steps=steps, progress=False)  # the first call prepares buffers
+        images = sample(model, num_images=count, steps=steps, class_labels=classes, seed=seed, progress=False)
+        seconds = images.seconds or 0.0
+        evaluations = f"{images.evaluations} evaluation{'s' * (images.evaluations > 1)}"
+        title = f"{name}, {evaluations}: {seconds * 1000:.1f} ms an image"
+        panels.append(Panel(title, images.pixels, len(classes)))
+        timed.append(DemoRow(name, images.evaluations, seconds))
+    return Demo(save_sheet(panels, Path(output).expanduser()), tuple(timed))

@@ -1,0 +1,149 @@
+"""A command from a function: what its signature and docstring become, and how errors are spelled."""
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from typing import Literal, Union
+
+import pytest
+
+from unistep.cli.command import parameters_of, parse, run_command, spell
+from unistep.errors import UserError
+from unistep.runtime.interrupt import Interrupted
+
+
+def paint(
+    image: Union[str, os.PathLike[str], "Canvas", None] = None,  # noqa: F821, UP007 - a type that no flag can hold
+    *,
+    colour: Literal["red", "green"] = "red",
+    layers: int = 1,
+    width: float | None = None,
+    stops: Sequence[int] | None = None,
+    labels: int | Sequence[int] | None = None,
+    dry: bool = False,
+    frame: bool = True,
+    brush: "Canvas | None" = None,  # noqa: F821
+) -> dict[str, object]:
+    """Paints an image.
+
+    The image is as wide as `width`.
+
+    Args:
+        image: file of the image; default: a blank one.
+        colour: colour of the paint.
+        layers: number of layers.
+        width: width in pixels; default: 10.
+        stops: positions, as 0,22.
+        labels: label of all parts, or one a part.
+        dry: wait until the paint is dry.
+        frame: add a frame.
+        brush: what no flag can hold.
+
+    Returns:
+        The arguments.
+
+    Example:
+        >>> paint()
+    """
+    logging.getLogger("unistep").info("painting")
+    if layers > 9:
+        raise UserError("9 at most", "give fewer", field="layers")
+    if width == 0:
+        raise UserError("nothing to see; set `dry=True`, `layers=2` or `stops`, and see `unistep paint`")
+    return locals()
+
+
+def given(*words: str) -> dict[str, object]:
+    return parse(words, parameters_of(paint), ("image",), "unistep paint")
+
+
+def test_types_become_values():
+    assert given() == {
+        "image": None,
+        "colour": "red",
+        "layers": 1,
+        "width": None,
+        "stops": None,
+        "labels": None,
+        "dry": False,
+        "frame": True,
+    }
+    made = given("a.png", "--colour", "green", "--layers=3", "--width", "2.5", "--stops", "0,22", "--dry", "--no-frame")
+    assert made["image"] == "a.png" and made["colour"] == "green" and made["layers"] == 3 and made["width"] == 2.5
+    assert made["stops"] == [0, 22] and made["dry"] is True and made["frame"] is False
+    assert given("--labels", "3")["labels"] == 3 and given("--labels", "[3, 4]")["labels"] == [3, 4]
+    assert given("--width", "-3")["width"] == -3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--colour blue", "`colour` blue: must be one of red, green"),
+        ("--colour gren", "did you mean green?"),
+        ("--layers 1.5", "`layers` 1.5: expected int"),
+        ("--layers", "--layers needs a value"),
+        ("--layers --dry", "--layers needs a value"),
+        ("--stops 0,x", "`stops` 0,x: expected whole numbers separated by commas, as 0,22"),
+        ("--width x", "`width` x: expected float"),
+        ("--brush x", "unknown option --brush"),
+        ("--layer 3", "unknown option --layer; did you mean --layers?"),
+        ("--frame", "unknown option --frame; did you mean --no-frame?"),
+        ("a b", "unexpected argument b"),
+        ("-x", "unknown option -x"),
+    ],
+)
+def test_mistakes(words, message):
+    with pytest.raises(UserError) as error:
+        given(*words.split())
+    assert message in str(error.value)
+
+
+def test_errors_and_notes_are_spelled_in_flags(capsys):
+    def run(*words):
+        run_command(words, paint, print, usage="unistep paint [IMAGE] [options]", positionals=("image",))
+
+    with pytest.raises(UserError, match="^--layers 9 at most; give fewer$"):
+        run("--layers", "10")
+    with pytest.raises(UserError, match="set --dry, --layers 2 or --stops, and see `unistep paint`"):
+        run("--width", "0")
+    assert capsys.readouterr().err == "note: painting\n" * 2
+    assert logging.getLogger("unistep").handlers == []
+
+
+def test_only_names_of_the_command_are_spelled():
+    assert spell("`a` and `b_c=3` and `d=True`, `e`", {"b_c": "--b-c", "d": "--d"}) == "`a` and --b-c 3 and --d, `e`"
+
+
+def test_the_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(
+            ["--help"],
+            paint,
+            print,
+            usage="unistep paint [IMAGE] [options]",
+            positionals=("image",),
+            defaults={"width": 7.0},
+        )
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and text.startswith("usage: unistep paint [IMAGE] [options]\n\nPaints an image.")
+    assert "as wide as --width" in text and ">>>" not in text and "brush" not in text
+    flat = " ".join(text.split())
+    assert "--colour {red,green} colour of the paint (default: red)" in flat
+    assert "--no-frame do not add a frame" in flat and "--dry wait until the paint is dry" in flat
+    assert "--width X width in pixels; default: 7.0" in flat and "--labels N,..." in flat
+
+
+@pytest.mark.parametrize("note", ["3 of 4 layers are kept", ""])
+def test_a_signal_ends_with_what_is_kept(capsys, note):
+    def stop(*, layers: int = 1) -> None:
+        """Stops."""
+        stopped = Interrupted(signal.SIGTERM)
+        if note:
+            stopped.add_note(note)
+        raise stopped
+
+    with pytest.raises(SystemExit) as ended:
+        run_command([], stop, print, usage="unistep stop")
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == f"stopped by SIGTERM; {note or 'nothing was written'}\n"
