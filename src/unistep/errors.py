@@ -8,8 +8,8 @@ class UserError(ValueError):
     line spells them as its flags, prints the line and exits with code 2.
 
     Args:
-        problem: what is wrong, and with which file or value.
-        remedy: what to do about it; empty where `problem` ends in it.
+        problem: mistake, with the file or value that has it.
+        remedy: way to mend it; empty where `problem` ends in it.
         field: name of the parameter that is wrong, at the beginning of the line; empty where `problem` names it.
     """
 

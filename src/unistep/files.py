@@ -1,6 +1,6 @@
 """Files looked at before they are read, and written whole or not at all.
 
-Reading what is no file would block, never end, or raise what says little.
+Reading a folder, a pipe or a device would block, never end, or raise an error that does not help.
 """
 
 import os
@@ -35,9 +35,9 @@ def check_regular_file(path: Path, remedy: str, *, most_bytes: int | None = None
     """Passes where `path` is a file that can be read, or a link to one.
 
     Args:
-        path: what is to be read.
-        remedy: what to do about one that is missing or not a file, the end of the message.
-        most_bytes: the largest size that makes sense.
+        path: path to be read.
+        remedy: end of the message for one that is missing or not a file.
+        most_bytes: largest size that makes sense.
 
     Raises:
         UserError: it is missing, a folder, a device, unreadable or too large.

@@ -1,4 +1,4 @@
-"""How files are named in messages, and the nearest name for one that does not exist."""
+"""Names in messages, and the nearest name for one that does not exist."""
 
 from __future__ import annotations
 

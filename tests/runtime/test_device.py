@@ -29,18 +29,18 @@ def test_two_gpus(gpus, name, local_rank, expected):
 def test_no_gpu(gpus):
     gpus(0)
     assert pick_device(None, 1) == torch.device("cpu")
-    with pytest.raises(UserError, match="--device cuda: there is none, or torch was built without it; give another"):
+    with pytest.raises(UserError, match="`device` cuda: there is none, or torch was built without it; give another"):
         pick_device("cuda")
 
 
 def test_a_number_too_high(gpus):
     gpus(2)
-    with pytest.raises(UserError, match="--device cuda:2: there are 2; give another"):
+    with pytest.raises(UserError, match="`device` cuda:2: there are 2; give another"):
         pick_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "cpu:0:1"])
 def test_unknown(gpus, name):
     gpus(2)
-    with pytest.raises(UserError, match=f"--device {name} is unknown; give cpu, cuda, cuda:1 or mps"):
+    with pytest.raises(UserError, match=f"`device` {name} is unknown; give cpu, cuda, cuda:1 or mps"):
         pick_device(name)

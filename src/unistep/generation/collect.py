@@ -29,13 +29,21 @@ def collect(
     device: torch.device | str = "cpu",
     on_done: Callable[[int], None] | None = None,
 ) -> UInt8[Tensor, "N C H W"]:
-    """Images 0 to `num_images` - 1 in order.
+    """Makes images 0 to `num_images` - 1, in order, in memory.
 
     Args:
-        denoiser, plan, shape, seed, batch_size, device: see `generate`.
-        num_images: how many.
-        labels: the class of each; None for unconditional models.
-        on_done: told how many images are done.
+        denoiser: denoiser or consistency function.
+        plan: noise levels or solver.
+        shape: channels, height, width of an image.
+        num_images: number of images N.
+        labels: class of each image [N]; None for an unconditional model.
+        seed: seed of the run; image i uses the stream (seed, i).
+        batch_size: images a batch on an accelerator.
+        device: device of the denoiser.
+        on_done: callback with the number of images that are done.
+
+    Returns:
+        The images, uint8 on the CPU.
     """
     made = []
     for part in tiles([range(num_images)], tile_size(shape, batch_size, device)):
@@ -62,10 +70,15 @@ def collect_into(
     Returns once all processes are through. What an exception or a signal breaks off is kept as far as it is made.
 
     Args:
-        unfinished: takes the images.
-        denoiser, plan, labels, seed, batch_size, device: see `collect`.
-        processes: which this one is; None is the only one.
-        on_done: told how many images all of them have done.
+        unfinished: writer that takes the images.
+        denoiser: denoiser or consistency function.
+        plan: noise levels or solver.
+        labels: class of each image [N]; None for an unconditional model.
+        seed: seed of the run; image i uses the stream (seed, i).
+        batch_size: images a batch on an accelerator.
+        device: device of the denoiser.
+        processes: this process among those of the run; None is the only one.
+        on_done: callback with the number of images that all processes together have done.
 
     Raises:
         UserError: an image cannot be written, or another process has ended early.
@@ -86,7 +99,7 @@ def collect_into(
 
 
 class _Report:
-    """Says how many images are done; where others make some too, the files are counted, but not all the time."""
+    """Reports the number of images that are done; where other processes make some, files are counted now and then."""
 
     def __init__(
         self, unfinished: ResumableWriter, processes: Processes, say: Callable[[int], None] | None, done: int

@@ -37,15 +37,15 @@ def generate(
     """Yields the images `indices` of the run `seed`, a batch at a time, as uint8 on the CPU.
 
     Args:
-        denoiser: the model.
-        plan: how it is sampled.
-        shape: channels, height, width.
+        denoiser: denoiser or consistency function.
+        plan: noise levels or solver.
+        shape: channels, height, width of an image.
         indices: numbers of the images in the run; image i is always made from `image_seed(seed, i)`.
-        seed: of the run.
-        labels: the class of each index; None for unconditional models.
+        seed: seed of the run.
+        labels: class of each index [N]; None for an unconditional model.
         batch_size: images a batch.
-        device: of the model. Noise is drawn on the CPU, so that every device makes the same image.
-        on_batch: told how many images are done.
+        device: device of the denoiser. Noise is drawn on the CPU, so that every device makes the same image.
+        on_batch: callback with the number of images that are done.
     """
     tile = tile_size(shape, batch_size, device)
     for start in range(0, len(indices), batch_size):
@@ -64,7 +64,7 @@ def generate(
 
 
 def tile_size(shape: tuple[int, int, int], batch_size: int, device: torch.device | str) -> int:
-    """How many images the network sees at once; see the module's text."""
+    """Number of images that the network computes at once: the tile of the module's text."""
     if torch.device(device).type != "cpu":
         return batch_size
     return 16 if shape[1] * shape[2] <= 32 * 32 else 1

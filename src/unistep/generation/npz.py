@@ -24,13 +24,13 @@ def write_npz(
     """Writes the file and flushes it to disk.
 
     Args:
-        path: of the file; what stands there is overwritten.
-        blocks: the images in order.
+        path: file to be written; one of that name is overwritten.
+        blocks: images in order, block by block.
         array_shape: number of images, height, width, channels.
-        labels: the class of each; None leaves `arr_1` out.
+        labels: class of each image; None leaves `arr_1` out.
 
     Raises:
-        ValueError: the blocks hold more or fewer images than `array_shape` says.
+        ValueError: the blocks hold more or fewer images than `array_shape` has.
     """
     written = 0
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""How a model is sampled: the noise levels or the solver, and the class of every image."""
+"""Sampling plans: the noise levels or the solver of a model, and the class of every image."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ Plan = ConsistencyPlan | DiffusionPlan
 
 
 def spaced_timesteps(steps: int, num_timesteps: int) -> list[int]:
-    """`steps` indices from 0, evenly spaced over a grid of `num_timesteps` levels.
+    """Returns `steps` indices from 0, evenly spaced over a grid of `num_timesteps` levels.
 
     Raises:
         UserError: more steps than levels above sigma_min.

@@ -39,9 +39,9 @@ class PngFolder(ResumableWriter):
     """Images on their way to the folder `output`; encoded by threads, while the next batch is made.
 
     Args:
-        output: the folder; it need not exist.
-        num_images: of the run.
-        shape: channels, height, width.
+        output: folder to be written; it need not exist.
+        num_images: number of images of the run.
+        shape: channels, height, width of an image.
     """
 
     def __init__(self, output: Path, num_images: int, shape: tuple[int, int, int]) -> None:

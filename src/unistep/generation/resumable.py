@@ -24,7 +24,7 @@ from unistep.files import whole_file
 
 try:
     import fcntl
-except ImportError:  # not POSIX: two runs that write the same output are then not told of each other
+except ImportError:  # not POSIX: two runs that write the same output then do not notice each other
     fcntl = None
 
 _SETTINGS = "settings.json"
@@ -37,10 +37,10 @@ class ResumableWriter(ABC):
     Several processes may write, each other images; one of them calls `claim` before and `finish` after all.
 
     Args:
-        output: what shall be written in the end.
-        folder: the hidden folder.
-        num_images: of the run.
-        shape: channels, height, width.
+        output: file or folder to be written in the end.
+        folder: hidden folder of the unfinished run.
+        num_images: number of images of the run.
+        shape: channels, height, width of an image.
     """
 
     def __init__(self, output: Path, folder: Path, num_images: int, shape: tuple[int, int, int]) -> None:
@@ -58,7 +58,7 @@ class ResumableWriter(ABC):
 
     @abstractmethod
     def stored(self) -> list[range]:
-        """Which images are on disk, ascending, by the names of the files."""
+        """Ranges of the images on disk, ascending, by the names of the files."""
 
     @abstractmethod
     def _remove_damaged(self) -> None:
@@ -73,11 +73,11 @@ class ResumableWriter(ABC):
         """Puts the output in its place."""
 
     def count(self) -> int:
-        """How many images are on disk."""
+        """Number of images on disk."""
         return sum(map(len, self.stored()))
 
     def missing(self) -> list[range]:
-        """Which images are not on disk, ascending."""
+        """Ranges of the images that are not on disk, ascending."""
         bounds = [0, *(bound for part in self.stored() for bound in (part.start, part.stop)), self.num_images]
         return [range(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=True) if a < b]
 
@@ -85,9 +85,9 @@ class ResumableWriter(ABC):
         """Makes the folder, or takes up the one that a run of the same settings left; returns how many images it holds.
 
         Args:
-            settings: all that the images depend on, by the name a person would give it; JSON. What is long, such as a
-                digest, is compared but not shown.
-            restart: removes images that are there.
+            settings: all that the images depend on, by a name for people; JSON values. Long ones, such as a digest, are
+                compared but not shown.
+            restart: remove images that are there.
 
         Raises:
             UserError: images of other settings are there, another run writes to them, or it cannot be written.

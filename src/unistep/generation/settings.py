@@ -1,4 +1,4 @@
-"""What the images of a run depend on, so that a run is only ever resumed by its own command."""
+"""The settings that the images of a run depend on: a run is only ever resumed by the same settings."""
 
 import dataclasses
 import hashlib
@@ -23,12 +23,17 @@ def run_settings(
     seed: int,
     dtype: str,
 ) -> dict[str, Any]:
-    """The settings by name, as JSON takes them. Batch size, device and number of processes are not among them.
+    """Returns the settings by name, as JSON takes them. Batch size, device and number of processes are not among them.
 
     Args:
-        weights: `weights_digest` of the model in fp32.
-        info, plan, shape, num_images, labels, seed: of the run.
-        dtype: the precision that the network computes in.
+        weights: `weights_digest` of the model before it is cast.
+        info: noise range and scalings of the model.
+        plan: noise levels or solver.
+        shape: channels, height, width of an image.
+        num_images: number of images.
+        labels: class of each image [N]; None for an unconditional model.
+        seed: seed of the run.
+        dtype: precision that the network computes in.
     """
     return {
         "num_images": num_images,
@@ -45,7 +50,7 @@ def run_settings(
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of all tensors of a module: names, types, shapes and values, wherever they lie."""
+    """Returns the SHA-256 of all tensors of a module: names, types, shapes and values, on any device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

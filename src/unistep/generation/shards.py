@@ -34,9 +34,9 @@ class Shards(ResumableWriter):
     """Images on their way to the .npz `output`, in a hidden folder beside it.
 
     Args:
-        output: the .npz; it need not exist.
-        num_images: of the run.
-        shape: channels, height, width.
+        output: .npz to be written; it need not exist.
+        num_images: number of images of the run.
+        shape: channels, height, width of an image.
     """
 
     def __init__(self, output: Path, num_images: int, shape: tuple[int, int, int]) -> None:
@@ -86,7 +86,7 @@ class Shards(ResumableWriter):
             yield pixels
 
     def _read(self, part: range) -> UInt8[np.ndarray, "_ H W C"] | None:
-        """The pixels of a shard; None where it is damaged."""
+        """Returns the pixels of a shard; None where it is damaged."""
         channels, height, width = self.shape
         content = self._path(part).read_bytes()
         if len(content) != _CRC_BYTES + len(part) * channels * height * width:
@@ -113,9 +113,10 @@ class GridShards(Shards):
     """Images on their way to one grid, which several processes make.
 
     Args:
-        output: the .png.
-        num_images, shape: as of `Shards`.
-        columns: of the grid.
+        output: .png to be written.
+        num_images: number of images of the run.
+        shape: channels, height, width of an image.
+        columns: columns of the grid.
     """
 
     def __init__(self, output: Path, num_images: int, shape: tuple[int, int, int], columns: int) -> None:
@@ -128,7 +129,7 @@ class GridShards(Shards):
 
 
 def shards_folder(output: Path) -> Path:
-    """Where the shards of `output` lie: `.samples.npz.parts` beside `samples.npz`."""
+    """Folder of the shards of `output`: `.samples.npz.parts` beside `samples.npz`."""
     return output.with_name(f".{output.name}.parts")
 
 

@@ -34,11 +34,11 @@ class StopRequest:
 
 
 class Interrupted(BaseException):
-    """Training stopped by a signal. As KeyboardInterrupt it is no `Exception`, which anybody may catch.
+    """Work stopped by a signal; its notes tell what is kept. Like KeyboardInterrupt it is no `Exception`.
 
     Args:
-        signal: what stopped it; the process should exit with 128 + its number.
-        step: how many steps are done, and in a checkpoint; None where it was not in the training loop.
+        signal: signal that came; the process should exit with 128 + its number.
+        step: number of steps that are done and in a checkpoint; None outside of the training loop.
     """
 
     def __init__(self, signal: signal.Signals, step: int | None = None) -> None:
@@ -50,7 +50,11 @@ class Interrupted(BaseException):
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Outside of the training loop SIGINT and SIGTERM raise `Interrupted`, wherever the program is."""
+    """While entered, SIGINT and SIGTERM raise `Interrupted`, wherever the program is.
+
+    Raises:
+        Interrupted: a signal came.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number))

@@ -1,4 +1,4 @@
-"""Which precision a network computes in.
+"""The precision that a network computes in.
 
 The published models run their residual and attention blocks in half precision and keep the time embedding and the
 output head in fp32 (`cast_blocks` of every network). Noise, scalings and images are fp32 in all precisions, so that a
@@ -23,7 +23,7 @@ _NAMES = {
 
 
 class Castable(Protocol):
-    """What every network of this package can do."""
+    """A network whose blocks can be cast, as all of this package can."""
 
     def cast_blocks(self, dtype: torch.dtype) -> object:
         """Casts all but the embeddings and the output head, in place."""
@@ -31,11 +31,11 @@ class Castable(Protocol):
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device | str = "cpu") -> tuple[torch.dtype, str]:
-    """The precision that is meant, and why, in words.
+    """Returns the precision that a name means, and the reason in words.
 
     Args:
         dtype: fp32, fp16, bf16, or "auto": the fastest that keeps the images the same to the eye.
-        device: where the network will run.
+        device: device of the network.
 
     Raises:
         UserError: no such precision.

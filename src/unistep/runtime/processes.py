@@ -25,10 +25,10 @@ class Processes:
     """This process among those of the run.
 
     Args:
-        rank: its number, from 0.
-        count: how many there are.
-        local_rank: its number on its machine, which is the number of its accelerator.
-        group: of torch.distributed; None where there is one process only.
+        rank: number of this process, from 0.
+        count: number of processes.
+        local_rank: number of this process on its machine, which is the number of its accelerator.
+        group: process group of torch.distributed; None for a single process.
     """
 
     rank: int = 0
@@ -38,7 +38,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one speaks, and puts the results together."""
+        """Whether this process prints, and puts the results together."""
         return self.rank == 0
 
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -57,7 +57,7 @@ class Processes:
                 time.sleep(_POLL_SECONDS)
             arrival.wait()  # pyright: ignore[reportOptionalMemberAccess]
         except RuntimeError:
-            raise UserError("another process of this run has ended early; see what it said, then repeat") from None
+            raise UserError("another process of this run has ended early; see what it printed, then repeat") from None
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes by rank, on the first; an empty list on the others. All must come here.
@@ -85,9 +85,7 @@ def join_processes() -> Processes:
         count, rank, local_rank = (int(environment[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     except ValueError:
         shown = ", ".join(f"{name}={value}" for name, value in environment.items())
-        raise UserError(
-            f"the environment says {shown}, which are not all numbers; unset them or use torchrun"
-        ) from None
+        raise UserError(f"the environment has {shown}, which are not all numbers; unset them or use torchrun") from None
     if count == 1:
         return Processes()
     try:

@@ -63,7 +63,7 @@ def load(
             embedded MNIST model.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         dtype: precision that the network computes in; auto is the fastest on the device.
-        kind: what a .pt is, where neither it nor its name tells.
+        kind: kind of the model in a .pt whose content and name leave it open.
         attention_head_dim: channels of an attention head in a .pt; default: 64, as in all published models.
         sample_size: side of a .pt's images in pixels; default: that at which attention begins at 32 pixels.
         variant: variant of the weights in a model folder, as fp16.
@@ -108,7 +108,7 @@ class ReadyModel:
         model: the model.
         device: device of its weights.
         dtype: precision that `cast` gives it.
-        notes: what was assumed, a line each.
+        notes: assumptions that were made in opening it, a line each.
         owned: whether the verb opened it, and so may cast it.
     """
 
@@ -191,7 +191,7 @@ def open_any(
 
 
 def is_model(name: str) -> bool:
-    """Whether a name means a model rather than images: by what is there, and of what is not there by its form.
+    """Returns whether a name means a model rather than images: by what is there, or else by its form.
 
     Raises:
         UserError: a run that has no model yet.
@@ -223,14 +223,14 @@ def _model_folder_of(path: Path) -> Path | None:
 
 
 def own_schedule_file(name: str | None, model: "LoadedModel") -> Path:
-    """The file of a model folder that its schedules can be written to.
+    """Returns the file of a model folder that its schedules can be written to.
 
     Args:
-        name: of the model as the user has given it; None is the embedded one.
-        model: which was opened by it.
+        name: name of the model as the user gave it; None is the embedded model.
+        model: model that was opened by that name.
 
     Raises:
-        UserError: the model is part of the package, on the hub, or no model folder; what to do is said.
+        UserError: the model is part of the package, on the hub, or no model folder.
     """
     from unistep.formats.model_folder.schedule import schedule_file
 
