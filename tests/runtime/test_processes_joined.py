@@ -45,7 +45,7 @@ def test_one_is_killed(run_three):
     """It cannot say goodbye; the others fail at once instead of waiting for ever."""
     first, second, third = run_three(killed=1)
     assert second == (-9, "")
-    assert first == third == (3, "another process of this run has ended early; see what it said, then repeat")
+    assert first == third == (3, "another process of this run has ended early; see what it printed, then repeat")
 
 
 def test_alone(monkeypatch):
