@@ -36,17 +36,21 @@ class Parameter:
         kinds: types that its text may be of, in the order in which they are tried: Literal, int, float, Sequence, str.
         default: value where the flag is absent; `inspect.Parameter.empty` where it is required.
         text: its entry in the docstring.
+        other_name: name of the flag where that is another.
+        several: whether the flag takes several words.
     """
 
     name: str
     kinds: tuple[Any, ...]
     default: Any
     text: str
+    other_name: str = ""
+    several: bool = False
 
     @property
     def flag(self) -> str:
         """`--num-images`; `--no-progress` of a switch that is on by default."""
-        return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
+        return f"--{'no-' if self.default is True else ''}{(self.other_name or self.name).replace('_', '-')}"
 
     @property
     def is_switch(self) -> bool:
@@ -57,6 +61,8 @@ class Parameter:
     def metavar(self) -> str:
         """Placeholder of the value in the help."""
         kind = next((k for k in self.kinds if _is_sequence(k)), self.kinds[0])
+        if self.several:
+            return "NAME ..."
         if typing.get_origin(kind) is Literal:
             return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
         if _is_sequence(kind):
@@ -110,6 +116,8 @@ def run_command(
     opens: str | None = None,
     defaults: Mapping[str, Any] | None = None,
     leave_out: Sequence[str] = (),
+    flags: Mapping[str, str] | None = None,
+    several: Sequence[str] = (),
     epilog: str = "",
 ) -> None:
     """Parses, calls the function, and shows its result.
@@ -124,6 +132,8 @@ def run_command(
             added.
         defaults: default values that differ from the function's.
         leave_out: names of parameters that have no flag.
+        flags: names of flags that differ from their parameter's, without dashes.
+        several: names of parameters whose flag takes several words, as `--input A B`.
         epilog: end of the help.
 
     Raises:
@@ -133,6 +143,7 @@ def run_command(
     defaults = defaults or {}
     own = [p for p in parameters_of(function) if p.name not in leave_out]
     own = [p if p.name not in defaults else _with_default(p, defaults[p.name]) for p in own]
+    own = [replace(p, other_name=(flags or {}).get(p.name, ""), several=p.name in several) for p in own]
     which = _which_model(own) if opens else []
     if "-h" in arguments or "--help" in arguments:
         print(_help(function, usage, own, which, positionals, epilog), end="")
@@ -168,8 +179,8 @@ def parse(
     flagged = [p for p in parameters if p.name not in positionals]
     for p in flagged:
         switch = {"action": "store_const", "const": p.default is not True}
-        action = switch if p.is_switch else {"nargs": "?", "const": _MISSING}
-        parser.add_argument(p.flag, dest=p.name, default=None, **action)
+        action = switch if p.is_switch else {"nargs": "*"} if p.several else {"nargs": "?", "const": _MISSING}
+        parser.add_argument(p.flag, dest=p.name, default=None, **action)  # pyright: ignore[reportArgumentType]
     words = [hyphened(a) for a in arguments]
     check_flags(words, [p.flag for p in flagged], program)
     try:
@@ -181,7 +192,7 @@ def parse(
     values: dict[str, Any] = {}
     for p in parameters:
         value = getattr(found, p.name)
-        if value is _MISSING:
+        if value is _MISSING or p.several and value == []:
             raise UserError(f"{p.flag} needs a value; see {program} --help")
         if value is None or value == [] and p.name in positionals:
             if p.default is _MISSING:
