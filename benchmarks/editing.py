@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,18 +31,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
+from unistep import edit
 from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import psnr, to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.data import open_dataset
-from unistep.editing.methods.guided import Noisy
-from unistep.editing.methods.measurement import edit
+from unistep.editing.methods.denoise import DenoisingEdit
 from unistep.editing.model import edit_model
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.operators.operator import EXACT, ROUNDED, Operator, agree, agree_in_range
 from unistep.editing.operators.super_resolution import SuperResolution
-from unistep.editing.run import EditResult, make
+from unistep.editing.run import make
 from unistep.editing.tasks import TASKS
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.folder import load_model
@@ -75,6 +75,15 @@ class Case:
     baselines: Rows
     candidates: int = 8
     close: float = EXACT
+
+
+class Made(NamedTuple):
+    """Results of `edit` or of a method: candidates [N, K, C, H, W] and their classes [N, K]."""
+
+    candidates: Tensor
+    class_labels: Tensor | None
+    evaluations: int
+    guesses: int
 
 
 def noise_of(stream: int, numbers: Sequence[int]) -> ImageRandom:
@@ -214,27 +223,40 @@ def cases(clean: Tensor, train: Tensor) -> list[Case]:
 # ------------------------------------------------------------------------------------------------ models
 
 
-def edited(model: LoadedModel, case: Case, part: range, labels: list[int] | None, candidates: int) -> EditResult:
+def edited(model: LoadedModel, case: Case, part: range, labels: list[int] | None, candidates: int) -> Made:
     y, seeds = case.y[part.start : part.stop], list(part)
     if case.operator is not None:
         y = to_uint8(y) if case.close == ROUNDED else y
-        return edit(model, None, case.operator, measurement=y, seeds=seeds, class_labels=labels, candidates=candidates)
+        made = edit(
+            model,
+            None,
+            case.operator,
+            measurement=y,
+            seeds=seeds,
+            class_labels=labels,
+            candidates=candidates,
+            progress=False,
+        )
+        return Made(made.candidates, made.class_labels, made.evaluations, made.guesses)
     i = model.info
-    noisy = Noisy(y, torch.full((len(y),), SIGMA), TASKS["denoise"].steps, i.sigma_min, i.sigma_max, i.rho)
-    return make(edit_model(model), noisy, seeds=seeds, class_labels=labels, candidates=candidates)
+    noisy = DenoisingEdit(
+        y, torch.full((len(y),), SIGMA), TASKS["denoise"].default.steps, i.sigma_min, i.sigma_max, i.rho
+    )
+    made = make(edit_model(model), noisy, seeds=seeds, class_labels=labels, candidates=candidates)
+    return Made(made.images, made.class_labels, made.evaluations, made.guesses)
 
 
 def by_edit(model: LoadedModel, case: Case, part: range, labels: list[int] | None) -> Rows:
     """One result, and of several the one that fits best and their mean; with no labels they are guessed."""
     known = "class guessed" if labels is None else "class told"
     one = edited(model, case, part, labels, 1)
-    rows: Rows = {f"{known}, one result": (one.evaluations + one.guesses, one.images)}
+    rows: Rows = {f"{known}, one result": (one.evaluations + one.guesses, one.candidates[:, 0])}
     if case.candidates == 1:
         return rows
     assert one.class_labels is not None
     many = edited(model, case, part, one.class_labels[:, 0].tolist(), case.candidates)
     nfe = many.evaluations + one.guesses
-    rows[f"{known}, best fit of {case.candidates}"] = (nfe, many.images)
+    rows[f"{known}, best fit of {case.candidates}"] = (nfe, many.candidates[:, 0])
     rows[f"{known}, mean of {case.candidates}"] = (nfe, many.candidates.float().mean(dim=1).round().to(torch.uint8))
     return rows
 
@@ -293,7 +315,7 @@ def kept(path: Path, settings: str, compute: Callable[[], Rows]) -> Rows:
 def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: list[LoadedModel]) -> Rows:
     """All rows of a case; those of fewer images are of the first part."""
     student, teacher = models
-    steps = TASKS[case.task].steps + TASKS[case.task].settle
+    steps = TASKS[case.task].default.steps + TASKS[case.task].default.settle
     known = case.operator is not None
     # Ten times what `edit` needs with a class that is guessed; denoising is measured at ten times its one step.
     tenfold = 10 * (steps + (GUESS if known else 0))
@@ -307,7 +329,7 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
     if known:
         del jobs["teacher-mean"]
     constants = f"{FACTOR} {BLUR} {SIGMA}"
-    settings = f"{TASKS[case.task]} {arguments.bf16} {case.candidates} {constants}" + (
+    settings = f"{TASKS[case.task]} {TASKS[case.task].default} {arguments.bf16} {case.candidates} {constants}" + (
         f" {case.close}" if case.close != EXACT else ""
     )
     rows: Rows = {}

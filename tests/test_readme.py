@@ -12,9 +12,8 @@ from unistep.cli.train import parse_run
 from unistep.workflows.models import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
-# What the commands call with what they have parsed.
+# What the commands call with what they have parsed, of those that are not functions alone.
 _PARSED = {
-    "edit": ["unistep.cli.edit._edit"],
     "evaluate": ["unistep.cli.evaluate._evaluate"],
     "search": ["unistep.cli.search._search", "unistep.cli.search_task.search_task"],
 }
@@ -54,6 +53,18 @@ def test_commands_parse(words, tmp_path, monkeypatch):
             monkeypatch.setattr(place, lambda *arguments: parsed.append(arguments))
         importlib.import_module(f"unistep.cli.{words[1]}").run(words[2:])
         assert len(parsed) == 1
+    elif words[1] in ("sample", "edit"):
+        monkeypatch.setattr("unistep.cli.command.interruptible", _is_parsed)
+        with pytest.raises(_Parsed):
+            importlib.import_module(f"unistep.cli.{words[1]}").run(words[2:])
+
+
+class _Parsed(Exception):
+    """A command line has been parsed."""
+
+
+def _is_parsed(*arguments: object, **values: object) -> None:
+    raise _Parsed
 
 
 def test_python_runs(tmp_path, monkeypatch):

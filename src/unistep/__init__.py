@@ -6,10 +6,10 @@ if TYPE_CHECKING:
     from importlib.metadata import version
 
     from unistep.core.denoiser import Denoiser
-    from unistep.editing.methods.measurement import edit
     from unistep.errors import UserError
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
+    from unistep.workflows.edit import edit
     from unistep.workflows.models import load
     from unistep.workflows.sample import sample
 
@@ -32,7 +32,7 @@ _MODULES = {
     "ConsistencyModelPipeline": "unistep.pipelines.consistency_model",
     "Denoiser": "unistep.core.denoiser",
     "UserError": "unistep.errors",
-    "edit": "unistep.editing.methods.measurement",
+    "edit": "unistep.workflows.edit",
     "load": "unistep.workflows.models",
     "sample": "unistep.workflows.sample",
 }

@@ -75,7 +75,7 @@ def test_what_is_found_can_be_given_to_edit(search: Any, run: Any, here: Path):
         ("outpaint", {"margin": "2"}),
         ("upscale", {"factor": "2x4"}),
         ("deblur", {"blur": 0.6}),
-        ("sense", {"share": 0.5}),
+        ("compressed-sensing", {"share": 0.5}),
         ("upscale", {}),
     ],
 )
@@ -85,7 +85,7 @@ def test_every_task(search: Any, run: Any, task: str, known: dict[str, Any]):
     assert outcome.code == 0, outcome
     (found,) = record()["found"]
     printed = shlex.split(outcome.out.splitlines()[-1])
-    levels = ["--sigmas", f"{found['sigmas'][0]:g}", "--settle", str(TASKS[task].settle)]
+    levels = ["--sigmas", f"{found['sigmas'][0]:g}", "--settle", str(TASKS[task].default.settle)]
     assert printed == ["unistep", "edit", task, "--model", "model", *flags, *levels]
     assert run(*printed[1:], "--input", "image.png", "--output", "out.png").code == 0
     settings = record()["settings"]
@@ -145,7 +145,8 @@ def test_refused_before_anything_is_made(refused: Any, model: Path, monkeypatch:
     def no(*more: Any, task: str = "upscale", words: str) -> None:
         refused(["search", "model", "--task", task, *WHOLE, *more], words)
 
-    no(task="denoise", words="--task denoise: must be one of inpaint, outpaint, colorize, upscale, deblur, sense")
+    listed = "inpaint, outpaint, colorize, upscale, deblur, compressed-sensing"
+    no(task="denoise", words=f"--task denoise: must be one of {listed}")
     no(task="inpaint", words="--mask is missing: say what is to be painted, as --mask lower")
     no("--mask", "nowhere.png", task="inpaint", words="--mask nowhere.png: there is no such file")
     no("--mask", "box:0,0,9,9", task="inpaint", words="does not lie in 8x8 pixels")

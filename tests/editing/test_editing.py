@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-import unistep
-from unistep import ConsistencyModelPipeline
+from unistep import ConsistencyModelPipeline, edit
 from unistep.core.pixels import to_float, to_uint8
 from unistep.core.random import ImageRandom, image_seed
-from unistep.editing.methods.guided import Guided, Noisy
-from unistep.editing.methods.measurement import Known, edit, edit_levels
+from unistep.editing.levels import given_levels
+from unistep.editing.methods.denoise import DenoisingEdit
+from unistep.editing.methods.measurement import MeasurementEdit
+from unistep.editing.methods.sdedit import NoisedEdit
 from unistep.editing.methods.zero_shot import start, zero_shot
 from unistep.editing.model import EditModel, edit_model
 from unistep.editing.operators.colorization import Colorization
@@ -87,10 +88,10 @@ def test_it_is_the_editor_with_the_seeds_noise(grey):
     with torch.no_grad():
         x_T = start(HALF, y, random.randn(1, SIDE, SIDE), SIGMAS[0])
         expected = zero_shot(grey.denoiser, HALF, y, x_T, SIGMAS, random=random)
-    result = edit(grey, images, HALF, sigmas=SIGMAS, seeds=7)
+    result = edit(grey, images, HALF, sigmas=SIGMAS, seed=7)
     made = to_float(result.images)[:, :, SIDE // 2 :]
     assert (made - expected.x[:, :, SIDE // 2 :].clamp(-1, 1)).abs().max() <= 1 / 255 + 1e-5
-    torch.testing.assert_close(result.disagreement[:, 0], expected.disagreement)
+    torch.testing.assert_close(result.residual[:, 0], expected.residual)
 
 
 def test_measurement_picture_shows_what_is_known(grey):
@@ -121,8 +122,8 @@ def test_what_was_rounded_is_not_met_better_than_it_can_be(grey):
     cells = torch.rand(2, 1, SIDE // 4, SIDE // 4, generator=torch.Generator().manual_seed(3)).round()
     blurred = to_uint8(blur.A(cells.repeat_interleave(4, 2).repeat_interleave(4, 3) * 2 - 1))
     y = [blur.A(blur.A_pinv(one)) for one in to_float(blurred).split(1)]
-    known = {close: Known([blur] * 2, y, SIGMAS, 0.002, close) for close in (EXACT, ROUNDED)}
-    expected = {close: make(edit_model(grey), method).images for close, method in known.items()}
+    known = {close: MeasurementEdit([blur] * 2, y, SIGMAS, 0.002, close) for close in (EXACT, ROUNDED)}
+    expected = {close: make(edit_model(grey), method).images[:, 0] for close, method in known.items()}
     assert not torch.equal(expected[EXACT], expected[ROUNDED])
     assert torch.equal(edit(grey, None, blur, measurement=blurred, sigmas=SIGMAS).images, expected[ROUNDED])
     assert torch.equal(edit(grey, None, blur, measurement=to_float(blurred), sigmas=SIGMAS).images, expected[EXACT])
@@ -142,7 +143,7 @@ def test_pipeline_and_model_are_the_same(grey):
     images = pictures(2)
     assert torch.equal(edit(pipe, images, HALF, sigmas=SIGMAS).images, edit(grey, images, HALF, sigmas=SIGMAS).images)
     pipe.scheduler.config = type(pipe.scheduler.config)(sigma_max=40.0)
-    assert edit_model(pipe).info.sigma_max == 40.0
+    assert edit_model(pipe.to_model()).info.sigma_max == 40.0
 
 
 def test_files_and_pillow_images(grey, tmp_path):
@@ -155,10 +156,6 @@ def test_files_and_pillow_images(grey, tmp_path):
     assert torch.equal(edit(grey, to_pil(images[0]), HALF, sigmas=SIGMAS).images, expected[:1])
 
 
-def test_the_package_offers_it():
-    assert unistep.edit is edit
-
-
 # ---------------------------------------------------------------------------------------------------- seeds
 
 
@@ -167,11 +164,11 @@ def test_result_is_the_same_alone_and_in_company(classes):
     images = pictures(20)
     together = edit(classes, images, HALF, sigmas=SIGMAS, candidates=2, class_labels=1)
     for i in (0, 7, 19):
-        known = Known([HALF], [HALF.A(to_float(images[i : i + 1]))], SIGMAS, 0.002)
+        known = MeasurementEdit([HALF], [HALF.A(to_float(images[i : i + 1]))], SIGMAS, 0.002)
         with torch.no_grad():
             alone = make(edit_model(classes), known, candidates=2, numbers=[i], class_labels=1)
-        assert torch.equal(alone.candidates[0], together.candidates[i])
-        assert torch.equal(alone.disagreement[0], together.disagreement[i])
+        assert torch.equal(alone.images[0], together.candidates[i])
+        assert torch.equal(alone.residual[0], together.residual[i])
 
 
 def test_more_candidates_begin_with_the_same(grey):
@@ -184,9 +181,7 @@ def test_more_candidates_begin_with_the_same(grey):
 
 def test_candidates_are_ranked(grey):
     result = edit(grey, pictures(3), HALF, sigmas=SIGMAS, candidates=6)
-    assert (result.disagreement.diff(dim=1) >= 0).all() and (
-        result.disagreement[:, 0] < result.disagreement[:, -1]
-    ).all()
+    assert (result.residual.diff(dim=1) >= 0).all() and (result.residual[:, 0] < result.residual[:, -1]).all()
     assert torch.equal(result.images, result.candidates[:, 0])
     assert result.evaluations == 12
 
@@ -198,7 +193,7 @@ def test_a_seed_an_image_goes_with_it(grey):
     assert (forwards.int() - backwards.int()).abs().max() <= 1  # at other places of the tile
     assert not torch.equal(forwards, edit(grey, images, HALF, sigmas=SIGMAS, seeds=[5, 6, 8]).images)
     assert torch.equal(
-        edit(grey, images, HALF, sigmas=SIGMAS, seeds=3).images, edit(grey, images, HALF, sigmas=SIGMAS, seeds=3).images
+        edit(grey, images, HALF, sigmas=SIGMAS, seed=3).images, edit(grey, images, HALF, sigmas=SIGMAS, seed=3).images
     )
 
 
@@ -225,14 +220,14 @@ def test_the_class_is_guessed_from_what_is_known():
     levels = torch.tensor([3, 0, 4, 1])
     x = (levels / 2 - 1.0)[:, None, None, None].expand(-1, 1, 8, 8).clone()
     x[:, :, 4:] = 1.0  # of which nobody may know
-    known = Known([operator] * 4, [operator.A(one[None]) for one in x], [1.0], 0.002)
+    known = MeasurementEdit([operator] * 4, [operator.A(one[None]) for one in x], [1.0], 0.002)
     assert torch.equal(guess_classes(model, known), levels)
     result = make(model, known, candidates=2)
     assert result.class_labels is not None and torch.equal(result.class_labels, levels[:, None].expand(4, 2))
     assert result.guesses == (5 + 3 + 2) * 4 and result.evaluations == 2
     x[:, :, 4:] = x[:, :, :4]
-    assert torch.equal(guess_classes(model, Guided(x, [1.0], 0.002)), levels)
-    assert torch.equal(guess_classes(model, Noisy(x, torch.full((4,), 0.1), 1, 0.002, 80.0, 7.0)), levels)
+    assert torch.equal(guess_classes(model, NoisedEdit(x, [1.0], 0.002)), levels)
+    assert torch.equal(guess_classes(model, DenoisingEdit(x, torch.full((4,), 0.1), 1, 0.002, 80.0, 7.0)), levels)
 
 
 @pytest.mark.parametrize(("classes", "tried"), [(1, []), (2, [2]), (10, [10, 5, 3, 2])])
@@ -244,7 +239,7 @@ def test_classes_that_fit_badly_are_not_tried_again(classes, tried):
         return bright(x, sigma, labels * 4 / max(classes - 1, 1))
 
     model = EditModel(denoiser, ModelInfo(), (1, 8, 8), classes, torch.device("cpu"))
-    known = Known([Inpainting(lower((8, 8)))], [torch.full((1, 32), -1.0)], [1.0], 0.002)
+    known = MeasurementEdit([Inpainting(lower((8, 8)))], [torch.full((1, 32), -1.0)], [1.0], 0.002)
     assert guess_classes(model, known).tolist() == [0]
     # The batch is filled up with its first image.
     assert [len(set(labels)) for labels in told] == [n for n in tried for _ in range(4)]
@@ -263,7 +258,7 @@ def test_classes_that_are_given(classes):
 def test_many_classes_are_drawn():
     model = EditModel(bright, ModelInfo(), (1, 8, 8), 1000, torch.device("cpu"))
     operator = Inpainting(lower((8, 8)))
-    result = make(model, Known([operator], [torch.zeros(1, 32)], [1.0], 0.002), candidates=8)
+    result = make(model, MeasurementEdit([operator], [torch.zeros(1, 32)], [1.0], 0.002), candidates=8)
     assert result.class_labels is not None and len(set(result.class_labels[0].tolist())) > 4 and result.guesses == 0
 
 
@@ -272,14 +267,14 @@ def test_many_classes_are_drawn():
 
 def test_timesteps_are_indices_of_the_grid():
     info = ModelInfo()
-    assert edit_levels(info, timesteps=[0])[0] == pytest.approx(80.0)
-    levels = edit_levels(info, timesteps=[5, 22, 38])
+    assert given_levels(info, timesteps=[0])[0] == pytest.approx(80.0)
+    levels = given_levels(info, timesteps=[5, 22, 38])
     assert levels == sorted(levels, reverse=True) and levels[0] < 80 and levels[-1] > 0.002
-    assert edit_levels(info, steps=3) is None
+    assert given_levels(info) is None
 
 
 def test_steps_are_the_tasks(grey):
-    inpaint, upscale = TASKS["inpaint"], TASKS["upscale"]
+    inpaint, upscale = TASKS["inpaint"].default, TASKS["upscale"].default
     assert edit(grey, pictures(1), HALF).evaluations == inpaint.steps + inpaint.settle
     assert edit(grey, pictures(1), HALF, steps=3).evaluations == 3 + inpaint.settle
     assert edit(grey, pictures(1), HALF, steps=3, settle=1).evaluations == 4
@@ -291,7 +286,7 @@ def test_steps_are_the_tasks(grey):
 def test_settled_results_agree_and_are_ranked_as_before(grey):
     images, operator = pictures(3), SuperResolution(2)
     drawn, settled = (edit(grey, images, operator, sigmas=SIGMAS, candidates=2, settle=n) for n in (0, 2))
-    assert torch.equal(drawn.disagreement, settled.disagreement) and not torch.equal(drawn.images, settled.images)
+    assert torch.equal(drawn.residual, settled.residual) and not torch.equal(drawn.images, settled.images)
     assert (operator.A(to_float(settled.images)) - operator.A(to_float(images))).abs().max() <= 2 / 255
     alone = edit(grey, images[:1], operator, sigmas=SIGMAS, candidates=2, settle=2)
     assert torch.equal(alone.candidates[0], settled.candidates[0])
@@ -306,16 +301,16 @@ def test_settled_results_agree_and_are_ranked_as_before(grey):
         ({"sigmas": [100.0]}, "up to 80"),
         ({"sigmas": [1.0, 0.002]}, "above 0.002"),
         ({"steps": 2, "sigmas": [1.0]}, "exclude each other"),
-        ({"steps": 0}, "steps 0"),
-        ({"settle": -1}, "settle -1"),
-        ({"candidates": 0}, "candidates 0"),
-        ({"seeds": [1, 2]}, "2 seeds are given for 1"),
+        ({"steps": 0}, "`steps` 0"),
+        ({"settle": -1}, "`settle` -1"),
+        ({"candidates": 0}, "`candidates` 0"),
+        ({"seeds": [1, 2]}, "2 `seeds` are given for 1"),
         ({"class_labels": 1}, "no classes"),
         ({"operator": [HALF, HALF]}, "2 operators"),
-        ({"image": None}, "give an image to measure"),
+        ({"image": None}, "give an `image` to measure"),
         ({"measurement": torch.zeros(1, 4)}, "one of them"),
         ({"image": torch.zeros(1, 16, 16)}, "give uint8"),
-        ({"image": torch.zeros(0, 1, 16, 16, dtype=torch.uint8)}, "no image to edit"),
+        ({"image": torch.zeros(0, 1, 16, 16, dtype=torch.uint8)}, "`image` is missing"),
         ({"image": torch.zeros(3, 16, 16, dtype=torch.uint8)}, "3 channels"),
         (
             {"image": torch.zeros(1, 8, 8, dtype=torch.uint8), "operator": SuperResolution(2)},
@@ -342,9 +337,9 @@ def test_a_diffusion_model_is_refused(model_folder):
 def test_guided_goes_as_far_as_the_noise(grey):
     """More noise, farther from the picture; each candidate by its own."""
     x = to_float(pictures(2))
-    near, far = (make(edit_model(grey), Guided(x, [s], 0.002), candidates=3) for s in (0.01, 20.0))
-    assert (near.disagreement.mean(1) < 0.1 * far.disagreement.mean(1)).all()
-    assert len({c.numpy().tobytes() for c in far.candidates[0]}) == 3
+    near, far = (make(edit_model(grey), NoisedEdit(x, [s], 0.002), candidates=3) for s in (0.01, 20.0))
+    assert (near.residual.mean(1) < 0.1 * far.residual.mean(1)).all()
+    assert len({c.numpy().tobytes() for c in far.images[0]}) == 3
     assert torch.equal(near.measurement, pictures(2))
 
 
@@ -357,6 +352,6 @@ def test_noise_is_taken_at_its_own_level():
 
     model = EditModel(denoiser, ModelInfo(), (1, 8, 8), 0, torch.device("cpu"))
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    result = make(model, Noisy(x, torch.tensor([0.5, 0.1]), 1, 0.002, 80.0, 7.0))
+    result = make(model, DenoisingEdit(x, torch.tensor([0.5, 0.1]), 1, 0.002, 80.0, 7.0))
     assert seen == [[0.5, pytest.approx(0.1)]]
-    torch.testing.assert_close(result.disagreement[:, 0], x.flatten(1).square().mean(1).sqrt())
+    torch.testing.assert_close(result.residual[:, 0], x.flatten(1).square().mean(1).sqrt())

@@ -37,7 +37,7 @@ def test_strength_counts_the_steps_of_the_grid():
 
 @pytest.mark.parametrize("strength", [-0.01, 1.01, math.nan])
 def test_strength_out_of_range(strength):
-    with pytest.raises(UserError, match=r"^strength .* 0.* and 1"):
+    with pytest.raises(UserError, match=r"^`strength` .* 0.* and 1"):
         sigma_of_strength(strength)
 
 
@@ -48,5 +48,5 @@ def test_level_out_of_range(sigma):
 
 
 def test_no_steps():
-    with pytest.raises(UserError, match="at least one step"):
+    with pytest.raises(UserError, match="`steps` 0 must be at least 1"):
         levels_below(torch.ones(1), 0)

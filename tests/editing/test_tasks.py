@@ -7,8 +7,8 @@ from unistep.errors import UserError
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("steps", [None, 1, 2, 40])
 def test_levels_descend_from_the_first(name, steps):
-    task = TASKS[name]
-    levels = task.levels(steps)
+    task = TASKS[name].default
+    levels = task.at(steps)
     assert len(levels) == (steps or task.steps)
     assert levels[0] == pytest.approx(task.sigma_first)
     assert all(a > b > 0 for a, b in zip(levels, levels[1:], strict=False))
@@ -17,13 +17,13 @@ def test_levels_descend_from_the_first(name, steps):
 
 
 def test_a_low_beginning_still_descends():
-    levels = TASKS["vary"].levels(3, first=0.01)
+    levels = TASKS["vary"].default.at(3, first=0.01)
     assert levels[0] == pytest.approx(0.01) and levels == sorted(levels, reverse=True) and len(set(levels)) == 3
 
 
 def test_no_steps():
-    with pytest.raises(UserError, match="steps 0"):
-        TASKS["inpaint"].levels(0)
+    with pytest.raises(UserError, match="`steps` 0"):
+        TASKS["inpaint"].default.at(0)
 
 
 @pytest.mark.parametrize(

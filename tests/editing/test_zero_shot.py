@@ -69,11 +69,11 @@ def test_the_last_level_costs_no_evaluation_and_no_draw():
     assert torch.equal(source.randn(3), noise_of(2).randn(3))
 
 
-def test_disagreement_is_that_of_the_last_estimate_before_it_was_made_to_agree():
+def test_the_residual_is_that_of_the_last_estimate_before_it_was_made_to_agree():
     x, apart = noise_of(3).randn(1, 8, 8).clamp(-1, 1), torch.tensor([0.0, 0.1, 0.4])
     denoiser = Recorded(x * 0 + apart[:, None, None, None])
     edited = zero_shot(denoiser, LOWER, torch.zeros(3, 32), x, [80.0, 1.0], random=noise_of(3))
-    torch.testing.assert_close(edited.disagreement, apart)
+    torch.testing.assert_close(edited.residual, apart)
     assert residual(LOWER, edited.x, torch.zeros(3, 32)).max() == 0
 
 

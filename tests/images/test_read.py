@@ -1,6 +1,7 @@
 """Images as people have them become what the model takes, and nothing is stretched."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,11 +223,20 @@ def test_files_and_folders_in_order(tmp_path):
         (tmp_path / name).write_bytes(content.getvalue())
     found = list_images([tmp_path / "z.png", tmp_path / "folder"])
     assert [file.name for file in found] == ["z", "a", "b", "below/c"]
-    assert all(file.path.exists() for file in found)
+    assert all(Path(file.source).exists() for file in found)
+
+
+def test_pillow_images_and_pixels_have_numbers():
+    pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    assert [one.name for one in list_images([ramp(4, 4), pixels[0]])] == ["000000", "000001"]
+    assert len(list_images(pixels)) == 2 and len(list_images(pixels[0])) == 1
+    assert torch.equal(read_picture(pixels[0] + 7, (1, 4, 4)).pixels, pixels[0] + 7)
+    with pytest.raises(UserError, match=r"`image` is float32 \[1, 4, 4\]; give uint8"):
+        list_images(torch.zeros(1, 4, 4))
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("zz.png", "did you mean .*z.png"), ("", "--input is empty"), ("none", "no images are in it")]
+    ("name", "said"), [("zz.png", "did you mean .*z.png"), ("", "`image` is empty"), ("none", "no images are in it")]
 )
 def test_what_is_not_there(tmp_path, name, said):
     (tmp_path / "z.png").touch()

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from unistep import edit
 from unistep.core.pixels import to_float
-from unistep.editing.methods.measurement import edit
+from unistep.editing.levels import DefaultLevels
 from unistep.editing.operators.mask import Inpainting, lower
-from unistep.editing.tasks import TASKS, Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.formats.model_folder.folder import load_model
@@ -28,7 +28,7 @@ from unistep.search.record import open_record
 from unistep.search.scores import FOUND, USUAL, listed
 
 COUNT, BEST = 12, 2.0
-INPAINT = Task("inpaint", "", "known", "inpainting", sigma_first=20.0, sigma_last=0.3, steps=6)
+INPAINT = DefaultLevels(sigma_first=20.0, sigma_last=0.3, steps=6)
 
 
 class Known(nn.Module):
@@ -63,7 +63,7 @@ def grey_below(count=2 * COUNT):
 
 def search_of(folder, model=None, images=None, likeness=None, task=INPAINT, seed=0, method_of=None, **options):
     model, images, likeness = model or model_of(), grey_below() if images is None else images, likeness or psnr()
-    settings = task_settings(model, task, {}, images, likeness, seed=seed, dtype=torch.float32)
+    settings = task_settings(model, "inpaint", {}, images, likeness, seed=seed, dtype=torch.float32)
     record = open_record(Path(folder) / "search.json", settings)
     method_of = method_of or known_part(Inpainting(lower((images.shape[2], images.shape[3]))), model)
     return TaskSearch(model, task, method_of, images, likeness, record, seed=seed, **options)
@@ -118,7 +118,7 @@ def test_what_is_measured_is_what_edit_makes(tmp_path, saved):
     found = search.find(1)
     operator = Inpainting(lower((8, 8)))
     for own in (found.schedule, found.of(USUAL).schedule):
-        made = edit(model, images[:COUNT], operator, sigmas=own, seeds=3)
+        made = edit(model, images[:COUNT], operator, sigmas=own, seed=3)
         assert search.record.labels["images of the search"] == made.class_labels[:, 0].tolist()
         errors = ((made.images.double() - images[:COUNT].double()) ** 2).mean((1, 2, 3))
         assert search.record.scores[own] == pytest.approx((10 * torch.log10(255**2 / errors)).mean().item(), abs=1e-4)
@@ -238,14 +238,14 @@ def test_the_grid(sigma_min):
     ("change", "words"),
     [
         ({"seed": 1}, "seed (0, now 1)"),
-        ({"task": TASKS["sense"]}, "task (inpaint, now sense)"),
+        ({"task": "deblur"}, "task (inpaint, now deblur)"),
         ({"known": {"mask": "upper"}}, "what is known"),
         ({"images": grey_below().flip(0)}, "images; delete"),
         ({"likeness": Likeness("LPIPS", "lower", "0", lambda a, b: a)}, "metric (PSNR in dB, now LPIPS)"),
     ],
 )
 def test_a_record_of_another_search_is_not_gone_on_with(tmp_path, change, words):
-    arguments = {"task": INPAINT, "known": {"mask": "lower"}, "images": grey_below(), "likeness": psnr(), "seed": 0}
+    arguments = {"task": "inpaint", "known": {"mask": "lower"}, "images": grey_below(), "likeness": psnr(), "seed": 0}
 
     def settings(**changes):
         given = arguments | changes

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unistep.cli.arguments import instantiate, new_parser, parse
+from unistep.cli.command import spelled
 from unistep.cli.measuring import open_network, reference_of
 from unistep.cli.search_config import SearchConfig, steps_of
 from unistep.cli.source import add_source_options, source_options
@@ -45,6 +46,12 @@ def run(arguments: list[str]) -> None:
     if "-h" in arguments or "--help" in arguments:
         parser.print_help()
         sys.exit(0)
+    flags = {s.lstrip("-"): s for action in parser._actions for s in action.option_strings}
+    with spelled(flags):
+        _run(parser, arguments)
+
+
+def _run(parser: Any, arguments: list[str]) -> None:
     parsed = parse(parser, arguments)
     model, write = parsed.pop("model"), parsed.pop("write")
     if model == "":

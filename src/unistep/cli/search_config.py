@@ -3,16 +3,25 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from unistep.cli.arguments import MAX_SEED, check_range
-from unistep.cli.edit import KNOWN_FOR, MOST_SETTLED
 from unistep.cli.measuring import MeasuringConfig
 from unistep.cli.output import check_place
+from unistep.editing.tasks import MEASUREMENT_TASKS, check_options
 from unistep.errors import UserError
 
 _MOST_STEPS = 64
+_MOST_SETTLED = 10_000
+MEASURED_BY = ("mask", "margin", "factor", "blur", "share")
+"""Options of tasks that decide what is measured."""
 _EDITED = ("psnr", "lpips", "class")
+
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[MEASUREMENT_TASKS]
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class SearchConfig(MeasuringConfig):
     """What to search for.
 
     Args:
-        task: search the noise levels of an edit: inpaint, outpaint, colorize, upscale, deblur or sense.
+        task: task of editing whose noise levels are searched.
         images: with --task: whole images, as --reference takes them, brought to the model's size; some, spread over all
             of them, are searched with, and as many others judge.
         mask, margin, factor, blur, share: with --task: as in unistep edit; a mask is one for all images.
@@ -38,7 +47,7 @@ class SearchConfig(MeasuringConfig):
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
     """
 
-    task: Literal["inpaint", "outpaint", "colorize", "upscale", "deblur", "sense"] | None = None
+    task: TaskName | None = None
     images: str | None = None
     mask: str | None = None
     margin: str | None = None
@@ -60,7 +69,7 @@ class SearchConfig(MeasuringConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("--num_images", self.num_images, 20, 1_000_000)
-        check_range("--settle", self.settle, 0, MOST_SETTLED)
+        check_range("--settle", self.settle, 0, _MOST_SETTLED)
         check_range("--batch_size", self.batch_size, 1, 100_000)
         check_range("--seed", self.seed, 0, MAX_SEED)
         path = Path(self.output)
@@ -78,7 +87,7 @@ class SearchConfig(MeasuringConfig):
         steps_of(self.steps)
         if self.metric in _EDITED:
             raise UserError(f"--metric {self.metric} compares edits with images: give --task and --images")
-        for flag in ("images", "settle", *KNOWN_FOR):
+        for flag in ("images", "settle", *MEASURED_BY):
             if getattr(self, flag) is not None:
                 raise UserError(f"--{flag} is for the search for an edit's levels: give --task, or leave it out")
         if self.reference is None and self.metric != "is":
@@ -90,9 +99,7 @@ class SearchConfig(MeasuringConfig):
         steps_of(self.steps, least=1)
         if self.metric is not None and self.metric not in _EDITED:
             raise UserError(f"--metric {self.metric} does not tell whose edit it is: give {', '.join(_EDITED)}")
-        for flag, tasks in KNOWN_FOR.items():
-            if getattr(self, flag) is not None and self.task not in tasks:
-                raise UserError(f"--{flag} is for {', '.join(tasks)}, not for {self.task}; leave it out")
+        check_options(self.task or "", [flag for flag in MEASURED_BY if getattr(self, flag) is not None])
         if self.reference is not None:
             raise UserError(
                 "--reference is not for --task, whose results are compared with their images: give --images"

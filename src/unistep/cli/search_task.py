@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unistep.cli.edit import KNOWN_FOR, EditConfig
-from unistep.cli.edit_known import KnownTasks
 from unistep.cli.measuring import open_network
 from unistep.cli.progress import doing_bar
 from unistep.cli.search import find_all, tell_found
-from unistep.cli.search_config import SearchConfig, steps_of
+from unistep.cli.search_config import MEASURED_BY, SearchConfig, steps_of
 from unistep.editing.model import edit_model
-from unistep.editing.tasks import TASKS, Task
+from unistep.editing.tasks import TASKS, Task, make_task
+from unistep.editing.tasks.task import EditContext, MeasurementTask
 from unistep.errors import UserError
-from unistep.images.read import ImageFile, Picture, frame
 from unistep.runtime.device import pick_device
 from unistep.runtime.precision import resolve_dtype, set_precision
 from unistep.search.edit_schedules import MethodOf, TaskSearch, chosen_images, known_part, task_settings
@@ -77,12 +75,12 @@ def _prepare(
     images = chosen_images(pixels, config.num_images or _NUM_IMAGES, config.images)
     likeness = _likeness(model, config, device)
     dtype, _ = resolve_dtype(config.dtype, device)
-    settings = task_settings(model, task, known, images, likeness, seed=config.seed, dtype=dtype)
+    settings = task_settings(model, task.name, known, images, likeness, seed=config.seed, dtype=dtype)
     record = open_record(Path(config.output) / "search.json", settings)
     set_precision(model.denoiser.network, dtype)
     return TaskSearch(
         model,
-        task,
+        task.default,
         method_of,
         images,
         likeness,
@@ -95,11 +93,11 @@ def _prepare(
 
 def _method(model: "LoadedModel", task: Task, config: SearchConfig) -> tuple[MethodOf, dict[str, Any]]:
     """How images are edited, and what that depends on."""
-    given: dict[str, Any] = {flag: getattr(config, flag) for flag in KNOWN_FOR}
-    tasks = _OfAny(task.name, edit_model(model), EditConfig(seed=config.seed, **given), degrade=True)
-    operator = tasks.read(ImageFile(Path("images"), "images")).operator
-    assert operator is not None  # of every task that keeps what is known
-    known = {flag: value for flag, value in given.items() if value is not None} | {"operator": operator.name}
+    given = {flag: getattr(config, flag) for flag in MEASURED_BY if getattr(config, flag) is not None}
+    made = make_task(task.name, given)
+    assert isinstance(made, MeasurementTask)
+    operator = made.operator_of_any(EditContext(edit_model(model), seed=config.seed))
+    known: dict[str, Any] = given | {"operator": operator.name}
     mask = getattr(operator, "mask", None)
     if isinstance(mask, Tensor):
         known["mask's pixels"] = hashlib.sha256(mask.contiguous().numpy().data).hexdigest()
@@ -108,15 +106,7 @@ def _method(model: "LoadedModel", task: Task, config: SearchConfig) -> tuple[Met
 
 
 def _settle(task: Task, config: SearchConfig) -> int:
-    return task.settle if config.settle is None else config.settle
-
-
-class _OfAny(KnownTasks):
-    """What the flags of `unistep edit` mean for any image of the model's size: none is read."""
-
-    def _picture(self, file: ImageFile, shape: tuple[int, int, int], *, alpha: bool = False) -> Picture:
-        size = (shape[2], shape[1])
-        return Picture(torch.zeros(shape, dtype=torch.uint8), None, frame(size, size, "crop"), file.name)
+    return task.default.settle if config.settle is None else config.settle
 
 
 def _likeness(model: "LoadedModel", config: SearchConfig, device: torch.device) -> Likeness:
@@ -135,7 +125,7 @@ def _command(name: str | None, config: SearchConfig) -> list[str]:
     words = ["unistep", "edit", config.task or ""]
     if name is not None:
         words += ["--model", name]
-    for flag in KNOWN_FOR:
+    for flag in MEASURED_BY:
         if getattr(config, flag) is not None:
             words += [f"--{flag}", f"{getattr(config, flag)}"]
     return words

@@ -1,29 +1,24 @@
-"""What edits need of a model, however it was opened."""
+"""A consistency model as editors see it."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from unistep.core.denoiser import Denoiser
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.pipelines.consistency_model import ConsistencyModelPipeline
-
-_SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps", "noise_embedding")
+from unistep.formats.model import LoadedModel, ModelInfo
 
 
 @dataclass(frozen=True)
 class EditModel:
-    """What editors need of a model, whichever way it was opened.
+    """What editors need of a model.
 
     Args:
-        denoiser: the consistency function.
-        info: its noise range and grid.
-        shape: channels, height and width of its images.
-        num_classes: 0 for an unconditional model; the null class does not count.
-        device: where it is.
+        denoiser: consistency function.
+        info: noise range and grid.
+        shape: channels, height and width of the model's images.
+        num_classes: number of classes without the null class; 0 for an unconditional model.
+        device: device of the model.
     """
 
     denoiser: Denoiser
@@ -33,18 +28,13 @@ class EditModel:
     device: torch.device
 
 
-def edit_model(pipe: ConsistencyModelPipeline | LoadedModel) -> EditModel:
-    """A pipeline or an opened model, for editing.
+def edit_model(model: LoadedModel) -> EditModel:
+    """Returns an opened model as editors see it.
 
     Raises:
         UserError: it is a diffusion model.
     """
-    if isinstance(pipe, ConsistencyModelPipeline):
-        info = dataclasses.replace(pipe.info, **{name: getattr(pipe.scheduler.config, name) for name in _SHARED})
-        config: Any = pipe.unet.config
-        size, classes = config.sample_size or 64, (config.num_class_embeds or 0) - (info.null_label is not None)
-        return EditModel(precondition(pipe.unet, info), info, (config.in_channels, size, size), classes, pipe.device)
-    if pipe.info.kind != "consistency":
-        raise UserError(f"{pipe.path} is a diffusion model; edits need a consistency model: distill it")
-    device = next(pipe.denoiser.parameters()).device
-    return EditModel(pipe.denoiser, pipe.info, pipe.image_shape, pipe.num_classes, device)
+    if model.info.kind != "consistency":
+        raise UserError(f"{model.path} is a diffusion model; edits need a consistency model: distill it")
+    device = next(model.denoiser.parameters()).device
+    return EditModel(model.denoiser, model.info, model.image_shape, model.num_classes, device)

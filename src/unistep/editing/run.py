@@ -1,14 +1,14 @@
-"""Making edits: which noise each result has, what is computed together, and which class a model is told.
+"""How methods are run: the noise of each result, the batches, and the class that a model is given.
 
 Every result has its own noise, from its seed, its number among the inputs and its number among the candidates, and is
-computed at its own place in a batch of one size (see `unistep.generation.generate`): it is the same alone and in
-company.
+computed at its own place in a batch of one size (see `unistep.generation.generate`), so that it is the same alone and
+in company.
 
-A model of classes is told the class. Where nobody says it, and there are few, it is guessed from what is known: an edit
-of four steps is made with each, and the class whose estimates on the way agree best with what is known is taken (a
-diffusion model as a classifier, Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", with what is
-known in place of the image). The worse half of the classes is left out, the others are tried again with other noise,
-and so on until one is left (Karnin, Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits").
+A model of classes needs a class. Where none is given, and there are few, it is guessed: an edit of four steps is made
+with each class, and the class whose estimates agree best with the input is taken (a diffusion model as a classifier, Li
+et al. 2023, "Your diffusion model is secretly a zero-shot classifier", with the measurement in place of the image). The
+worse half of the classes is left out, the others are tried again with other noise, and so on until one is left (Karnin,
+Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits").
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from unistep.checks import check_range
 from unistep.core.pixels import to_uint8
 from unistep.core.random import GUESS, LABELS, ImageRandom, image_seed
 from unistep.editing.methods.protocol import Method
@@ -26,35 +27,36 @@ from unistep.editing.model import EditModel
 from unistep.editing.tiled import Tiled
 from unistep.errors import UserError
 from unistep.generation.generate import tile_size
+from unistep.generation.plan import check_labels
 from unistep.samplers.noise_source import NoiseSource
 
 Seeds = int | Sequence[int]
 
 MOST_GUESSED = 32
-"""Classes above which none is guessed: trying them all would cost more than the edit."""
+"""Number of classes above which none is guessed: trying them all would cost more than the edit."""
+
+MOST_CANDIDATES = 1 << 12
 
 _GUESS_LEVELS = (8.0, 4.0, 2.0, 1.0)
-_MOST_INPUTS, _MOST_CANDIDATES = 1 << 20, 1 << 12
+_MOST_INPUTS = 1 << 20
 _CANDIDATE_SHIFT = 20
 
 
 @dataclass(frozen=True)
-class EditResult:
-    """What an edit gives, on the CPU. N inputs, K candidates each.
+class Candidates:
+    """Results of a method for N inputs, K each, best first, on the CPU.
 
     Args:
-        images: the best of every input.
-        candidates: all of every input, best first.
-        disagreement: of the candidates: how badly what the model made fits what is known, lower is better.
-        measurement: what is known, as a picture.
-        class_labels: of the candidates, given, guessed or drawn; None for a model without classes.
-        evaluations: of the network, for all candidates of one input, without `guesses`.
-        guesses: evaluations that it took to guess the class of one input; 0 where it was given or drawn.
+        images: results.
+        residual: distance between the model's estimate and the input, lower is better.
+        measurement: what is known of each input, as a picture.
+        class_labels: classes, given, guessed or drawn; None for a model without classes.
+        evaluations: network evaluations for all candidates of one input, without `guesses`.
+        guesses: network evaluations that guessed the class of one input; 0 where it was given or drawn.
     """
 
-    images: UInt8[Tensor, "N C H W"]
-    candidates: UInt8[Tensor, "N K C H W"]
-    disagreement: Float32[Tensor, "N K"]
+    images: UInt8[Tensor, "N K C H W"]
+    residual: Float32[Tensor, "N K"]
     measurement: UInt8[Tensor, "N C H W"]
     class_labels: Int64[Tensor, "N K"] | None
     evaluations: int
@@ -71,33 +73,32 @@ def make(
     batch_size: int = 64,
     numbers: Sequence[int] | None = None,
     on_done: Callable[[int], None] | None = None,
-) -> EditResult:
-    """The results of a method.
+) -> Candidates:
+    """Makes the results of a method, and ranks them.
 
     Args:
-        model: see `edit_model`.
-        method: what is made.
-        seeds: one for all, with which input i has noise number i; or one an input, wherever that stands.
-        class_labels: one for all inputs, or one an input; default: guessed where there are few, else drawn.
+        model: consistency model.
+        method: method, with its inputs.
+        seeds: one seed for all, with which input i has noise number i; or one an input, wherever that stands.
+        class_labels: one class for all inputs, or one an input; None guesses where there are few, and draws otherwise.
         candidates: results an input.
         batch_size: results at once on an accelerator.
-        numbers: of the inputs, where these are a part of a larger run; default: 0, 1, ...
-        on_done: told how many results are done.
+        numbers: numbers of the inputs, where these are a part of a larger run; default: 0, 1, ...
+        on_done: called with the number of results that are done.
 
     Raises:
         UserError: seeds, classes or candidates that do not fit.
     """
     count = len(method)
-    if not 1 <= candidates <= _MOST_CANDIDATES:
-        raise UserError(f"candidates {candidates} must lie between 1 and {_MOST_CANDIDATES}")
+    check_range("candidates", candidates, 1, MOST_CANDIDATES)
     if count > _MOST_INPUTS:
-        raise UserError(f"{count} images are more than the {_MOST_INPUTS} of one call; give fewer")
+        raise UserError(f"{count} images are more than the {_MOST_INPUTS} of one call", "give fewer")
     numbers = range(count) if numbers is None else numbers
     own = _seeds(seeds, numbers, candidates)
     run = _Run(model, method, batch_size, numbers)
     labels, guesses = run.labels(class_labels, own, candidates)
     images = torch.empty((count, candidates, *method.size), dtype=torch.uint8)
-    apart = torch.empty(count, candidates)
+    residual = torch.empty(count, candidates)
     done = 0
     for pack in run.packs([(i, j) for j in range(candidates) for i in range(count)]):
         random = run.random([own[i][j] for i, j in pack.filled])
@@ -105,17 +106,15 @@ def make(
         made = method.run(run.denoiser, [i for i, _ in pack.filled], _to(chosen, model.device), random)
         for place, (i, j) in pack.at_place.items():
             images[i, j] = to_uint8(method.finish(i, made.x[place : place + 1]))[0].cpu()
-            apart[i, j] = made.disagreement[place]
+            residual[i, j] = made.residual[place]
         done += len(pack.at_place)
         if on_done:
             on_done(done)
-    best = apart.argsort(dim=1, stable=True)
+    best = residual.argsort(dim=1, stable=True)
     rows = torch.arange(count)[:, None]
-    images = images[rows, best]
-    return EditResult(
-        images=images[:, 0],
-        candidates=images,
-        disagreement=apart[rows, best],
+    return Candidates(
+        images=images[rows, best],
+        residual=residual[rows, best],
         measurement=method.measurement(),
         class_labels=None if labels is None else labels[rows, best],
         evaluations=candidates * method.evaluations,
@@ -124,23 +123,41 @@ def make(
 
 
 def guess_classes(model: EditModel, method: Method, *, seed: int = 0, batch_size: int = 64) -> Int64[Tensor, " N"]:
-    """The class of every input, guessed from what is known of it."""
+    """Returns the class of every input, guessed from what is known of it."""
     numbers = range(len(method))
     return _Run(model, method, batch_size, numbers).guess([image_seed(seed, i) for i in numbers])
+
+
+def check_classes(class_labels: int | Sequence[int], num_classes: int, count: int) -> list[int]:
+    """Returns the class of every image from those that were given.
+
+    Args:
+        class_labels: one class for all images, or one an image.
+        num_classes: classes of the model; 0 for an unconditional one.
+        count: number of images.
+
+    Raises:
+        UserError: the model has no classes, or not these; or their number is not that of the images.
+    """
+    listed = check_labels(class_labels, num_classes)
+    if len(listed) not in (1, count):
+        given = ",".join(map(str, listed))
+        raise UserError(f"{given}: {len(listed)} for {count} images", "give one, or one an image", field="class_labels")
+    return listed * count if len(listed) == 1 else listed
 
 
 Item = TypeVar("Item", bound=tuple[int, ...])
 
 
 class _Pack(NamedTuple):
-    """What is computed at once: the items at their places, and those that fill the batch up."""
+    """One batch: the items at their places, and those that fill it up."""
 
     at_place: dict[int, Any]
     filled: list[Any]
 
 
 class _Run:
-    """The model as it is used in one call."""
+    """A model and a method in one call of `make`."""
 
     def __init__(self, model: EditModel, method: Method, batch_size: int, numbers: Sequence[int]) -> None:
         self.model, self.method, self.numbers = model, method, numbers
@@ -154,7 +171,7 @@ class _Run:
             self.tile = 1
 
     def packs(self, items: Iterable[Item]) -> list[_Pack]:
-        """Items, tuples that begin with the row of the input, in batches; what numbers them gives the place of each."""
+        """Returns items, tuples that begin with the row of the input, in batches; their numbers give their places."""
         open_, packs = {}, []
         for item in items:
             place, group = sum(item, self.numbers[item[0]] - item[0]) % self.tile, self.method.group(item[0])
@@ -169,35 +186,28 @@ class _Run:
         return [_Pack(at, [at.get(place, next(iter(at.values()))) for place in range(self.tile)]) for at in packs]
 
     def random(self, seeds: Sequence[int]) -> NoiseSource:
-        """Draws on the CPU, so that every device makes the same image."""
+        """Returns a source that draws on the CPU, so that every device makes the same image."""
         own = ImageRandom(seeds)
         return lambda x: own.randn(*x.shape[1:]).to(x)
 
     def labels(
         self, given: int | Sequence[int] | None, seeds: list[list[int]], candidates: int
     ) -> tuple[Int64[Tensor, "N K"] | None, int]:
-        """The class of every candidate, and how many evaluations an input it took to know it."""
+        """Returns the class of every candidate, and the evaluations an input that guessed it."""
         classes, count = self.model.num_classes, len(self.method)
+        if given is not None:
+            listed = check_classes(given, classes, count)
+            return torch.tensor(listed, dtype=torch.int64)[:, None].expand(-1, candidates), 0
         if not classes:
-            if given is not None:
-                raise UserError(f"class_labels {given}: this model has no classes; leave it out")
             return None, 0
-        if given is None and classes <= MOST_GUESSED:
+        if classes <= MOST_GUESSED:
             guessed = self.guess([of_one[0] for of_one in seeds])
             return guessed[:, None].expand(-1, candidates), sum(_rounds(classes)) * len(self.guess_levels)
-        if given is None:
-            drawn = [[image_seed(seed, 0, LABELS) % classes for seed in of_one] for of_one in seeds]
-            return torch.tensor(drawn, dtype=torch.int64), 0
-        listed = [given] * count if isinstance(given, int) else [int(c) for c in given]
-        if len(listed) != count:
-            raise UserError(f"{len(listed)} class_labels are given for {count} images; give one, or one an image")
-        for c in listed:
-            if not 0 <= c < classes:
-                raise UserError(f"class_labels {c}: this model has the classes 0 to {classes - 1}")
-        return torch.tensor(listed, dtype=torch.int64)[:, None].expand(-1, candidates), 0
+        drawn = [[image_seed(seed, 0, LABELS) % classes for seed in of_one] for of_one in seeds]
+        return torch.tensor(drawn, dtype=torch.int64), 0
 
     def guess(self, seeds: Sequence[int]) -> Int64[Tensor, " N"]:
-        """The class of every input, whose seeds are given."""
+        """Returns the class of every input, whose seeds are given."""
         count, classes = len(self.method), self.model.num_classes
         total = torch.zeros(count, classes, dtype=torch.float64)
         for number, kept in enumerate(_rounds(classes)):
@@ -208,9 +218,9 @@ class _Run:
                 random = self.random([image_seed(seeds[i], number, GUESS) for i, _, _ in pack.filled])
                 labels = torch.tensor([c for _, c, _ in pack.filled], device=self.model.device)
                 rows = [i for i, _, _ in pack.filled]
-                misfits = self.method.misfit(self.denoiser, rows, labels, random, self.guess_levels).double()
+                residuals = self.method.class_residuals(self.denoiser, rows, labels, random, self.guess_levels).double()
                 # The logarithm, for high levels have the larger errors.
-                judged = misfits.clamp_min(1e-6).log().sum(dim=0).cpu()
+                judged = residuals.clamp_min(1e-6).log().sum(dim=0).cpu()
                 for place, (i, c, _) in pack.at_place.items():
                     total[i, c] += judged[place]
             total = total + dropped
@@ -233,7 +243,7 @@ def _seeds(seeds: Seeds, numbers: Sequence[int], candidates: int) -> list[list[i
         return [[image_seed(seeds, number + shift) for shift in shifts] for number in numbers]
     listed = [int(s) for s in seeds]
     if len(listed) != len(numbers):
-        raise UserError(f"{len(listed)} seeds are given for {len(numbers)} images; give one, or one an image")
+        raise UserError(f"{len(listed)} `seeds` are given for {len(numbers)} images", "give one an image")
     return [[image_seed(s, shift) for shift in shifts] for s in listed]
 
 

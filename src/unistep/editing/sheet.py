@@ -1,7 +1,6 @@
-"""An edit as one PNG: a row for every input, with columns original, before, known and after."""
+"""An edit as one picture: a row for every input, with columns original, before, known and after."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unistep.images.grid import save_png, to_pil
+from unistep.images.grid import to_pil
 
 _CELL, _GAP, _HEADING = 168, 8, 26
 _LIGHT, _DARK = 0xE4, 0xC0  # of the squares that stand for what is unknown, as in image editors
@@ -20,12 +19,12 @@ class Row(NamedTuple):
     """One input.
 
     Args:
-        original: before it was measured, blurred and so on; None where nobody has it.
-        before: as it was given.
-        known: what is known of it, as a picture; None where that is all.
-        mask: True where a pixel is known; None where that is no matter of pixels.
+        original: whole image that `before` was made of; None where there is none.
+        before: image that was given.
+        known: what is known of it, as a picture; None where that is `before`.
+        mask: True where a pixel is known; None where pixels are not known one by one.
         after: results, best first.
-        captions: under each result; empty for none.
+        captions: text under each result; empty for none.
     """
 
     original: UInt8[Tensor, "_ _ _"] | None
@@ -36,13 +35,12 @@ class Row(NamedTuple):
     captions: Sequence[str] = ()
 
 
-def save_edit_sheet(rows: Sequence[Row], path: Path, *, known: str = "known", after: str = "after") -> Path:
-    """Writes the sheet; unknown pixels are chequered.
+def edit_sheet(rows: Sequence[Row], *, known: str = "known", after: str = "after") -> Image.Image:
+    """Returns the sheet; unknown pixels are chequered, columns without a picture are left out.
 
     Args:
-        rows: of the sheet.
-        path: a .png.
-        known: heading of what was measured.
+        rows: rows of the sheet.
+        known: heading of what is known.
         after: heading of the results, which are numbered where there are several.
     """
     columns: list[tuple[str, list[Any]]] = [
@@ -70,7 +68,7 @@ def save_edit_sheet(rows: Sequence[Row], path: Path, *, known: str = "known", af
             if 0 <= number - first_result < len(row.captions):
                 draw.text((left, top + height + 1), row.captions[number - first_result], fill="black", font=small)
             top += height + caption + _GAP
-    return save_png(sheet, path)
+    return sheet
 
 
 def _known(row: Row) -> Image.Image | None:
@@ -86,7 +84,7 @@ def _known(row: Row) -> Image.Image | None:
 
 
 def _scaled(cell: Tensor | Image.Image | None) -> Image.Image:
-    """A cell of about the width of a column: enlarged by a whole factor, or reduced."""
+    """Returns a cell of about the width of a column: enlarged by a whole factor, or reduced."""
     if cell is None:
         return Image.new("RGB", (1, 1))
     if isinstance(cell, Image.Image):

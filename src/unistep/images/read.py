@@ -1,21 +1,22 @@
-"""An image as people have it, brought to what a model takes: any size, any mode, and never a silent stretch.
+"""Images of any size and mode, fitted to a model; nothing is stretched.
 
-How an image of another size is brought to the model's, `Fit`:
+Ways to fit an image of another size, `Fit`:
 
     crop    the largest central part of the model's proportions, resized (Lanczos, antialiased)
     resize  the whole image, resized; refused where its proportions are others than the model's
-    pad     the whole image, resized into the middle; what is left is filled with its border and cut off in the end
+    pad     the whole image, resized into the middle; the margin is filled with its border and cut off in the end
     tiles   not resized: the model works on overlapping tiles, see `unistep.editing.tiled`; an image smaller than the
             model is enlarged
 
-Modes become 8-bit grey or RGB as in `unistep.data.prepare`. Transparency can say what is to be painted: then colours
-are resized weighted by their opacity, so that nothing hidden leaks in, and what is wholly opaque is known.
+Modes become 8-bit grey or RGB as in `unistep.data.prepare`. Transparency can mark what is to be painted: then colours
+are resized weighted by their opacity, so that no hidden colour enters, and the opaque pixels are known.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,11 +29,15 @@ from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels
 from unistep.data.reader import BadImage
 from unistep.errors import UserError
 from unistep.files import check_regular_file
+from unistep.images.grid import to_pil
 from unistep.text import nearest_path, shown
 
 Fit = Literal["crop", "resize", "pad", "tiles"]
-FITS = ("crop", "resize", "pad", "tiles")
-Source = Path | str | Image.Image
+FITS: tuple[Fit, ...] = get_args(Fit)
+Source = str | os.PathLike[str] | Image.Image | Tensor
+"""A file, a Pillow image, or pixels uint8 [C, H, W]."""
+Images = Source | Iterable[Source]
+"""Files, folders, Pillow images or pixels uint8 [C, H, W], one or several; or pixels [N, C, H, W]."""
 Box = tuple[int, int, int, int]
 
 _MOST_BYTES = 1 << 30
@@ -43,13 +48,13 @@ _MASK_TOLERANCE = 0.01  # masks are often scaled by other programs, which round
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image goes: `box` of it, left, upper, right, lower in its own pixels, becomes `inside` of the target.
+    """Place of an image in the pixels that a model works on: `box` of the image becomes `inside` of the target.
 
     Args:
         source: width and height of the image.
-        box: what is taken of it.
-        target: width and height of what the model works on.
-        inside: where that lies in the target; the rest is margin.
+        box: left, upper, right, lower of the part that is taken, in pixels of the image.
+        target: width and height of the pixels that the model works on.
+        inside: left, upper, right, lower of that part in the target; the rest is margin.
     """
 
     source: tuple[int, int]
@@ -70,21 +75,21 @@ class Frame:
 
     @property
     def resized(self) -> bool:
-        """Whether pixels are others than the image's own."""
+        """Whether the image's pixels are resampled."""
         return (self.box[2] - self.box[0], self.box[3] - self.box[1]) != self.inside_size
 
     def describe(self) -> str:
-        """What is done to the image, for people; empty where nothing is."""
+        """Returns what is done to the image, in words; empty where nothing is."""
         width, height = (self.box[2] - self.box[0], self.box[3] - self.box[1])
-        said = []
+        done = []
         if (width, height) != self.source:
-            said.append(f"its central {width}x{height} is taken")
+            done.append(f"its central {width}x{height} is taken")
         if self.resized:
             verb = "enlarged" if self.inside_size[0] > width else "reduced"
-            said.append(f"{verb} to {self.inside_size[0]}x{self.inside_size[1]}")
+            done.append(f"{verb} to {self.inside_size[0]}x{self.inside_size[1]}")
         if self.has_margin:
-            said.append(f"a margin fills {self.target[0]}x{self.target[1]} and is cut off again")
-        return ", ".join(said)
+            done.append(f"a margin fills {self.target[0]}x{self.target[1]} and is cut off again")
+        return ", ".join(done)
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,13 @@ class Picture:
     """An image in the model's form.
 
     Args:
-        pixels: of the whole target, margins filled.
-        known: False where the image is transparent, and white; None for an opaque one. The margin counts as unknown.
-        frame: where it came from.
-        name: of the file, for messages.
-        note: what was done to it, a line for people; empty where nothing was.
+        pixels: pixels of the whole target, margins filled.
+        known: mask, False where the image is transparent, which is white then; None for an opaque image. The margin
+            is False.
+        frame: place of the image in the target.
+        name: name in messages.
+        note: what was done to the image, in words; empty where nothing was.
+        lost_colour: whether a coloured image became grey.
     """
 
     pixels: UInt8[Tensor, "C H W"]
@@ -104,13 +111,25 @@ class Picture:
     frame: Frame
     name: str = "the image"
     note: str = ""
+    lost_colour: bool = False
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the image has more pixels than were taken of it."""
+        return self.frame.source[0] * self.frame.source[1] > self.frame.inside_size[0] * self.frame.inside_size[1]
 
 
 def frame(source: tuple[int, int], target: tuple[int, int], fit: Fit, name: str = "the image") -> Frame:
-    """Where an image of a size goes in the model's; both are width and height.
+    """Returns the place of an image in the pixels that a model works on.
+
+    Args:
+        source: width and height of the image.
+        target: width and height of the model's images.
+        fit: way to fit the image, see the module's text.
+        name: name in messages.
 
     Raises:
-        UserError: `fit` would have to stretch it, or is none; or what the model had to work on were too large.
+        UserError: the image would be stretched, `fit` is unknown, or the tiles would hold too many pixels.
     """
     (width, height), (goal_width, goal_height) = source, target
     whole: Box = (0, 0, width, height)
@@ -122,8 +141,8 @@ def frame(source: tuple[int, int], target: tuple[int, int], fit: Fit, name: str 
     if fit == "resize":
         if not _same_proportions(source, target):
             raise UserError(
-                f"{name} is {width}x{height} and would be stretched to {goal_width}x{goal_height}; "
-                "give --fit crop, or pad to keep all of it"
+                f"{name} is {width}x{height} and would be stretched to {goal_width}x{goal_height}",
+                'give `fit="crop"`, or pad to keep all of it',
             )
         return Frame(source, whole, target, (0, 0, *target))
     if fit == "pad":
@@ -136,10 +155,10 @@ def frame(source: tuple[int, int], target: tuple[int, int], fit: Fit, name: str 
         grown = (max(goal_width, round(width * scale)), max(goal_height, round(height * scale)))
         if grown[0] * grown[1] > _MOST_PIXELS:
             raise UserError(
-                f"{name} would make {grown[0]}x{grown[1]} pixels of tiles; give --fit crop, or a smaller one"
+                f"{name} would make {grown[0]}x{grown[1]} pixels of tiles", 'give `fit="crop"`, or a smaller one'
             )
         return Frame(source, whole, grown, (0, 0, *grown))
-    raise UserError(f"fit {fit!r} is none; {', '.join(FITS)} are")
+    raise UserError(f"{fit!r} is unknown", f"give one of {', '.join(FITS)}", field="fit")
 
 
 def read_picture(
@@ -148,50 +167,49 @@ def read_picture(
     """Reads an image for a model.
 
     Args:
-        source: a file, or an image in Pillow.
-        shape: channels, 1 or 3, height and width of what the model takes.
-        fit: how it is brought to that size, see the module's text.
-        alpha: transparency says what is unknown; else transparent pixels are laid on white.
-        name: for messages; default: the file's.
+        source: file, Pillow image, or pixels.
+        shape: channels, 1 or 3, height and width of the model's images.
+        fit: way to fit the image to that size, see the module's text.
+        alpha: whether transparency marks unknown pixels; else transparent pixels are laid on white.
+        name: name in messages; default: the file's.
 
     Raises:
-        UserError: it cannot be read, or would have to be stretched.
+        UserError: the image cannot be read, or would be stretched.
     """
     channels, target = shape[0], (shape[2], shape[1])
     if channels not in (1, 3):
-        raise UserError(
-            f"the model takes {channels} channels, which are no picture's; grey ones have 1, coloured ones 3"
-        )
-    name = name or ("the image" if isinstance(source, Image.Image) else shown(source))
+        raise UserError(f"the model's images have {channels} channels; pictures have 1 (grey) or 3 (colour)")
+    name = name or (shown(source) if isinstance(source, str | os.PathLike) else "the image")
     image, transparent = _decoded(source, name, alpha)
     where = frame(image.size, target, fit, name)
     note = where.describe()
-    if channels == 1 and _has_colour(image, where):
+    lost_colour = channels == 1 and _has_colour(image, where)
+    if lost_colour:
         note = ", ".join(filter(None, [note, "its colour is left out"]))
     if transparent is None:
-        return Picture(_placed(to_pixels(_scaled(image, where), channels), where), None, where, name, note)
+        return Picture(_placed(to_pixels(_scaled(image, where), channels), where), None, where, name, note, lost_colour)
     pixels = _placed(to_pixels(_scaled(transparent, where).convert("RGB"), channels), where)
     opacity = np.asarray(_scaled(transparent.getchannel("A"), where, Image.Resampling.BOX))
     # What was erased is to be painted: pixels that are not opaque have mixed with what is gone.
     known = _placed_mask(opacity == 255, where)
-    return Picture(torch.where(known, pixels, 255).to(torch.uint8), known, where, name, note)
+    return Picture(torch.where(known, pixels, 255).to(torch.uint8), known, where, name, note, lost_colour)
 
 
 def read_mask(source: Source, where: Frame, *, name: str | None = None) -> Bool[Tensor, "H W"]:
-    """Reads what is known, True, of an image in its frame: white marks what is to be painted, black what stays.
+    """Reads a mask, white where to paint and black where the image stays, as True where a pixel is known.
 
     A mask of another size than the image's is resized to it by nearest pixels and taken the same way; one of the
     model's size is taken as it is. Grey counts as the nearer of both, transparent as white.
 
     Args:
-        source: a file, or an image in Pillow.
-        where: the frame of the image.
-        name: for messages; default: the file's.
+        source: file, Pillow image, or pixels.
+        where: frame of the image.
+        name: name in messages; default: the file's.
 
     Raises:
-        UserError: it cannot be read, its proportions are others, or it marks nothing or everything.
+        UserError: the mask cannot be read, is of other proportions, or marks nothing or everything.
     """
-    name = name or ("the mask" if isinstance(source, Image.Image) else shown(source))
+    name = name or (shown(source) if isinstance(source, str | os.PathLike) else "the mask")
     mask, _ = _decoded(source, name, False)
     painted = mask.convert("L")
     if _same_proportions(painted.size, where.source, _MASK_TOLERANCE):
@@ -213,10 +231,10 @@ def read_mask(source: Source, where: Frame, *, name: str | None = None) -> Bool[
 
 
 def check_mask(known: Bool[Tensor, "H W"], where: Frame, name: str) -> None:
-    """Refuses a mask that leaves nothing to paint, or nothing to paint by.
+    """Refuses a mask by which all pixels are known, or none.
 
     Raises:
-        UserError: it does.
+        UserError: all pixels are known, or none.
     """
     size = f"{where.target[0]}x{where.target[1]}"
     left, upper, right, lower = where.inside
@@ -227,44 +245,71 @@ def check_mask(known: Bool[Tensor, "H W"], where: Frame, name: str) -> None:
 
 
 def cut_margin(images: Shaped[Tensor, "*N H W"], inside: tuple[int, int, int, int]) -> Shaped[Tensor, "*N h w"]:
-    """Images or masks without the margin of a frame; `inside` is left, upper, right, lower of what stays."""
+    """Returns images or masks without the margin of a frame; `inside` is left, upper, right, lower of the rest."""
     left, upper, right, lower = inside
     return images[..., upper:lower, left:right]
 
 
-class ImageFile(NamedTuple):
-    """An image file, and what its result is called: its name below the folder that was given, without its ending."""
+class ImageInput(NamedTuple):
+    """One image that is given.
 
-    path: Path
+    Args:
+        source: file, Pillow image, or pixels.
+        name: name of its result: for a file its name below the folder that was given, without its ending.
+    """
+
+    source: Source
     name: str
 
+    @property
+    def label(self) -> str:
+        """The name in messages."""
+        return shown(self.source) if isinstance(self.source, str | os.PathLike) else f"image {self.name}"
 
-def list_images(names: Sequence[str | Path], flag: str = "--input") -> list[ImageFile]:
-    """The image files that the names mean, in order: files, and folders with all that lies below them.
+
+def list_images(images: Images, field: str = "image") -> list[ImageInput]:
+    """Returns the images that are given, in order; a folder gives all images below it.
+
+    Args:
+        images: files, folders, Pillow images or pixels.
+        field: name of the parameter, for messages.
 
     Raises:
-        UserError: there are none, or one does not exist.
+        UserError: there are none, one does not exist, or pixels are no uint8 [C, H, W].
     """
-    found: list[ImageFile] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if not str(name).strip():
-            raise UserError(f"{flag} is empty; give an image or a folder of images")
-        if path.is_dir():
-            inside = FolderFiles(path, str(name)).names
-            if not inside:
-                raise UserError(f"{flag} {shown(name)}: no images are in it; PNG, JPEG and the like are looked for")
-            found += [ImageFile(path / n, str(Path(n).with_suffix(""))) for n in inside]
-        else:
-            check_image_file(path, flag)
-            found.append(ImageFile(path, path.stem))
+    if isinstance(images, Tensor) and images.ndim == 4:
+        images = list(images)
+    elif isinstance(images, str | os.PathLike | Image.Image | Tensor):
+        images = [images]
+    found: list[ImageInput] = []
+    for image in images:
+        if isinstance(image, str | os.PathLike):
+            found += _list_files(image, field)
+            continue
+        if isinstance(image, Tensor) and (image.dtype != torch.uint8 or image.ndim != 3):
+            form = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+            raise UserError(f"is {form}; give uint8 [C, H, W] or [N, C, H, W]", field=field)
+        found.append(ImageInput(image, f"{len(found):06d}"))
     if not found:
-        raise UserError(f"{flag} is missing; give an image or a folder of images")
+        raise UserError("is missing", "give an image or a folder of images", field=field)
     return found
 
 
-def check_image_file(path: Path, flag: str) -> None:
-    """Refuses a name at which no file can be read.
+def _list_files(name: str | os.PathLike[str], field: str) -> list[ImageInput]:
+    if not str(name).strip():
+        raise UserError("is empty", "give an image or a folder of images", field=field)
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        check_image_file(path, field)
+        return [ImageInput(path, path.stem)]
+    inside = FolderFiles(path, str(name)).names
+    if not inside:
+        raise UserError(f"{shown(name)}: no images are in it; PNG, JPEG and the like are looked for", field=field)
+    return [ImageInput(path / n, str(Path(n).with_suffix(""))) for n in inside]
+
+
+def check_image_file(path: Path, field: str = "") -> None:
+    """Refuses a path at which no file can be read; `field` is the name of the parameter.
 
     Raises:
         UserError: there is none, or it is something else.
@@ -277,16 +322,18 @@ def check_image_file(path: Path, flag: str) -> None:
     try:
         check_regular_file(path, remedy, most_bytes=_MOST_BYTES)
     except UserError as error:
-        raise UserError(f"{flag} {shown(error)}") from None
+        raise UserError(shown(error), field=field) from None
 
 
 def _decoded(source: Source, name: str, alpha: bool) -> tuple[Image.Image, Image.Image | None]:
-    """The image in mode L or RGB, and with its transparency, in mode RGBA, where that is asked for and there."""
+    """Returns the image in mode L or RGB, and in mode RGBA where `alpha` is asked for and there."""
     try:
+        if isinstance(source, Tensor):
+            source = to_pil(source)
         if isinstance(source, Image.Image):
             return _from_pillow(source, alpha)
         path = Path(source).expanduser()
-        check_image_file(path, "image")
+        check_image_file(path)
         content = path.read_bytes()
         transparent = decode_transparent(content) if alpha else None
         return decode(content), transparent
@@ -307,7 +354,7 @@ def _from_pillow(image: Image.Image, alpha: bool) -> tuple[Image.Image, Image.Im
 
 
 def _scaled(image: Image.Image, where: Frame, by: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-    """The part of the frame's box at the size that it has in the target; RGBA is weighted by opacity."""
+    """Returns the frame's box of an image at its size in the target; RGBA is weighted by opacity."""
     if where.box != (0, 0, *image.size):
         image = image.crop(where.box)
     return image if image.size == where.inside_size else image.resize(where.inside_size, by)
@@ -321,7 +368,7 @@ def _has_colour(image: Image.Image, where: Frame) -> bool:
 
 
 def _placed(pixels: np.ndarray, where: Frame) -> UInt8[Tensor, "C H W"]:
-    """The target with its margin filled by the border."""
+    """Returns the target with its margin filled by the border."""
     left, upper, right, lower = where.inside
     margin = ((0, 0), (upper, where.target[1] - lower), (left, where.target[0] - right))
     return torch.from_numpy(np.ascontiguousarray(np.pad(pixels, margin, mode="edge")))

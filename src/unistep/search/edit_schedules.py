@@ -22,13 +22,13 @@ from torch import Tensor
 
 from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float
-from unistep.editing.methods.measurement import Known
+from unistep.editing.levels import DefaultLevels
+from unistep.editing.methods.measurement import MeasurementEdit
 from unistep.editing.methods.protocol import Method
 from unistep.editing.methods.settle import settle_levels
 from unistep.editing.model import edit_model
 from unistep.editing.operators.operator import Operator
 from unistep.editing.run import make
-from unistep.editing.tasks import Task
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.generation.settings import weights_digest
@@ -49,12 +49,12 @@ MethodOf = Callable[[UInt8[Tensor, "N C H W"], Sequence[float]], Method]
 
 def known_part(operator: Operator, model: LoadedModel, settle: int = 0) -> MethodOf:
     """Edits of what an operator keeps of the images, with so many evaluations without noise in the end."""
-    quiet = settle_levels(settle, most=model.info.sigma_max, rho=model.info.rho)
+    settle_sigmas = settle_levels(settle, most=model.info.sigma_max, rho=model.info.rho)
     device, sigma_min = next(model.denoiser.parameters()).device, model.info.sigma_min
 
     def method(images: Tensor, levels: Sequence[float]) -> Method:
         y = [operator.A(x) for x in to_float(images).to(device).split(1)]
-        return Known([operator] * len(y), y, levels, sigma_min, quiet=quiet)
+        return MeasurementEdit([operator] * len(y), y, levels, sigma_min, settle_sigmas=settle_sigmas)
 
     return method
 
@@ -83,7 +83,7 @@ def chosen_images(images: UInt8[Tensor, "N C H W"], count: int, name: str) -> UI
 
 def task_settings(
     model: LoadedModel,
-    task: Task,
+    task: str,
     known: dict[str, Any],
     images: UInt8[Tensor, "N C H W"],
     likeness: Likeness,
@@ -95,7 +95,7 @@ def task_settings(
 
     Args:
         model: which edits.
-        task: what it does.
+        task: name of the task.
         known: what is known of the images, as JSON.
         images: of the search, and fresh ones.
         likeness: what is made best.
@@ -109,7 +109,7 @@ def task_settings(
         "metric": likeness.title,
         "number of images": len(images) // 2,
         "seed": seed,
-        "task": task.name,
+        "task": task,
         "what is known": known,
         "dtype": str(dtype).removeprefix("torch."),
         "images": hashlib.sha256(images.contiguous().numpy().data).hexdigest(),
@@ -125,7 +125,7 @@ class TaskSearch:
 
     Args:
         model: a consistency model, in the precision that it is to compute in.
-        task: what it does.
+        default: noise levels of the task.
         method_of: how, see `known_part`.
         images: of the search, and as many fresh ones, see `chosen_images`.
         likeness: what is made best.
@@ -141,7 +141,7 @@ class TaskSearch:
     def __init__(
         self,
         model: LoadedModel,
-        task: Task,
+        default: DefaultLevels,
         method_of: MethodOf,
         images: UInt8[Tensor, "N C H W"],
         likeness: Likeness,
@@ -154,7 +154,7 @@ class TaskSearch:
         own = edit_model(model)
         # No level is one at which all schedules begin.
         remembered = RememberedDenoiser(own.denoiser, float("inf"))
-        self.model, self.info, self.task = dataclasses.replace(own, denoiser=remembered), model.info, task
+        self.model, self.info, self.default = dataclasses.replace(own, denoiser=remembered), model.info, default
         self.method_of, self.images, self.likeness, self.record = method_of, images, likeness, record
         self.num_images, self.seed, self.batch_size = len(images) // 2, seed, batch_size
         self.on_progress = on_progress
@@ -167,7 +167,7 @@ class TaskSearch:
         Raises:
             UserError: there are not so many levels.
         """
-        usual = tuple(map(rounded, self.task.levels(steps, rho=self.info.rho)))
+        usual = tuple(map(rounded, self.default.at(steps, rho=self.info.rho)))
         fewer = [found.schedule for found in self.found if found.steps < steps]
         levels = sorted({*level_grid(self.info), *usual, *(s for found in fewer for s in found)}, reverse=True)
         levels = [s for s in levels if self.info.sigma_min < s <= self.info.sigma_max]
@@ -216,8 +216,8 @@ class TaskSearch:
                 numbers=numbers,
                 on_done=lambda done, start=start: told(start + done),
             )
-            alike.append(self.likeness.compare(result.images, true))
-            apart.append(result.disagreement[:, 0])
+            alike.append(self.likeness.compare(result.images[:, 0], true))
+            apart.append(result.residual[:, 0])
             if result.class_labels is not None:
                 labels += result.class_labels[:, 0].tolist()
         if labels and known is None:

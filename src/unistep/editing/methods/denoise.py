@@ -17,6 +17,8 @@ of one evaluation is
     1          21.0           20.5       20.3
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,10 +26,14 @@ from torch import Tensor
 from unistep.core.denoiser import Denoiser
 from unistep.core.parameterization import expand
 from unistep.editing.levels import levels_below
+from unistep.editing.methods.protocol import Made
+from unistep.editing.methods.sdedit import NoisedEdit, distance
 from unistep.editing.noise_level import estimate_noise
 from unistep.errors import UserError
 from unistep.samplers.noise_source import NoiseSource, draw
 from unistep.samplers.ode_step import clipped, level
+
+_RESTORED = 0.5  # noise level up to which `restore_clipped` helps
 
 
 def denoise(
@@ -94,6 +100,62 @@ def restore_clipped(
     """
     beyond = noise.abs() * expand(_each(sigma, x), x.ndim).to(x.dtype)
     return torch.where(x <= -1, -1 - beyond, torch.where(x >= 1, 1 + beyond, x))
+
+
+class DenoisingEdit(NoisedEdit):
+    """Removes the Gaussian noise of pictures by `denoise`; a `Method`.
+
+    Args:
+        x: noisy pictures, in units of [-1, 1]; the noise may go beyond it.
+        sigmas: noise level of each.
+        steps: number of evaluations.
+        sigma_min, sigma_max, rho: noise range and grid of the model.
+        clipped: whether the noise was clipped to [-1, 1], as in files; `restore_clipped` adds it where that helps.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "N C H W"],
+        sigmas: Float[Tensor, " N"],
+        steps: int,
+        sigma_min: float,
+        sigma_max: float,
+        rho: float,
+        *,
+        clipped: bool = False,
+    ) -> None:
+        super().__init__(x, [0.0] * steps, sigma_min)
+        self.sigmas, self.steps, self.sigma_max, self.rho, self.clipped = sigmas, steps, sigma_max, rho, clipped
+
+    def run(self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor | None, random: NoiseSource) -> Made:
+        x, sigmas = self.x[list(rows)], self.sigmas[list(rows)].to(self.x.device)
+        made = denoise(
+            denoiser,
+            self._restored(x, sigmas, random),
+            sigmas,
+            labels,
+            steps=self.steps,
+            random=random,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            rho=self.rho,
+        )
+        return Made(made, distance(made, x))
+
+    def _with_noise(
+        self, rows: Sequence[int], sigma: float, random: NoiseSource
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, " B"]]:
+        x, own = self.x[list(rows)], self.sigmas[list(rows)].to(self.x.device)
+        # Noise is added to that which is there.
+        total = own.clamp_min(sigma)
+        added = (total**2 - own**2).sqrt()[:, None, None, None] * draw(random, x)
+        return self._restored(x, own, random) + added, total
+
+    def _restored(self, x: Tensor, sigmas: Tensor, random: NoiseSource) -> Tensor:
+        if not self.clipped:
+            return x
+        restored = restore_clipped(x, sigmas, draw(random, x))
+        return torch.where((sigmas <= _RESTORED)[:, None, None, None], restored, x)
 
 
 def _each(sigma: Tensor | float, x: Tensor) -> Tensor:

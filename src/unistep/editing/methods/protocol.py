@@ -1,4 +1,4 @@
-"""What a way to edit is: `Known` keeps a part of every image, `Guided` and `Noisy` begin with images as they are."""
+"""The interface of a method, one way of editing: `MeasurementEdit`, `NoisedEdit` and `DenoisingEdit` have it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,44 +11,49 @@ from unistep.samplers.noise_source import NoiseSource
 
 
 class Made(NamedTuple):
-    """Images [B, C, H, W] in [-1, 1], and how badly each fits what is known."""
+    """Images of a method.
+
+    Args:
+        x: images [B, C, H, W] in [-1, 1].
+        residual: distance [B] between the model's estimate and the input, lower is better.
+    """
 
     x: Tensor
-    disagreement: Tensor
+    residual: Tensor
 
 
 @runtime_checkable
 class Method(Protocol):
-    """One way to make images from what is given. Rows are numbers of inputs, of one group."""
+    """A way of editing a number of inputs. `rows` are numbers of inputs of one group, one a batch entry."""
 
     size: tuple[int, int, int]
-    """Channels, height and width of what is made."""
+    """Channels, height and width of the results."""
 
     evaluations: int
-    """Of the network, a result."""
+    """Network evaluations of a result."""
 
     def __len__(self) -> int:
-        """How many inputs there are."""
+        """The number of inputs."""
         ...
 
     def group(self, index: int) -> int:
-        """Inputs of the same group can be worked on in one batch."""
+        """The group of an input; inputs of one group can share a batch."""
         ...
 
     def run(self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor | None, random: NoiseSource) -> Made:
-        """Results."""
+        """Makes a batch of results."""
         ...
 
     def finish(self, row: int, x: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C H W"]:
-        """What is done to a result alone, in the end."""
+        """Completes one result by itself."""
         ...
 
-    def misfit(
+    def class_residuals(
         self, denoiser: Denoiser, rows: Sequence[int], labels: Tensor, random: NoiseSource, sigmas: Sequence[float]
     ) -> Float[Tensor, "L B"]:
-        """How badly images of these classes fit what is known, judged at every one of the noise levels, descending."""
+        """Returns the distance between estimates of the given classes and the inputs, at every noise level."""
         ...
 
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
-        """What is known, as pictures."""
+        """Returns what is known of the inputs, as pictures."""
         ...

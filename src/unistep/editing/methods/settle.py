@@ -1,13 +1,13 @@
 """Settling: the last evaluations of an edit, which add no noise.
 
-Algorithm 4 ends with noise that one evaluation took away, and with a correction, to agree with what is known, that the
-model has not seen. Falling levels without noise mend both: the model is a denoiser of what it has made itself, in turns
-with a nearby image in range that agrees with what is known (Zhang et al. 2021, "Plug-and-play image restoration with
-deep denoiser prior", with a consistency function as the denoiser):
+Algorithm 4 ends with an estimate from one noisy image, and with a correction towards the measurement that the model has
+not seen. Evaluations at falling levels without noise improve both: the model denoises its own result, alternating with
+the projection on images in range that agree with the measurement (Zhang et al. 2021, "Plug-and-play image restoration
+with deep denoiser prior", with a consistency function as the denoiser):
 
     x  <-  an image near f(x, sigma), in [-1, 1], with A x = y.
 
-What the noise has decided stays: candidates differ as before where many images agree.
+Candidates stay as different as before where many images agree.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,18 @@ _FIRST, _LAST = 2.0, 0.1
 
 
 def settle_levels(count: int, *, most: float = _FIRST, rho: float = 7.0) -> list[float]:
-    """So many levels to settle at, descending, from 2 or `most`, whichever is lower, to 0.1 or half of the first.
+    """Returns noise levels to settle at, descending, from 2 or `most`, whichever is lower, to 0.1 or half of the first.
+
+    Args:
+        count: number of levels.
+        most: highest possible level.
+        rho: exponent of the grid.
 
     Raises:
-        UserError: a negative number.
+        UserError: `count` is negative.
     """
     if count < 0:
-        raise UserError(f"settle {count} must not be negative")
+        raise UserError(f"{count} must not be negative", field="settle")
     first = min(_FIRST, most)
     return karras_sigmas(count, min(_LAST, first / 2), first, rho, dtype=torch.float64).tolist() if count else []
 
@@ -45,21 +50,21 @@ def settle(
     sigmas: Sequence[float],
     class_labels: Int[Tensor, " B"] | None = None,
     *,
-    close: float = EXACT,
+    tolerance: float = EXACT,
 ) -> Float[Tensor, "B C H W"]:
-    """Images in [-1, 1] that agree with a measurement and lie nearer to those that the model makes.
+    """Makes images in [-1, 1] that agree with a measurement and lie nearer to the model's distribution.
 
     Args:
-        denoiser: the consistency function.
-        operator: what is measured.
-        y: the measurement.
+        denoiser: consistency function.
+        operator: operator that measures.
+        y: measurement.
         x: images that agree with it.
         sigmas: noise levels, descending; one evaluation at each.
-        class_labels: passed to the denoiser.
-        close: how nearly they agree, see `agree_in_range`.
+        class_labels: classes, passed to the denoiser.
+        tolerance: largest distance from the measurement, see `agree_in_range`.
     """
     denoiser = clipped(denoiser, True)
-    x = agree_in_range(operator, x, y, close)
+    x = agree_in_range(operator, x, y, tolerance)
     for sigma in sigmas:
-        x = agree_in_range(operator, denoiser(x, level(sigma, x), class_labels), y, close)
+        x = agree_in_range(operator, denoiser(x, level(sigma, x), class_labels), y, tolerance)
     return x

@@ -1,4 +1,4 @@
-"""Zero-shot editing: multistep sampling that puts what is known in its place after every step.
+"""Zero-shot editing: multistep sampling that restores the measured part after every step.
 
 Song et al. 2023, "Consistency Models", algorithm 4. With f the consistency function, y = A x the measurement and
 sigma_1 > ... > sigma_n the noise levels,
@@ -6,7 +6,7 @@ sigma_1 > ... > sigma_n the noise levels,
     x0 = f(x_T, sigma_1),    x0 <- A+ y + (I - A+ A) x0,    then for i = 2 ... n
     x  = x0 + sqrt(sigma_i^2 - sigma_min^2) noise,    x0 = f(x, sigma_i),    x0 <- A+ y + (I - A+ A) x0.
 
-The noise that editing begins with is centred on the known part, x_T = A+ y + sigma_1 noise.
+The noise at the beginning is centred on the measured part, x_T = A+ y + sigma_1 noise.
 """
 
 import math
@@ -28,20 +28,20 @@ from unistep.samplers.ode_step import clipped, level
 
 @dataclass(frozen=True)
 class Edited:
-    """What an edit gives.
+    """Result of `zero_shot`.
 
     Args:
         x: images that agree with the measurement; they may leave [-1, 1] a little, see `agree_in_range`.
-        disagreements: root mean square of A x0 - y of the estimate at every level before it was made to agree.
+        residuals: root mean square of A x0 - y of the estimate at every level, before it was made to agree.
     """
 
     x: Float[Tensor, "B C H W"]
-    disagreements: Float[Tensor, "L B"]
+    residuals: Float[Tensor, "L B"]
 
     @property
-    def disagreement(self) -> Float[Tensor, " B"]:
-        """Of the last: how well the known part fits the rest, by which candidates can be ranked, lower is better."""
-        return self.disagreements[-1]
+    def residual(self) -> Float[Tensor, " B"]:
+        """The last residual, by which candidates are ranked, lower is better."""
+        return self.residuals[-1]
 
 
 def zero_shot(
@@ -56,21 +56,22 @@ def zero_shot(
     sigma_min: float = 0.002,
     clip: bool = True,
 ) -> Edited:
-    """Images that agree with a measurement; one evaluation at every level of `sigmas` above sigma_min.
+    """Makes images that agree with a measurement; one evaluation at every level of `sigmas` above sigma_min.
 
     Args:
-        denoiser: the consistency function.
-        operator: what is measured.
-        y: the measurement.
+        denoiser: consistency function.
+        operator: operator that measures.
+        y: measurement.
         x_T: noisy images at the first level.
-        sigmas: the levels, strictly descending; the first need not be sigma_max.
-        class_labels: passed to the denoiser.
-        random: one draw for every level but the first.
-        sigma_min: the level at which the model's trajectories end.
-        clip: clamp every estimate to [-1, 1] before it is made to agree.
+        sigmas: noise levels, strictly descending; the first need not be sigma_max.
+        class_labels: classes, passed to the denoiser.
+        random: source of one draw for every level but the first.
+        sigma_min: level at which the model's trajectories end.
+        clip: whether every estimate is clamped to [-1, 1] before it is made to agree.
 
     Raises:
-        UserError: no level, they do not descend or fall below 0, or the measurement is of other images than x_T.
+        UserError: there is no level, they do not descend or fall below 0, or the measurement is of images of another
+            shape than x_T.
     """
     # A NaN compares with nothing.
     if not sigmas or not all(a > b for a, b in pairwise([*sigmas, -math.inf])) or not sigmas[-1] >= 0:
@@ -82,20 +83,20 @@ def zero_shot(
         measured, noisy = (" x ".join(str(n) for n in shape) for shape in (known.shape, x_T.shape))
         raise UserError(f"the measurement is of images {measured}, the noise of images {noisy}: give them one shape")
     x0 = denoiser(x_T, level(sigmas[0], x_T), class_labels)
-    apart = [residual(operator, x0, y)]
+    residuals = [residual(operator, x0, y)]
     x0 = agree(operator, x0, known)
     for sigma in sigmas[1:]:
         if sigma <= sigma_min:
             break
         x = renoise(x0, draw(random, x0), sigma, sigma_min)
         x0 = denoiser(x, level(sigma, x), class_labels)
-        apart.append(residual(operator, x0, y))
+        residuals.append(residual(operator, x0, y))
         x0 = agree(operator, x0, known)
-    return Edited(x0, torch.stack(apart))
+    return Edited(x0, torch.stack(residuals))
 
 
 def start(
     operator: Operator, y: Float[Tensor, "B *M"], noise: Float[Tensor, "B C H W"], sigma: float
 ) -> Float[Tensor, "B C H W"]:
-    """Where editing begins: the known part, and unit `noise` at the level `sigma`."""
+    """Returns the images at which `zero_shot` begins: the measured part with unit `noise` of the level `sigma`."""
     return operator.A_pinv(y) + sigma * noise

@@ -53,14 +53,14 @@ def agree(operator: Operator, x: Float[Tensor, "B C H W"], known: Float[Tensor, 
 
 
 def agree_in_range(
-    operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"], close: float = EXACT
+    operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"], tolerance: float = EXACT
 ) -> Float[Tensor, "B C H W"]:
     """Images near x that agree with y and lie in [-1, 1], as far as there are such.
 
     Clamping what agrees would undo some of the agreement, and making it agree again would leave the range. Taking turns
     is projected gradient descent on |A+ (A x - y)|^2, with momentum (FISTA; Beck and Teboulle 2009), without which
-    masks are met at once but blurs not in thousands of rounds. It ends when x is within `close` of agreeing, both as
-    the largest error of A x and as the root mean square of the pixels' way to agreement, or when it comes no nearer;
+    masks are met at once but blurs not in thousands of rounds. It ends when x is within `tolerance` of agreeing, both
+    as the largest error of A x and as the root mean square of the pixels' way to agreement, or when it comes no nearer;
     every image by itself. Of a y that no image has, A A+ y is met.
     """
     known = operator.A_pinv(y)
@@ -68,7 +68,7 @@ def agree_in_range(
     x = agree(operator, x, known).clamp(-1, 1)
     last, last_way, momentum = x, torch.zeros_like(x), 1.0
     found, least = x, x.new_full((len(x),), torch.inf)
-    active, before = least > close, least
+    active, before = least > tolerance, least
     for i in range(_ROUNDS):
         measured = operator.A(x)
         way = known - operator.A_pinv(measured)
@@ -77,7 +77,7 @@ def agree_in_range(
         nearer = active & (apart < least)
         found = torch.where(nearer[:, None, None, None], x, found)
         least = torch.where(nearer, apart, least)
-        active = active & (least > close)
+        active = active & (least > tolerance)
         if i % _WINDOW == 0:
             active, before = active & (least < 0.9 * before), least
         if not active.any():

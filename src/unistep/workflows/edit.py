@@ -1,0 +1,332 @@
+"""`unistep.edit`: images inpainted, enlarged, denoised, ..., or walks from image to image, without training."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+from unistep.checks import MAX_SEED, check_file, check_place, check_range
+from unistep.editing.tasks import check_options, make_task, task_named
+from unistep.errors import UserError
+from unistep.text import shown
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, ModelLike, as_model, open_any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from unistep.editing.operators.operator import Operator
+    from unistep.editing.result import EditedImage, EditResult
+    from unistep.editing.tasks.task import EditTask
+    from unistep.formats.model import LoadedModel
+    from unistep.images.read import ImageInput
+
+_log = logging.getLogger("unistep")
+
+_MAX_BATCH = 100_000
+_ANIMATIONS = (".png", ".gif", ".mp4")
+
+
+def edit(
+    model: ModelLike,
+    image: Union[str, os.PathLike[str], Sequence[str], "Image.Image", "Tensor", "Iterable[Any]", None],
+    task: Union[str, "Operator", "Sequence[Operator]"],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    sheet: str | os.PathLike[str] | None = None,
+    mask: Union[str, os.PathLike[str], "Image.Image", None] = None,
+    margin: int | Sequence[int] | str | None = None,
+    factor: int | Sequence[int] | str | None = None,
+    blur: float | None = None,
+    share: float | None = None,
+    sigma: float | None = None,
+    strength: float | None = None,
+    quality: int | None = None,
+    steps: int | None = None,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+    settle: int | None = None,
+    candidates: int = 1,
+    class_labels: int | Sequence[int] | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    stops: int | None = None,
+    frames: int | None = None,
+    fps: float | None = None,
+    loop: bool = False,
+    teacher: Union[str, os.PathLike[str], "LoadedModel", None] = None,
+    fit: Literal["crop", "resize", "pad", "tiles"] = "crop",
+    degrade: bool = False,
+    measurement: "Tensor | None" = None,
+    batch_size: int = 64,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> "EditResult":
+    """Edits images with a consistency model, without training.
+
+    Images may be of any size and mode; `fit` chooses how they are brought to the model's size. Where they are larger
+    than the model's images, `fit="tiles"` keeps their size. The embedded model makes grey digits of 28x28 pixels only.
+
+    Args:
+        model: model folder, run directory, OpenAI .pt, owner/name on the Hugging Face hub, or a loaded model; default:
+            the embedded MNIST model.
+        image: images or folders of images; in Python also Pillow images and uint8 tensors [C, H, W] or [N, C, H, W].
+        task: name of a task; in Python also an operator of `unistep.editing.operators`, or one an image, whose
+            measurement is kept.
+        output: file or folder for the results: a .png for one image (further candidates go beside it, as out-2.png), a
+            folder for several; a .png grid, a .gif or an .mp4 for walks and interpolations.
+        sheet: .png with a row for every image: before, known, after.
+        mask: image that is white where to paint, or a folder of such with the images' names; or lower, upper, left,
+            right, centre, random, or box:TOP,LEFT,HEIGHT,WIDTH; default: where the image is transparent.
+        margin: pixels of the result to be painted around the image: one number, or left,top,right,bottom; default: a
+            quarter of the model's side.
+        factor: how many times larger the result is, as 4, or 2x4 for height x width; default: 4.
+        blur: standard deviation of the blur to be undone, in pixels of the model.
+        share: share of what is known: of the pixels for the mask `random`, default 0.5; of the coefficients for
+            compressed sensing, default 0.25.
+        sigma: noise level in units of [-1, 1]: of the noise or artefacts to be removed, default: estimated; or of the
+            noise that is added, which decides how far the result may go from the image.
+        strength: the same as a share of the model's way, from 0 to 1; instead of `sigma`.
+        quality: quality of the JPEG compression by `degrade`, from 1 to 100; default: 15.
+        steps: number of noise levels; default: the task's own.
+        timesteps: indices of the model's noise grid, rising, as 5,22; instead of `steps`.
+        sigmas: noise levels, falling, as 20,2,0.5; instead of `steps`.
+        settle: number of evaluations without noise after these levels, of tasks that keep a part of the image; default:
+            the task's own, and 0 after `timesteps` or `sigmas`.
+        candidates: results an image, best first.
+        class_labels: class of all images, or one an image, as 0,1,2; default: guessed where there are few classes, else
+            drawn.
+        seed: seed of the run; image i uses the random stream (seed, i).
+        seeds: one seed an image, as 3,8,5, instead of `seed`; of a path the seeds of the images between which it goes.
+        stops: number of images between which a walk goes, where no `seeds` are given; default: 6.
+        frames: number of frames from one image to the next; default: 16.
+        fps: frames a second; default: 12.
+        loop: let a walk end where it begins.
+        teacher: diffusion model that turns the images of an interpolation into noise, or embedded for that of the
+            embedded model; default: noise is added.
+        fit: how images are brought to the model's size: crop the middle; resize, refused where that would stretch; pad;
+            tiles, which keep the image's own size.
+        degrade: measure, blur, compress or add noise to whole images first, and compare the results with them.
+        measurement: what an operator has measured, values in [-1, 1] or uint8, one row an image; instead of `image`.
+        batch_size: results at once on an accelerator; a CPU takes few at once whatever is given.
+        dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        The results, best first, with what was known of every image; or the frames of a walk.
+
+    Raises:
+        UserError: an image that cannot be read, options that contradict each other, the task or the model, a place that
+            cannot be written to.
+
+    Example:
+        >>> import unistep
+        >>> digits = unistep.sample(num_images=2, class_labels=[3, 8], progress=False)
+        >>> result = unistep.edit(None, digits, "inpaint", mask="lower", class_labels=[3, 8], progress=False)
+        >>> result
+        EditResult(2 images of 28x28)
+        >>> bool((result.images[:, :, :14] == digits.pixels[:, :, :14]).all())
+        True
+    """
+    check_range("batch_size", batch_size, 1, _MAX_BATCH)
+    check_range("seed", seed, 0, MAX_SEED)
+    given: dict[str, Any] = {
+        "mask": mask,
+        "margin": margin,
+        "factor": factor,
+        "blur": blur,
+        "share": share,
+        "sigma": sigma,
+        "strength": strength,
+        "quality": quality,
+        "steps": steps,
+        "timesteps": timesteps,
+        "sigmas": sigmas,
+        "settle": settle,
+        "candidates": candidates if candidates != 1 else None,
+        "stops": stops,
+        "frames": frames,
+        "fps": fps,
+        "loop": loop or None,
+        "teacher": None if teacher is None else _opener(teacher),
+        "degrade": degrade or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = _task(task, given, measurement)
+    import torch
+
+    from unistep.editing.model import edit_model
+    from unistep.editing.tasks.task import EditContext
+    from unistep.images.read import list_images
+    from unistep.runtime.interrupt import Interrupted
+
+    images = [] if image is None else list_images(image)
+    chosen.check_inputs(len(images))
+    writer = _Writer(chosen, images, output, sheet, measurement)
+    ready = as_model(model, device=device, dtype=dtype)
+    ready.log_notes()
+    context = EditContext(
+        edit_model(ready.model),
+        seed=seed,
+        seeds=seeds,
+        class_labels=class_labels,
+        fit=fit,
+        batch_size=batch_size,
+        advice=_advice(ready.model),
+    )
+    ready.cast()
+    try:
+        with torch.no_grad():
+            result = chosen.run(context, images, progress=_bar(progress), on_image=writer.write)
+    except torch.OutOfMemoryError:
+        memory = f"{batch_size}: too many for the memory of {ready.device}"
+        raise UserError(memory, "give fewer", field="batch_size") from None
+    except Interrupted as stopped:
+        if writer.written:
+            stopped.add_note("what was written so far is whole; repeat the command for the rest")
+        raise
+    return writer.finish(result)
+
+
+def _task(
+    task: "str | Operator | Sequence[Operator]", given: dict[str, Any], measurement: "Tensor | None"
+) -> "EditTask":
+    """The task with its options."""
+    if isinstance(task, str):
+        if measurement is not None:
+            raise UserError("`measurement` is for an operator as `task`, not for a name", "give `image`")
+        check_options(task_named(task).name, given)
+        return make_task(task, given)
+    import dataclasses
+
+    from unistep.editing.operators.operator import Operator
+    from unistep.editing.tasks.own import OperatorTask
+
+    operators = [task] if isinstance(task, Operator) else list(task)
+    if not operators or not all(isinstance(one, Operator) for one in operators):
+        raise UserError("is neither the name of a task nor an operator", field="task")
+    taken = [field.name for field in dataclasses.fields(OperatorTask)]
+    for name in given:
+        if name not in taken:
+            raise UserError(f"`{name}` is for tasks by name, not for an operator", "leave it out")
+    return OperatorTask(operators=operators, measurement=measurement, **given)
+
+
+def _opener(teacher: "str | os.PathLike[str] | LoadedModel") -> "Callable[[torch.device], LoadedModel]":
+    """Opens the teacher of an interpolation when the model's device is known."""
+
+    def open_teacher(device: "torch.device") -> "LoadedModel":
+        if isinstance(teacher, str | os.PathLike):
+            return open_any(EMBEDDED_TEACHER if teacher == "embedded" else teacher, device)
+        return teacher
+
+    return open_teacher
+
+
+def _advice(model: "LoadedModel") -> str:
+    """What to say where images are not of the model's kind."""
+    if model.path.resolve() != EMBEDDED.resolve():
+        return ""
+    return "the embedded model makes grey digits of 28x28 pixels and nothing else; name a `model` of images like yours"
+
+
+def _bar(active: bool) -> "Callable[[int], AbstractContextManager[Callable[[int], None]]]":
+    from unistep.runtime.progress import progress_bar
+
+    return lambda total: progress_bar(total, active=active)
+
+
+class _Writer:
+    """Where results are written; all places are looked at before anything is made.
+
+    Args:
+        task: task that makes the results.
+        images: inputs.
+        output, sheet, measurement: see `edit`.
+    """
+
+    def __init__(
+        self,
+        task: "EditTask",
+        images: "Sequence[ImageInput]",
+        output: str | os.PathLike[str] | None,
+        sheet: str | os.PathLike[str] | None,
+        measurement: "Tensor | None",
+    ) -> None:
+        from pathlib import Path
+
+        from unistep.editing.tasks.task import ImageTask
+
+        self.animated = not isinstance(task, ImageTask)
+        self.written = 0
+        if self.animated and sheet is not None:
+            raise UserError(
+                "`sheet` is for images, not for the frames of a path", "give `output` x.png, a grid of them"
+            )
+        for field, value in (("output", output), ("sheet", sheet)):
+            if value is not None and not str(value).strip():
+                raise UserError("is empty", "give a name", field=field)
+        check_file("sheet", sheet, (".png",))
+        self.sheet = None if sheet is None else Path(sheet).expanduser()
+        self.output = None if output is None else Path(output).expanduser()
+        self.places: list[Path] = []
+        if self.output is None:
+            return
+        if self.animated:
+            check_file("output", output, _ANIMATIONS)
+            if self.output.suffix.lower() != ".png":
+                from unistep.images.animation import check_animation
+
+                check_animation(self.output)
+            return
+        _check_images_output(self.output, str(output))
+        from unistep.editing.result import output_places
+
+        count = 0 if measurement is None else len(measurement)
+        self.places = output_places([one.name for one in images] or [f"{i:06d}" for i in range(count)], self.output)
+        assert isinstance(task, ImageTask)
+        self._check_inputs_stay(images, task.candidates)
+
+    def write(self, number: int, image: "EditedImage") -> None:
+        """Writes the results of one input."""
+        if self.places:
+            image.save(self.places[number])
+            self.written += 1
+
+    def finish(self, result: "EditResult") -> "EditResult":
+        """Writes animation and sheet; returns the result with its places."""
+        from dataclasses import replace
+
+        if self.animated and self.output is not None:
+            result.save(self.output)
+        if self.sheet is not None:
+            result.save_sheet(self.sheet)
+        return replace(result, output=self.output, sheet=self.sheet)
+
+    def _check_inputs_stay(self, images: "Sequence[ImageInput]", candidates: int) -> None:
+        from pathlib import Path
+
+        from unistep.editing.result import ranked_places
+
+        sources = [one.source for one in images if isinstance(one.source, str | os.PathLike)]
+        inputs = {Path(source).expanduser().resolve() for source in sources}
+        for place in (p for best in self.places for p in ranked_places(best, candidates)):
+            if place.resolve() in inputs:
+                raise UserError(f"`output` {self.output} would overwrite the input {shown(place)}", "give another")
+
+
+def _check_images_output(place: "Path", name: str) -> None:
+    """Refuses what is neither a .png nor a folder."""
+    if place.suffix.lower() == ".png":
+        return check_file("output", place, (".png",))
+    if place.is_file():
+        raise UserError(f"{name} is a file", "give a .png or a folder", field="output")
+    if place.suffix and not place.is_dir() and not name.endswith("/"):
+        raise UserError(f"{name}: cannot write {place.suffix}", f"give a .png or a folder, as {name}/", field="output")
+    return check_place("output", place)
