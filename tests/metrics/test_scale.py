@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("evaluate_cached.py")
 
 
 def measured(count: int, folder: Path) -> tuple[float, float]:
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}  # the other tests have one
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # threads that wait for a busy core would count as work
     for phase in ("fill", "measure"):
         command = [sys.executable, str(SCRIPT), str(count), str(folder), phase]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -21,9 +21,12 @@ def measured(count: int, folder: Path) -> tuple[float, float]:
 
 @pytest.mark.slow
 def test_fifty_thousand_and_ten_times_as_many(tmp_path):
-    """On two cores: under 10 s and 1 GB; ten times the images take about ten times as long, and no more memory."""
+    """Under 1 GB and 20 s of computing, which are 10 on two cores; ten times the images take about ten times as long.
+
+    Seconds of computing, for other tests run beside it.
+    """
     seconds, gigabytes = measured(50_000, tmp_path / "few")
-    assert seconds < 10
+    assert seconds < 20
     assert gigabytes < 1
     more_seconds, more_gigabytes = measured(500_000, tmp_path / "many")
     assert more_seconds < 12 * seconds

@@ -38,6 +38,7 @@ class Parameter:
         text: its entry in the docstring.
         other_name: name of the flag where that is another.
         several: whether the flag takes several words.
+        is_path: whether the text is the name of a file or folder.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Parameter:
     text: str
     other_name: str = ""
     several: bool = False
+    is_path: bool = False
 
     @property
     def flag(self) -> str:
@@ -67,7 +69,8 @@ class Parameter:
             return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
         if _is_sequence(kind):
             return {int: "N,...", float: "X,...", str: "NAME,..."}[typing.get_args(kind)[0]]
-        return {int: "N", float: "X"}.get(kind, self.name.upper().rpartition("_")[2])
+        word = "PATH" if self.is_path and self.name != "model" else self.name.upper().rpartition("_")[2]
+        return {int: "N", float: "X"}.get(kind, word)
 
     def convert(self, text: str) -> Any:
         """The value that `text` stands for.
@@ -102,7 +105,8 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
     for p in inspect.signature(function).parameters.values():
         kinds = _kinds(p.annotation)
         if kinds and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            found.append(Parameter(p.name, kinds, p.default, texts.get(p.name, "")))
+            is_path = any(typing.get_origin(option) is os.PathLike for option in typing.get_args(p.annotation))
+            found.append(Parameter(p.name, kinds, p.default, texts.get(p.name, ""), is_path=is_path))
     return found
 
 
@@ -302,7 +306,7 @@ class _Notes(logging.Handler):
 
 
 def _with_default(parameter: Parameter, default: Any) -> Parameter:
-    text = re.sub(r"default: [^;]*$", f"default: {default}.", parameter.text)
+    text = parameter.text if default is None else re.sub(r"default: [^;]*$", f"default: {default}.", parameter.text)
     return replace(parameter, default=default, text=text)
 
 
@@ -411,7 +415,8 @@ def _help(
 
 
 def _entry(parameter: Parameter, flags: Mapping[str, str]) -> str:
-    text = spell(parameter.text, flags).replace("%", "%%").rstrip(".")
+    text = re.sub(r"; in Python also [^;]*", "", parameter.text.rstrip("."))
+    text = spell(text, flags).replace("%", "%%")
     default = parameter.default
     if parameter.is_switch:
         return f"do not {text}" if default is True else text
