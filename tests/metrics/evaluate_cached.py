@@ -1,4 +1,7 @@
-"""Evaluates images whose features are kept already, in a process of its own: prints seconds of computing, and peak memory in GB."""
+"""Evaluates images whose features are kept already, in a process of its own.
+
+Prints seconds of computing, and peak memory in GB.
+"""
 
 import resource
 import sys

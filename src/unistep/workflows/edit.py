@@ -76,8 +76,8 @@ def edit(
         model: model folder, run directory, OpenAI .pt, or owner/name on the Hugging Face hub; in Python also a loaded
             model or a pipeline; default: the embedded MNIST model.
         image: images or folders of images; in Python also Pillow images and uint8 tensors [C, H, W] or [N, C, H, W].
-        task: name of a task; in Python also an operator of `unistep.editing.operators` or one an image, whose measurement
-            is kept.
+        task: name of a task; in Python also an operator of `unistep.editing.operators` or one an image, whose
+            measurement is kept.
         output: file or folder for the results: a .png for one image (further candidates go beside it, as out-2.png), a
             folder for several; a .png grid, a .gif or an .mp4 for walks and interpolations.
         sheet: .png with a row for every image: before, known, after.
