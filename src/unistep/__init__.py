@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from unistep.errors import UserError
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
+    from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
+    from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
     from unistep.workflows.sample import sample
 
@@ -21,7 +23,9 @@ __all__ = [
     "Denoiser",
     "UserError",
     "__version__",
+    "convert",
     "edit",
+    "inspect",
     "load",
     "sample",
 ]
@@ -32,7 +36,9 @@ _MODULES = {
     "ConsistencyModelPipeline": "unistep.pipelines.consistency_model",
     "Denoiser": "unistep.core.denoiser",
     "UserError": "unistep.errors",
+    "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
+    "inspect": "unistep.workflows.inspect",
     "load": "unistep.workflows.models",
     "sample": "unistep.workflows.sample",
 }

@@ -1,8 +1,9 @@
-"""Names in messages, and the nearest name for one that does not exist."""
+"""Names in messages, the nearest name for one that does not exist, and tables for notebooks."""
 
 from __future__ import annotations
 
 import difflib
+import html
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,3 +40,18 @@ def nearest_path(path: Path) -> Path | None:
     except OSError:
         return None
     return None if match is None else missing.parent / match
+
+
+def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """A table of two columns, as a notebook shows it.
+
+    Args:
+        title: caption.
+        rows: name and value of each row; line breaks stay.
+    """
+    cells = "".join(
+        f"<tr><th style='text-align: left'>{html.escape(name)}</th>"
+        f"<td style='text-align: left; white-space: pre-wrap'>{html.escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"

@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import unistep
 from unistep import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 from unistep.cli.main import COMMANDS
+from unistep.errors import UserError
 from unistep.formats.edm import file as edm
 from unistep.formats.hub import download as hub
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
@@ -95,22 +97,23 @@ def test_what_it_prints(run: Any, here: Path, small: Path):
     assert outcome.out.splitlines() == [
         f"cd_imagenet64_l2.pt: OpenAI .pt, fp32, {parameters}",
         f"from {small}: model folder, consistency model of 32x32x3 images",
-        "note: open cd_imagenet64_l2.pt with --sample_size 32: it does not tell itself",
     ]
+    assert outcome.err == "note: open cd_imagenet64_l2.pt with --sample-size 32: the file does not tell it\n"
     outcome = run("convert", "cd_imagenet64_l2.pt", "folder", "--dtype", "bf16", "--sample_size", 32)
     assert outcome.out.splitlines() == [
         f"folder: model folder, bf16, {parameters}",
         "from cd_imagenet64_l2.pt: OpenAI .pt, consistency model of 32x32x3 images",
-        "note: the file's name says how it was trained: consistency distillation, l2, 40 noise levels",
     ]
-    assert outcome.err == ""
+    assert (
+        outcome.err == "note: the file's name says how it was trained: consistency distillation, l2, 40 noise levels\n"
+    )
 
 
 def test_what_a_pt_does_not_keep_is_said(run: Any, here: Path, small: Path):
     save_model(here / "model", build_network(SMALL, 0), ModelInfo("diffusion", sigma_max=50), card="")
-    out = run("convert", "model", "teacher.pt", "--dtype", "fp16").out
-    assert "note: open teacher.pt with --kind diffusion --sample_size 32: it does not tell itself\n" in out
-    assert "note: teacher.pt does not keep sigma_max 50\n" in out
+    err = run("convert", "model", "teacher.pt", "--dtype", "fp16").err
+    assert "note: open teacher.pt with --kind diffusion, --sample-size 32: the file does not tell it\n" in err
+    assert "note: teacher.pt does not keep sigma_max 50\n" in err
 
 
 def test_the_schedule_that_a_name_tells_goes_into_the_folder(run: Any, here: Path, small: Path):
@@ -200,10 +203,12 @@ def test_what_is_no_model_is_not_replaced(refused: Any, here: Path, small: Path)
     (here / "photos").mkdir()
     (here / "photos" / "1.png").touch()
     (here / "folder.pt").mkdir()
-    refused(["convert", small, "notes.txt"], "notes.txt exists and is not a model folder")
-    refused(["convert", small, "notes.pt"], "notes.pt exists and is not a checkpoint of PyTorch's")
-    refused(["convert", small, "web.pt"], "web.pt exists and is not a checkpoint of PyTorch's")
-    refused(["convert", small, "photos"], "photos exists and is not a model folder")
+    (here / "notes").write_text("important")
+    refused(["convert", small, "notes.txt"], "cannot write .txt files; give a folder, or a name that ends in .pt")
+    refused(["convert", small, "notes"], "notes exists and is no model folder")
+    refused(["convert", small, "notes.pt"], "notes.pt exists and is no OpenAI .pt")
+    refused(["convert", small, "web.pt"], "web.pt exists and is no OpenAI .pt")
+    refused(["convert", small, "photos"], "photos exists and is no model folder")
     refused(["convert", small, "folder.pt"], "folder.pt is a folder")
     refused(["convert", small, "notes.txt/model.pt"], "cannot write notes.txt/model.pt: notes.txt is no folder")
 
@@ -227,11 +232,30 @@ def test_nothing_is_written_where_it_cannot_be_done(refused: Any, here: Path, sm
     refused(
         ["convert", pt, "model", "--attention_head_dim", 32, "--sample_size", 30], "sample_size 30 is not a multiple"
     )
-    refused(["convert", small, "model", "--kind", "diffusion"], "says that it is a consistency model")
-    refused(["convert", small, "model", "--sample_size", 64], "sample_size 64 is for OpenAI's .pt files")
+    refused(["convert", small, "model", "--kind", "diffusion"], "is a consistency model; leave it out")
+    refused(["convert", small, "model", "--sample_size", 64], "--sample-size 64 is for an OpenAI .pt")
     refused(["convert", "nowhere.pt", "model"], "nowhere.pt does not exist")
     (here / "broken.pt").write_bytes(pt.read_bytes()[:-10])
     refused(["convert", "broken.pt", "model"], "broken.pt is a zip file that is cut short")
+
+
+def test_folders_may_be_called_anything(here: Path, small: Path, run: Any):
+    for name in ("v1.5", "model.onnx/"):
+        assert run("convert", small, name).code == 0
+        assert (here / name / "model_index.json").exists()
+    assert run("convert", small, "model.onnx").code == 0  # a model folder of that name is there
+
+
+def test_from_python(here: Path, small: Path, caplog: pytest.LogCaptureFixture):
+    made = unistep.convert(small, here / "small.pt")
+    assert repr(made) == f"Conversion({here / 'small.pt'}: OpenAI .pt, fp32)"
+    assert json.loads(json.dumps(made.to_dict())) == made.to_dict()
+    assert made.notes == ("open small.pt with `sample_size=32`: the file does not tell it",)
+    assert "small.pt" in made._repr_html_()
+    again = unistep.convert(ConsistencyModelPipeline.from_pretrained(small), here / "again", dtype="bf16")
+    assert (again.source, again.format, again.dtype, again.notes) == ("pipeline", "model folder", "bf16", ())
+    with pytest.raises(UserError, match="`target` is empty"):
+        unistep.convert(small, "")
 
 
 @pytest.mark.parametrize("target", ["model", "model.pt"])
@@ -244,14 +268,16 @@ def test_weights_beyond_half_precision(refused: Any, here: Path, run: Any, targe
 
 
 def test_command_lines_that_are_not_understood(refused: Any, here: Path, run: Any):
-    refused(["convert"], "convert needs two paths: unistep convert SOURCE TARGET")
-    refused(["convert", "model"], "convert needs two paths")
+    refused(["convert"], "SOURCE is missing")
+    refused(["convert", "model"], "TARGET is missing")
+    for empty in ("", " "):
+        refused(["convert", EMBEDDED, empty], "TARGET is empty; give a folder or a file")
     refused(["convert", "a", "b", "c"], "c")
     refused(["convert", "a", "b", "--dtype", "fp8"], "--dtype fp8: must be one of fp32, fp16, bf16")
     refused(["convert", "a", "b", "--kind", "teacher"], "--kind teacher: must be one of consistency, diffusion")
-    refused(["convert", "a", "b", "--sample-size", "big"], "--sample_size big: expected int")
-    refused(["convert", "a", "b", "--atention_head_dim", "3"], "did you mean --attention_head_dim?")
-    for suffix in (".pkl", ".safetensors", ".pth", ".ckpt", ".bin", ".zip"):
+    refused(["convert", "a", "b", "--sample-size", "big"], "--sample-size big: expected int")
+    refused(["convert", "a", "b", "--atention_head_dim", "3"], "did you mean --attention-head-dim?")
+    for suffix in (".pkl", ".safetensors", ".pth", ".ckpt", ".bin", ".zip", ".onnx", ".x"):
         refused(["convert", EMBEDDED, f"model{suffix}"], f"cannot write {suffix} files; give a folder, or a name that")
     help_ = run("convert", "--help")
     assert help_.code == 0 and "unistep convert SOURCE TARGET [options]" in help_.out

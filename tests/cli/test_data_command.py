@@ -83,9 +83,9 @@ def test_sources_that_are_none(refused, here):
 
 def test_wrong_arguments(refused, photos):
     refused(["data"], "unistep data inspect PATH")
-    refused(["data", "inspect"], "unistep data inspect PATH")
-    refused(["data", "inspect", "--skip-bad"], "unistep data inspect PATH")
+    refused(["data", "inspect"], "PATH is missing")
+    refused(["data", "inspect", "--skip-bad"], "PATH is missing")
     refused(["data", "inspekt", "photos"], "'inspekt'", "did you mean data inspect?")
     refused(["data", "photos"], "'photos'", "data inspect")
     refused(["data", "inspect", "photos", "more"], "unexpected argument more")
-    refused(["data", "inspect", "photos", "--skpi-bad"], "unknown option --skpi_bad", "did you mean --skip_bad?")
+    refused(["data", "inspect", "photos", "--skpi-bad"], "unknown option --skpi-bad", "did you mean --skip-bad?")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from unistep.cli.inspect import in_bytes, rows_of
+import unistep
 from unistep.cli.main import COMMANDS
-from unistep.formats.describe import describe
+from unistep.formats.describe import describe, in_bytes
 from unistep.formats.edm import file as edm
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.networks.song import SongUNet, SongUNetConfig
@@ -49,7 +49,7 @@ def test_the_embedded_model(run: Any):
         "attention": "in the middle, heads of 64 channels",
         "embedding": "scale and shift",
         "noise": "sigma 0.002 to 80, sigma_data 0.5",
-        "scalings": "consistency; the network is told 250 ln(sigma)",
+        "scalings": "consistency; noise embedding 250 ln(sigma)",
         "grid": "40 levels, rho 7",
         "schedule": "timesteps 0,23 for 2 steps",
     }
@@ -59,7 +59,7 @@ def test_a_teacher(run: Any):
     table = table_of(run("inspect", EMBEDDED_TEACHER).out)
     assert table["kind"].startswith("diffusion model")
     assert table["classes"] == "10, and the null class 10 for guidance"
-    assert table["scalings"] == "edm; the network is told 250 ln(sigma)"
+    assert table["scalings"] == "edm; noise embedding 250 ln(sigma)"
     assert "grid" not in table and "schedule" not in table
 
 
@@ -171,7 +171,7 @@ def test_networks_without_attention(model_folder: Any):
     from unistep.formats.open import open_model
 
     folder = model_folder(add_attention=False, patch_size=1)
-    rows = dict(rows_of(describe(open_model(folder, "meta"))))
+    rows = dict(describe(open_model(folder, "meta")).rows())
     assert rows["attention"] == "none"
     assert rows["classes"] == "none (unconditional)"
     assert "patches" not in rows
@@ -181,6 +181,14 @@ def test_networks_without_attention(model_folder: Any):
 def test_names_are_not_markup(run: Any, here: Path):
     shutil.copytree(EMBEDDED, here / "[red]model[/]")
     assert "[red]model[/]" in run("inspect", "[red]model[/]").out
+
+
+def test_from_python():
+    report = unistep.inspect(unistep.load(device="cpu"))
+    assert report == unistep.inspect(str(EMBEDDED)) == unistep.inspect()
+    assert repr(report) == f"ModelReport({EMBEDDED}: consistency model of 28x28x1 images, model folder)"
+    assert "<td" in report._repr_html_() and "28x28, grey" in report._repr_html_()
+    assert json.loads(json.dumps(report.to_dict()))["image"] == {"size": 28, "channels": 1}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +202,7 @@ def test_bytes(count: int, text: str):
 def test_command_lines_that_are_not_understood(refused: Any, run: Any, here: Path):
     refused(["inspect", "nowhere.pt"], "nowhere.pt does not exist; give a model folder")
     refused(["inspect", here], "is not a model folder")
-    refused(["inspect", EMBEDDED, "--kind", "diffusion"], "says that it is a consistency model")
+    refused(["inspect", EMBEDDED, "--kind", "diffusion"], "is a consistency model; leave it out")
     refused(["inspect", "--jsn"], "unknown option --jsn; did you mean --json?")
     refused(["inspect", "a", "b"], "b")
     help_ = run("inspect", "--help")

@@ -206,10 +206,10 @@ def _changed(state: dict[str, Any], change: str) -> object:
         ("bias", "features.0.weight has shape [4, 3, 3, 3], LPIPS needs [1, 3, 3, 3]"),
         ("empty", "features.0.weight has shape [4, 3, 3, 3], LPIPS needs [1, 3, 3, 3]"),
         ("nan", "not finite"),
-        ("integers", "features.7.weight is no dense tensor"),
-        ("sparse", "features.7.weight is no dense tensor"),
+        ("integers", "features.7.weight (torch.int32) is no dense tensor"),
+        ("sparse", "features.7.weight (torch.sparse_coo) is no dense tensor"),
         ("huge", "claim more bytes"),
-        ("text", "features.7.weight is no dense tensor"),
+        ("text", "features.7.weight (str) is no dense tensor"),
     ],
 )
 def test_other_contents_are_refused(change: str, words: str, paths: tuple[Path, Path], vgg: dict[str, Tensor]):

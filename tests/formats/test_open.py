@@ -14,9 +14,12 @@ from torch import nn
 from unistep.errors import UserError
 from unistep.formats.edm import file as edm
 from unistep.formats.hub import download as hub
+from unistep.formats.hub.address import is_hub_name
+from unistep.formats.location import locate
 from unistep.formats.model import LoadedModel
-from unistep.formats.open import is_model_id, open_model, reader_of
-from unistep.workflows.models import EMBEDDED, open_any
+from unistep.formats.open import names_a_model, open_model
+from unistep.formats.table import FILE_SUFFIXES, FORMATS, recognise
+from unistep.workflows.models import EMBEDDED, is_model, open_any
 
 ModelFolder = Callable[..., Path]
 
@@ -69,7 +72,8 @@ def test_pytorch_files_of_any_name(checkpoint: Path, tmp_path: Path, name: str, 
 def test_an_old_file_of_another_pickle_protocol(checkpoint: Path, tmp_path: Path):
     state = torch.load(checkpoint, weights_only=True)
     torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=False, pickle_protocol=4)
-    assert reader_of(tmp_path / "model.pt") == "openai"
+    row = recognise(locate(tmp_path / "model.pt", ""))
+    assert row is not None and row.name == "openai"
 
 
 def test_head_channels_are_64_by_default(checkpoint: Path, tmp_path: Path):
@@ -96,7 +100,7 @@ def test_plain_pickles_are_edm_networks(
     monkeypatch.setattr(edm, "load_edm", load)
     assert open_model(path, "meta") is opened
     assert calls == [(path, "meta")]
-    assert "says that it is a diffusion model" in refusal(path, kind="consistency")
+    assert "is a diffusion model; leave it out" in refusal(path, kind="consistency")
 
 
 def test_model_folders(model_folder: ModelFolder, lively: Callable[..., nn.Module]):
@@ -104,7 +108,7 @@ def test_model_folders(model_folder: ModelFolder, lively: Callable[..., nn.Modul
         model = open_model(model_folder(kind), kind=kind)
         assert (model.info.kind, model.format) == (kind, "model folder")
         assert torch.equal(next(model.denoiser.network.parameters()), next(lively().parameters()))
-    assert "says that it is a consistency model" in refusal(model_folder(), kind="diffusion")
+    assert "is a consistency model; leave it out" in refusal(model_folder(), kind="diffusion")
     assert "variant fp16" in refusal(model_folder(), variant="fp16")
 
 
@@ -128,7 +132,7 @@ def test_models_of_the_hub(model_folder: ModelFolder, monkeypatch: pytest.Monkey
     model = open_model("openai/diffusers-cd_cat256_l2", **options)
     assert calls == [("openai/diffusers-cd_cat256_l2", options)]
     assert model.path == model_folder()
-    assert "says that it is a consistency model" in refusal("owner/name", kind="diffusion")
+    assert "is a consistency model; leave it out" in refusal("owner/name", kind="diffusion")
 
     def fail(model_id: str, **options: Any) -> Path:
         raise UserError("no such model")
@@ -158,7 +162,7 @@ def test_models_of_the_hub(model_folder: ModelFolder, monkeypatch: pytest.Monkey
     ],
 )
 def test_names_that_may_be_on_the_hub(name: str, is_id: bool):
-    assert is_model_id(name) == is_id
+    assert is_hub_name(name) == is_id
     if not is_id and name.isprintable():
         assert "does not exist" in refusal(name) or "://" in name
 
@@ -241,7 +245,7 @@ def test_folders_that_are_no_models(tmp_path: Path):
 
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert "does not exist; give a model folder, a .pt file of OpenAI's" in refusal("model.pt")
+    assert "does not exist; give a model folder, a run directory, an OpenAI .pt, an EDM .pkl or" in refusal("model.pt")
     assert "does not exist; give" in refusal(tmp_path / "model")
     assert "nor does the folder nowhere" in refusal("nowhere/model.pt")
     assert "is an address; fetch the file" in refusal("https://openaipublic.blob.core.windows.net/cd_imagenet64_l2.pt")
@@ -259,11 +263,13 @@ def test_what_is_no_file(tmp_path: Path):
 def test_options_of_pt_files_alone(model_folder: ModelFolder, tmp_path: Path, option: str):
     (tmp_path / "teacher.pkl").write_bytes(pickle.dumps({}))
     for name in (model_folder(), tmp_path / "teacher.pkl", "owner/name"):
-        assert f"{option} 32 is for OpenAI's .pt files" in refusal(name, **{option: 32})
+        assert f"`{option}` 32 is for an OpenAI .pt, and {name} is none" in refusal(name, **{option: 32})
 
 
 def test_variants_of_model_folders_alone(checkpoint: Path):
-    assert "variant fp16 is for model folders" in refusal(checkpoint, variant="fp16")
+    assert "`variant` fp16 is for a model folder or a run directory or owner/name" in refusal(
+        checkpoint, variant="fp16"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- build.open_any
@@ -282,9 +288,43 @@ def test_open_any_finds_the_model_of_a_run(model_folder: ModelFolder, tmp_path: 
     assert open_any(run).info.kind == "consistency"
     assert open_any(run / "teacher").info.kind == "diffusion"
     assert open_any(run / "teacher" / "model").info.kind == "diffusion"
-    with pytest.raises(UserError, match="says that it is a consistency model"):
+    with pytest.raises(UserError, match="is a consistency model; leave it out"):
         open_any(run, kind="diffusion")
     assert open_any(None, "meta").path == EMBEDDED
     assert open_any(checkpoint, "meta", attention_head_dim=32).config.attention_head_dim == 32
     with pytest.raises(UserError, match="is not a model folder: it holds no model_index.json"):
         open_any(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+
+def test_rows_of_the_table(monkeypatch: pytest.MonkeyPatch):
+    names = [row.name for row in FORMATS]
+    assert len(set(names)) == len(names)
+    for row in FORMATS:
+        assert callable(row.opener())
+        assert row.saves is None or callable(row.saver())
+    # A target's ending tells its format.
+    endings = [row.ending for row in FORMATS if row.saves is not None]
+    assert len(set(endings)) == len(endings) and "" in endings
+    assert set(FILE_SUFFIXES) == {".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors"}
+
+
+def test_an_option_that_no_format_has(model_folder: ModelFolder):
+    with pytest.raises(TypeError, match="no format has an option 'colour'"):
+        open_model(model_folder(), colour="main")
+
+
+def test_what_is_a_model_by_its_name(
+    model_folder: ModelFolder, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "photos").mkdir()
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros(3))
+    for name in (str(model_folder()), str(checkpoint), "run", "owner/name", "gone.pt"):
+        assert names_a_model(name) and is_model(name)
+    for name in ("photos", "images.npz", "gone.npz", "photos/1", "name"):
+        assert not names_a_model(name)

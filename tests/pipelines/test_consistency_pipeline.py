@@ -203,3 +203,13 @@ def test_two_names_of_the_precision(model_folder: Callable[..., Path]):
         ConsistencyModelPipeline.from_pretrained(model_folder(), dtype="fp32", torch_dtype="bf16")
     with pytest.raises(UserError, match="fp8"):
         ConsistencyModelPipeline.from_pretrained(model_folder(), dtype="fp8")
+
+
+def test_opens_what_load_opens(tmp_path, model_folder, golden):
+    run = tmp_path / "run" / "student"
+    run.mkdir(parents=True)
+    (run / "model").symlink_to(model_folder())
+    assert ConsistencyModelPipeline.from_pretrained(tmp_path / "run").info.kind == "consistency"
+    checkpoint = golden.path("openai_unet_uncond_additive.pt")
+    pipe = ConsistencyModelPipeline.from_pretrained(checkpoint, attention_head_dim=32, sample_size=64)
+    assert (pipe.unet.config.attention_head_dim, pipe.unet.config.sample_size) == (32, 64)

@@ -113,7 +113,7 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
 def run_command(
     arguments: Sequence[str],
     function: Callable[..., T],
-    show: Callable[[T], None],
+    show: Callable[..., None],
     *,
     usage: str,
     positionals: Sequence[str] = (),
@@ -122,6 +122,7 @@ def run_command(
     leave_out: Sequence[str] = (),
     flags: Mapping[str, str] | None = None,
     several: Sequence[str] = (),
+    switches: Mapping[str, str] | None = None,
     epilog: str = "",
 ) -> None:
     """Parses, calls the function, and shows its result.
@@ -129,7 +130,7 @@ def run_command(
     Args:
         arguments: words after the command's name.
         function: does the work; its docstring is the help.
-        show: prints the result.
+        show: prints the result; called as show(result, **switches).
         usage: lines of the help's beginning, as "unistep sample [MODEL] [options]".
         positionals: names of parameters that stand without a flag, in order; one that takes a sequence takes the rest.
         opens: name of the parameter that is a model; the flags of `unistep.load` that say which model is meant are
@@ -138,6 +139,7 @@ def run_command(
         leave_out: names of parameters that have no flag.
         flags: names of flags that differ from their parameter's, without dashes.
         several: names of parameters whose flag takes several words, as `--input A B`.
+        switches: flags without a value that `show` takes and not the function, by name, with their help.
         epilog: end of the help.
 
     Raises:
@@ -149,16 +151,19 @@ def run_command(
     own = [p if p.name not in defaults else _with_default(p, defaults[p.name]) for p in own]
     own = [replace(p, other_name=(flags or {}).get(p.name, ""), several=p.name in several) for p in own]
     which = _which_model(own) if opens else []
+    shown = [Parameter(name, (bool,), False, text) for name, text in (switches or {}).items()]
     if "-h" in arguments or "--help" in arguments:
-        print(_help(function, usage, own, which, positionals, epilog), end="")
+        print(_help(function, usage, [*own, *shown], which, positionals, epilog), end="")
         sys.exit(0)
     program = " ".join(usage.splitlines()[0].split()[:2])
-    with spelled({p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *which)}):
-        values = parse(arguments, [*own, *which], positionals, program)
+    spelling = {p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *shown, *which)}
+    with spelled(spelling):
+        values = parse(arguments, [*own, *shown, *which], positionals, program)
         if opens:
             values = _with_options(values, opens, [p.name for p in which])
-        with notes_shown():
-            show(interruptible(function, **values))
+        chosen = {p.name: values.pop(p.name) for p in shown}
+        with notes_shown(spelling):
+            show(interruptible(function, **values), **chosen)
 
 
 def parse(
@@ -260,9 +265,13 @@ def spell(message: str, flags: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def notes_shown() -> Iterator[None]:
-    """While entered, what the package logs is printed on stderr as `note: ...` and `warning: ...`."""
-    logger, handler = logging.getLogger("unistep"), _Notes()
+def notes_shown(flags: Mapping[str, str] | None = None) -> Iterator[None]:
+    """While entered, what the package logs is printed on stderr as `note: ...` and `warning: ...`.
+
+    Args:
+        flags: flag of each parameter that a note may name, by its name in Python.
+    """
+    logger, handler = logging.getLogger("unistep"), _Notes(flags or {})
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -299,10 +308,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Notes(logging.Handler):
+    def __init__(self, flags: Mapping[str, str]) -> None:
+        super().__init__()
+        self._flags = flags
+
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one line."""
         kind = "warning" if record.levelno >= logging.WARNING else "note"
-        print(f"{kind}: {record.getMessage()}", file=sys.stderr)
+        print(f"{kind}: {spell(record.getMessage(), self._flags)}", file=sys.stderr)
 
 
 def _with_default(parameter: Parameter, default: Any) -> Parameter:

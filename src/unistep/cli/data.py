@@ -1,35 +1,51 @@
 """`unistep data inspect`: what a dataset holds."""
 
-import sys
+from typing import TYPE_CHECKING
 
-from unistep.cli.arguments import new_parser, parse
+from unistep.cli.command import run_command
 from unistep.errors import UserError
+from unistep.workflows.inspect import inspect_dataset
+
+if TYPE_CHECKING:
+    from unistep.data.inspect import DatasetReport
+
+_USAGE = "unistep data inspect PATH [options]"
 
 
 def run(arguments: list[str]) -> None:
-    """Prints the report of one dataset."""
-    parser = new_parser("data inspect", "Print a dataset's counts, sizes, classes and per-channel mean and deviation.")
-    parser.add_argument(
-        "path", type=str | None, nargs="?", default=None, help="folder, .zip, .npz, or mnist / mnist-test (bundled)"
-    )
-    parser.add_argument("--skip_bad", action="store_true", help="count and list unreadable images instead of stopping")
-    if "-h" in arguments or "--help" in arguments:
-        parser.print_help()
-        sys.exit(0)
+    """Parses, reads the dataset, and prints what it holds."""
     if not arguments:
-        raise UserError("data needs a command: unistep data inspect PATH")
-    if arguments[0] != "inspect":
+        raise UserError(f"data needs a command: {_USAGE}")
+    if arguments[0] == "inspect":
+        arguments = arguments[1:]
+    elif arguments[0] not in ("-h", "--help"):
         raise UserError(f"unknown command data {arguments[0]!r}; did you mean data inspect?")
-    parsed = parse(parser, arguments[1:])
-    if parsed.path is None:
-        raise UserError("data inspect needs a path: unistep data inspect PATH")
+    run_command(
+        arguments,
+        inspect_dataset,
+        _show,
+        usage=_USAGE,
+        positionals=("path",),
+        switches={"skip_bad": "count and list unreadable images without an error"},
+    )
 
+
+def _show(report: "DatasetReport", skip_bad: bool) -> None:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    from unistep.data.inspect import inspect
+    from unistep.text import shown
 
-    report = inspect(parsed.path)
-    Console().print(report.render())
-    if report.bad and not parsed.skip_bad:
+    table = Table(title=Text(shown(report.source)), show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in report.rows():
+        table.add_row(name, Text(value))
+    console = Console()
+    console.print(table)
+    for line in report.remarks():
+        console.print(Text(line))
+    if report.bad and not skip_bad:
         name, reason = report.bad[0]
-        raise UserError(f"{name}: {reason} ({len(report.bad)} bad in all); mend or remove it, or give --skip-bad")
+        raise UserError(f"{name}: {reason} ({len(report.bad)} bad in all); mend or remove it, or give `skip_bad`")

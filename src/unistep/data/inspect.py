@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import full_name
@@ -19,79 +17,87 @@ from unistep.data.parallel import ordered_map
 from unistep.data.prepare import decode, read_header
 from unistep.data.reader import BadImage, Labels
 from unistep.errors import UserError
-from unistep.text import shown
+from unistep.text import html_table, shown
 
 Histogram = Int64[np.ndarray, "channels 256"]
 
 _ROWS_SHOWN = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatasetReport:
-    """What a source of images holds. Counts are of readable images, except those of `classes`."""
+    """What a source of images holds. Counts are of readable images, except those of `classes`.
+
+    Args:
+        source: source as the user gave it.
+        num_images: number of readable images.
+        num_bytes: bytes on disk of the image files, packed or not, or of the .npz.
+        sizes: number of images of each size, `WIDTHxHEIGHT` when upright, the most frequent first.
+        modes: number of images of each of Pillow's modes (RGB, RGBA, L, P, I;16, ...), the most frequent first.
+        channels: 1 if all images are grey, otherwise 3, as `open_dataset` reads them.
+        mean: mean of each channel over all pixels of all images, in [0, 1]; transparent pixels count as white.
+        std: standard deviation of each channel, in [0, 1].
+        classes: number of images of each class, in the order of the labels; None without labels.
+        label_error: why the labels cannot be used; None if they can, or if there are none.
+        bad: name and reason of each file that cannot be read.
+    """
 
     source: str
-    """The source, as the user wrote it."""
-
     num_images: int
-    """Images that can be read."""
-
     num_bytes: int
-    """Bytes on disk: of the image files, packed or not, or of the `.npz`."""
-
     sizes: dict[str, int]
-    """Images of each size, `WIDTHxHEIGHT` when upright, the most frequent first."""
-
     modes: dict[str, int]
-    """Images of each of Pillow's modes (`RGB`, `RGBA`, `L`, `P`, `I;16`, ...), the most frequent first."""
-
     channels: int
-    """1 if all images are grey, else 3: what `open_dataset` makes of them."""
-
     mean: tuple[float, ...]
-    """Mean of each channel over all pixels of all images, in [0, 1]; transparent pixels count as white."""
-
     std: tuple[float, ...]
-    """Standard deviation of each channel, in [0, 1]."""
-
     classes: dict[str, int] | None
-    """Images of each class, in the order of the labels; None without labels."""
-
     label_error: str | None
-    """Why the labels cannot be used, if they cannot."""
-
     bad: tuple[tuple[str, str], ...]
-    """Name of each file that cannot be read, and the reason."""
 
-    def render(self) -> RenderableType:
-        """The report for a rich console."""
-        table = Table(title=Text(shown(self.source)), show_header=False, title_justify="left")
-        table.add_column(style="bold")
-        table.add_column()
-        table.add_row("images", f"{self.num_images:,} readable, {len(self.bad):,} not")
-        table.add_row("bytes", f"{self.num_bytes:,}")
-        table.add_row("sizes", _counts(self.sizes))
-        table.add_row("modes", _counts(self.modes))
-        table.add_row("channels", f"{self.channels} ({'grey' if self.channels == 1 else 'colour'})")
-        table.add_row("mean", ", ".join(f"{value:.5f}" for value in self.mean) or "-")
-        table.add_row("std", ", ".join(f"{value:.5f}" for value in self.std) or "-")
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it in JSON's types."""
+        values = asdict(self)
+        return values | {"mean": list(self.mean), "std": list(self.std), "bad": [list(item) for item in self.bad]}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Returns name and value of each line of a table."""
+        rows = [
+            ("images", f"{self.num_images:,} readable, {len(self.bad):,} not"),
+            ("bytes", f"{self.num_bytes:,}"),
+            ("sizes", _counts(self.sizes)),
+            ("modes", _counts(self.modes)),
+            ("channels", f"{self.channels} ({'grey' if self.channels == 1 else 'colour'})"),
+            ("mean", ", ".join(f"{value:.5f}" for value in self.mean) or "-"),
+            ("std", ", ".join(f"{value:.5f}" for value in self.std) or "-"),
+        ]
         if self.classes is not None:
-            table.add_row(f"{len(self.classes):,} classes", _counts(self.classes))
-        else:
-            table.add_row("classes", "none" if self.label_error is None else Text(f"unusable: {self.label_error}"))
-        notes: list[RenderableType] = []
+            return [*rows, (f"{len(self.classes):,} classes", _counts(self.classes))]
+        return [*rows, ("classes", "none" if self.label_error is None else f"unusable: {self.label_error}")]
+
+    def remarks(self) -> list[str]:
+        """Returns what stands in the way of reading the images as a dataset, a line each."""
+        lines: list[str] = []
         if len(self.sizes) > 1:
-            notes.append(Text("The sizes differ: training needs --data.resolution N."))
+            lines.append("The sizes differ: a dataset of them needs a `resolution`.")
         if self.bad:
-            notes.append(Text("Unreadable (left out with --data.skip_bad true):"))
-            notes.extend(Text(f"  {name}: {reason}") for name, reason in self.bad[:_ROWS_SHOWN])
+            lines.append("Unreadable (left out with `skip_bad`):")
+            lines += [f"  {name}: {reason}" for name, reason in self.bad[:_ROWS_SHOWN]]
             if len(self.bad) > _ROWS_SHOWN:
-                notes.append(Text(f"  and {len(self.bad) - _ROWS_SHOWN:,} more"))
-        return Group(table, *notes)
+                lines.append(f"  and {len(self.bad) - _ROWS_SHOWN:,} more")
+        return lines
+
+    def __repr__(self) -> str:
+        sizes = next(iter(self.sizes), "no size") if len(self.sizes) < 2 else f"{len(self.sizes)} sizes"
+        return (
+            f"DatasetReport({shown(self.source)}: {self.num_images:,} images of {sizes}, {len(self.bad):,} unreadable)"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(shown(self.source), [*self.rows(), *(("note", line) for line in self.remarks())])
 
 
-def inspect(source: str) -> DatasetReport:
-    """Read every image of a source at its own size and sum up what is there.
+def inspect_source(source: str) -> DatasetReport:
+    """Reads every image of a source at its own size and counts what is there.
 
     Unlike `open_dataset` it takes images of any sizes, lists bad files, and reports unusable labels without stopping.
 
@@ -200,8 +206,8 @@ def _moments(histogram: Histogram) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
 
-def _counts(counts: dict[str, int]) -> Text:
+def _counts(counts: dict[str, int]) -> str:
     parts = [f"{shown(name)}: {count:,}" for name, count in list(counts.items())[:_ROWS_SHOWN]]
     if len(counts) > _ROWS_SHOWN:
         parts.append(f"and {len(counts) - _ROWS_SHOWN:,} more")
-    return Text("\n".join(parts) or "-")
+    return "\n".join(parts) or "-"

@@ -1,36 +1,144 @@
-"""What a model is, in JSON's types: for people who look before they load, and for programs that choose."""
+"""What a model is, for people who look before they load it, and for programs that choose one."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unistep.formats.model import LoadedModel
-from unistep.networks.table import NetworkConfig
+from unistep.text import html_table
+
+if TYPE_CHECKING:
+    from unistep.formats.model import LoadedModel
+
+_KINDS = {
+    "consistency": "consistency model: an image in one network evaluation",
+    "diffusion": "diffusion model: an image in many network evaluations; a teacher",
+}
+_COLOURS = {1: "grey", 3: "colour"}
+_EMBEDDINGS = {"adm": "250 ln(sigma)", "edm": "ln(sigma)/4"}
+_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
-def describe(model: LoadedModel) -> dict[str, Any]:
-    """Format, kind, images, network, noise range and grid of a model; its weights are not used.
+@dataclass(frozen=True, repr=False)
+class ModelReport:
+    """What a model is.
 
-    `bytes` is what the file, or all files of the folder, take on disk. `network.resolutions` are the sides of the
-    feature maps in pixels, finest first, with their channels; `timesteps` is a good schedule of two steps, or None,
-    `schedules` are those of other numbers of steps.
+    Args:
+        path: file or folder.
+        format: title of the format.
+        bytes: size on disk of the file, or of all files of the folder.
+        dtype: dtype of most weights in the file, as "float16".
+        kind: "consistency" or "diffusion".
+        method: training method; None where the files do not tell.
+        image_shape: channels, height, width of an image.
+        num_classes: number of classes without the null class; 0 for an unconditional model.
+        null_label: class that stands for none; None where there is none.
+        parameters: number of parameters.
+        network: class of the network (`type`), its outline (`resolutions` with their side in pixels and channels,
+            finest first, and more) and all fields of its config (`config`).
+        noise: noise range, scalings and noise embedding.
+        num_train_timesteps: levels of a consistency model's noise grid.
+        timesteps: indices of a good schedule of two steps; None where none is known.
+        schedules: good schedules of other numbers of steps.
+        notes: what was assumed because the files do not tell, a line each.
     """
-    info = model.info
-    channels, size, _ = model.image_shape
+
+    path: Path
+    format: str
+    bytes: int
+    dtype: str
+    kind: str
+    method: str | None
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    null_label: int | None
+    parameters: int
+    network: dict[str, Any]
+    noise: dict[str, Any]
+    num_train_timesteps: int | None
+    timesteps: tuple[int, ...] | None
+    schedules: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in JSON's types."""
+        channels, size, _ = self.image_shape
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "bytes": self.bytes,
+            "dtype": self.dtype,
+            "kind": self.kind,
+            "method": self.method,
+            "image": {"size": size, "channels": channels},
+            "classes": self.num_classes,
+            "null_label": self.null_label,
+            "parameters": self.parameters,
+            "network": self.network,
+            "noise": self.noise,
+            "num_train_timesteps": self.num_train_timesteps,
+            "timesteps": None if self.timesteps is None else list(self.timesteps),
+            "schedules": [list(own) for own in self.schedules],
+            "notes": list(self.notes),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each line of a table."""
+        channels, height, width = self.image_shape
+        noise = self.noise
+        # The other scalings number the noise levels in ways of their own.
+        embedding = _EMBEDDINGS[noise["embedding"]] if noise["scalings"] in ("consistency", "edm") else ""
+        classes = f"{self.num_classes:,}" if self.num_classes else "none (unconditional)"
+        if self.null_label is not None:
+            classes += f", and the null class {self.null_label} for guidance"
+        rows = [
+            ("format", f"{self.format}, {_DTYPES.get(self.dtype, self.dtype)}, {in_bytes(self.bytes)}"),
+            ("kind", _KINDS[self.kind]),
+            ("trained by", self.method or "unknown"),
+            ("images", f"{width}x{height}, {_COLOURS.get(channels, f'{channels} channels')}"),
+            ("classes", classes),
+            ("network", f"{self.network['type']}, {self.parameters:,} parameters"),
+            *_network_rows(self.network),
+            ("noise", f"sigma {noise['sigma_min']:g} to {noise['sigma_max']:g}, sigma_data {noise['sigma_data']:g}"),
+            ("scalings", noise["scalings"] + (f"; noise embedding {embedding}" if embedding else "")),
+        ]
+        if self.num_train_timesteps is not None:
+            rows.append(("grid", f"{self.num_train_timesteps} levels, rho {noise['rho']:g}"))
+        schedules = [own for own in (self.timesteps, *self.schedules) if own is not None]
+        for own in sorted(schedules, key=len):
+            rows.append(("schedule", f"timesteps {','.join(map(str, own))} for {len(own)} step{'s' * (len(own) > 1)}"))
+        return rows + [("note", note) for note in self.notes]
+
+    def __repr__(self) -> str:
+        channels, height, width = self.image_shape
+        return f"ModelReport({self.path}: {self.kind} model of {width}x{height}x{channels} images, {self.format})"
+
+    def _repr_html_(self) -> str:
+        return html_table(str(self.path), self.rows())
+
+
+def describe(model: "LoadedModel") -> ModelReport:
+    """Describes a model; the values of its weights are not used."""
+    info, network = model.info, model.denoiser.network
     consistency = info.kind == "consistency"
-    return {
-        "path": str(model.path),
-        "format": model.format,
-        "bytes": _bytes_on_disk(model.path),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "kind": info.kind,
-        "method": model.method,
-        "image": {"size": size, "channels": channels},
-        "classes": model.num_classes,
-        "null_label": info.null_label,
-        "parameters": sum(p.numel() for p in model.denoiser.network.parameters()),
-        "network": {"type": type(model.denoiser.network).__name__, **_architecture(model.config)},
-        "noise": {
+    outline = getattr(model.config, "outline", None)  # a network may have none
+    return ModelReport(
+        path=model.path,
+        format=model.format,
+        bytes=_bytes_on_disk(model.path),
+        dtype=str(model.dtype).removeprefix("torch."),
+        kind=info.kind,
+        method=model.method,
+        image_shape=model.image_shape,
+        num_classes=model.num_classes,
+        null_label=info.null_label,
+        parameters=sum(p.numel() for p in network.parameters()),
+        network={
+            "type": type(network).__name__,
+            **({} if outline is None else dataclasses.asdict(outline())),
+            "config": dataclasses.asdict(model.config),
+        },
+        noise={
             "sigma_min": info.sigma_min,
             "sigma_max": info.sigma_max,
             "sigma_data": info.sigma_data,
@@ -38,16 +146,41 @@ def describe(model: LoadedModel) -> dict[str, Any]:
             "scalings": "consistency" if consistency else info.preconditioning,
             "embedding": info.noise_embedding,
         },
-        "num_train_timesteps": info.num_train_timesteps if consistency else None,
-        "timesteps": None if info.timesteps is None else list(info.timesteps),
-        "schedules": [list(own) for own in info.schedules],
-        "notes": list(model.notes),
-    }
+        num_train_timesteps=info.num_train_timesteps if consistency else None,
+        timesteps=info.timesteps,
+        schedules=info.schedules,
+        notes=model.notes,
+    )
 
 
-def _architecture(config: NetworkConfig) -> dict[str, Any]:
-    outline = getattr(config, "outline", None)  # a network may have none
-    return ({} if outline is None else dataclasses.asdict(outline())) | {"config": dataclasses.asdict(config)}
+def in_bytes(count: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def _network_rows(network: dict[str, Any]) -> list[tuple[str, str]]:
+    if "resolutions" not in network:
+        return []
+    resolutions = network["resolutions"]
+    lines = [f"{r['size']:>4} px {r['channels']:>6} channels{', attention' * r['attention']}" for r in resolutions]
+    places = ["in the middle"] if network["middle_attention"] else []
+    if attending := [str(r["size"]) for r in resolutions if r["attention"]]:
+        places.insert(0, f"at {', '.join(attending)} px")
+    head = network["attention_head_dim"]
+    heads = f"heads of {head} channels" if head else "one head"
+    rows = [
+        ("resolutions", "\n".join(lines)),
+        ("blocks", f"{network['blocks_per_resolution']} a resolution on the way down, one more on the way up"),
+        ("attention", f"{' and '.join(places)}, {heads}" if places else "none"),
+        ("embedding", network["embedding"]),
+    ]
+    if network["patch_size"] > 1:
+        rows.insert(0, ("patches", f"{network['patch_size']}x{network['patch_size']} pixels become channels"))
+    return rows
 
 
 def _bytes_on_disk(path: Path) -> int:

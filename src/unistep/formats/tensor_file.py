@@ -1,8 +1,14 @@
-"""A file of named tensors that is no model folder: safetensors, or what `torch.save` writes. Nothing in it is run."""
+"""Files of named tensors: safetensors, or what `torch.save` writes. Nothing in them is executed.
+
+Files are mapped, not read, where they can be: tensors stay in the file until they are looked at, in a private mapping,
+so that writing to one changes the process' copy of the page and never the file.
+"""
 
 import zipfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,53 +21,112 @@ from unistep.formats.json_config import shown
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def read_tensors(path: Path, names: Iterable[str] | None, remedy: str) -> dict[str, Tensor]:
-    """The tensors of these names as fp32, with memory of their own.
+def map_state(path: Path, remedy: str) -> dict[str, Any]:
+    """The state dict in a file, as it stands there.
 
     Args:
-        path: ends with .safetensors, or is taken for a file of PyTorch.
-        names: which; others in the file are left out. None is all, which then must be tensors.
-        remedy: what to do about a file that is missing or wrong, the end of the messages.
+        path: file; safetensors if it ends so, otherwise a file of `torch.save`.
+        remedy: what to do about a file that is missing or wrong, the end of a message.
 
     Raises:
-        UserError: it cannot be read, is damaged, holds objects, lacks a name, or its values are no finite numbers.
+        UserError: the file cannot be read, is damaged, holds objects, or is no state dict.
     """
     check_regular_file(path, remedy)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            # Only zip files, which torch writes since 2020, can be mapped instead of read.
+            # Only zip files, which torch writes since 1.6, can be mapped instead of read.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception:  # damaged bytes make the readers raise almost anything
+    except Exception as error:  # damaged bytes make the readers raise almost anything
+        if path.suffix == ".safetensors":
+            raise UserError(f"{path} cannot be read ({_first_line(error)})", remedy) from None
         raise UserError(
-            f"{path} is not a file of tensors alone: it is damaged, or holds objects, which are not loaded; {remedy}"
+            f"{path} is not a PyTorch file of tensors alone: it is damaged, or holds objects, which are not loaded",
+            remedy,
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise UserError(f"{path} holds no state dict; {remedy}")
+    if not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} holds no state dict", remedy)
+    return state
+
+
+def checked_tensors(state: Mapping[str, Any], path: Path, remedy: str) -> dict[str, Tensor]:
+    """The entries of a state dict, which must be dense tensors of floats that the file has room for.
+
+    Args:
+        state: entries by name.
+        path: file that they come from.
+        remedy: what to do about a wrong file, the end of a message.
+
+    Raises:
+        UserError: an entry is something else; names it.
+    """
     found: dict[str, Tensor] = {}
-    for name in state if names is None else names:
-        tensor = state.get(name)
-        if tensor is None:
-            raise UserError(f"{path} lacks tensor {name}; {remedy}")
-        if (
-            not isinstance(tensor, Tensor)
-            or tensor.layout != torch.strided
-            or tensor.device.type != "cpu"
-            or tensor.dtype not in _FLOATS
-        ):
-            raise UserError(f"{path}: its entry {tensor_name(name)} is no dense tensor of floats; {remedy}")
+    for name, tensor in state.items():
+        if wrong := _not_dense(tensor):
+            raise UserError(f"{path}: its entry {tensor_name(name)} ({wrong}) is no dense tensor of floats", remedy)
         found[name] = tensor.detach()
     # A few bytes can pose as a tensor of any size, which converting it would make of it.
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > path.stat().st_size:
-        raise UserError(f"{path}: its tensors claim more bytes than the file has; {remedy}")
-    found = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in found.items()}
-    for name, tensor in found.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: tensor {tensor_name(name)} has values that are not finite; {remedy}")
+        raise UserError(f"{path}: its tensors claim more bytes than the file has", remedy)
     return found
+
+
+def read_tensors(path: Path, names: Iterable[str] | None, remedy: str) -> dict[str, Tensor]:
+    """Tensors of a file as fp32, with memory of their own.
+
+    Args:
+        path: file; safetensors if it ends so, otherwise a file of `torch.save`.
+        names: names of the tensors; others in the file are left out. None is all.
+        remedy: what to do about a file that is missing or wrong, the end of a message.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, holds objects, lacks a name, or has values that are not finite.
+    """
+    state = map_state(path, remedy)
+    wanted = list(state if names is None else names)
+    for name in wanted:
+        if name not in state:
+            raise UserError(f"{path} lacks tensor {name}", remedy)
+    found = checked_tensors({name: state[name] for name in wanted}, path, remedy)
+    found = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in found.items()}
+    if (bad := not_finite(found)) is not None:
+        raise UserError(f"{path}: tensor {tensor_name(bad)} has values that are not finite", remedy)
+    return found
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinite numbers; None if all are finite."""
+    # A sum takes as long as reading the numbers, asking for each of them ten times that. A sum that overflows proves
+    # nothing; then they are asked.
+    sums = [tensor.sum(dtype=torch.float32) for tensor in state.values()]
+    finite = torch.stack(sums).isfinite().tolist() if sums else []
+    suspects = (name for name, ok in zip(state, finite, strict=True) if not ok)
+    return next((name for name in suspects if not state[name].isfinite().all()), None)
+
+
+def main_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The dtype of most numbers."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += tensor.numel()
+    return counts.most_common(1)[0][0]
 
 
 def tensor_name(name: str) -> str:
     """The name of a tensor as a piece of one line, whatever the file calls it."""
     return name if name.isprintable() and len(name) <= 100 else shown(name)
+
+
+def _not_dense(value: object) -> str:
+    """Returns what keeps a value from being a dense tensor of floats with values; empty if it is one."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    for kind, usual in ((value.dtype, _FLOATS), (value.layout, (torch.strided,)), (value.device.type, ("cpu",))):
+        if kind not in usual:
+            return str(kind)
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

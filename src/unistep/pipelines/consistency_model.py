@@ -96,20 +96,27 @@ class ConsistencyModelPipeline:
         local_files_only: bool = False,
         device: torch.device | str | None = None,
         kind: Literal["consistency", "diffusion"] | None = None,
+        attention_head_dim: int | None = None,
+        sample_size: int | None = None,
     ) -> "ConsistencyModelPipeline":
-        """Opens a consistency model.
+        """Opens a consistency model of any format that `unistep.load` opens.
 
         Args:
-            pretrained_model_name_or_path: a folder, a file of OpenAI's, or owner/name on the hub.
+            pretrained_model_name_or_path: model folder, run directory, OpenAI .pt, or owner/name on the hub.
             torch_dtype, dtype: precision of the blocks, two names of one thing: a torch dtype, "fp32", "fp16", "bf16",
                 or "auto", which logs what it picked; fp32 if not given.
-            variant: of the weights, as "fp16".
-            revision, token, cache_dir, local_files_only: of the hub's download.
-            device: where the model goes; CPU if not given.
-            kind: "consistency", for files that do not tell and whose name misleads.
+            variant: variant of the weights in a model folder, as "fp16".
+            revision: branch, tag or commit on the hub.
+            token: access token for private models on the hub.
+            cache_dir: folder of downloads.
+            local_files_only: take what was downloaded before, and download nothing.
+            device: device of the model; CPU if not given.
+            kind: "consistency" for a .pt whose name tells otherwise.
+            attention_head_dim: channels of an attention head in a .pt; 64 if not given.
+            sample_size: side of a .pt's images in pixels; that at which attention begins at 32 pixels if not given.
 
         Raises:
-            UserError: it cannot be had, is damaged, or is a diffusion model.
+            UserError: there is no such model, it is damaged, or it is a diffusion model.
         """
         from unistep.formats.open import open_model
 
@@ -123,6 +130,8 @@ class ConsistencyModelPipeline:
             local_files_only=local_files_only,
             variant=variant,
             kind=kind,
+            attention_head_dim=attention_head_dim,
+            sample_size=sample_size,
         )
         pipe = cls.from_model(model)
         return pipe.to(device or "cpu", dtype or torch_dtype or torch.float32)

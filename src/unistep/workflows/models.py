@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _ASSETS = Path(unistep.__file__).parent / "assets"
 EMBEDDED = _ASSETS / "mnist"
 EMBEDDED_TEACHER = _ASSETS / "mnist-teacher"
-STAGES = ("student", "teacher")
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -168,10 +167,39 @@ def as_model(
     return ReadyModel(loaded, place, resolved, notes, owned=True)
 
 
+def opened(model: ModelLike, device: "torch.device | str" = "cpu") -> "LoadedModel":
+    """Opens what a verb was given as its model for looking at it or writing it: precision and notes stay as they are.
+
+    Args:
+        model: name of a model, a loaded model, or a pipeline; None is the embedded model.
+        device: device of a model that is given by name; "meta" is for looking at it, its weights are not used.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    from unistep.formats.model import LoadedModel
+    from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+
+    if isinstance(model, ConsistencyModelPipeline):
+        return model.to_model()
+    if isinstance(model, LoadedModel):
+        return model
+    source = model if isinstance(model, ModelSource) else ModelSource(model)
+    return open_any(source.name, device, **source.options)
+
+
+def name_of(model: ModelLike) -> str:
+    """The name of what a verb was given as its model: the path of a loaded one."""
+    name = model.name if isinstance(model, ModelSource) else model
+    if name is None or isinstance(name, str | os.PathLike):
+        return os.fspath(EMBEDDED if name is None else name)
+    return str(getattr(name, "path", "pipeline"))
+
+
 def open_any(
     name: str | os.PathLike[str] | None, device: "torch.device | str" = "cpu", **options: Any
 ) -> "LoadedModel":
-    """Opens whatever can be opened: the embedded model (None), a run directory, and all that `open_model` takes.
+    """Opens whatever can be opened: the embedded model (None), and all that `open_model` takes.
 
     Args:
         name: run directory, model folder, .pt or .pkl file, or owner/name on the hub.
@@ -183,43 +211,14 @@ def open_any(
     """
     from unistep.formats.open import open_model
 
-    if name is None:
-        name = EMBEDDED
-    path = Path(name)
-    folder = _model_folder_of(path) if path.is_dir() else None
-    return open_model(folder or (name if isinstance(name, str) else path), device, **options)
+    return open_model(EMBEDDED if name is None else name, device, **options)
 
 
 def is_model(name: str) -> bool:
-    """Returns whether a name means a model rather than images: by what is there, or else by its form.
+    """Returns whether a name means a model rather than images: by what is there, or else by its form."""
+    from unistep.formats.open import names_a_model
 
-    Raises:
-        UserError: a run that has no model yet.
-    """
-    from unistep.formats.open import FILE_SUFFIXES, MODEL_ID
-
-    path = Path(name)
-    if path.is_dir():
-        return _model_folder_of(path) is not None
-    if path.suffix.lower() in (".zip", ".npz"):
-        return False
-    if path.exists():
-        return path.suffix.lower() in FILE_SUFFIXES
-    return MODEL_ID.fullmatch(name) is not None and not path.parent.is_dir()
-
-
-def _model_folder_of(path: Path) -> Path | None:
-    """The model folder that `path` is, or that the run or the stage `path` ended in; None where it is neither.
-
-    Raises:
-        UserError: a run that has not come so far.
-    """
-    for candidate in (path, path / "model", *(path / stage / "model" for stage in STAGES)):
-        if (candidate / "model_index.json").exists():
-            return candidate
-    if (path / "config.yaml").exists():
-        raise UserError(f"{path} is a run without a finished model; go on with: unistep train --resume {path}")
-    return None
+    return names_a_model(name)
 
 
 def own_schedule_file(name: str | None, model: "LoadedModel") -> Path:

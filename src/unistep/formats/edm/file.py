@@ -24,6 +24,7 @@ from unistep.formats.edm.adm import adm_config, adm_shapes, adm_to_unet
 from unistep.formats.edm.pickle_machine import PickledObject
 from unistep.formats.edm.restricted_pickle import load_restricted
 from unistep.formats.empty import without_weights
+from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel, ModelInfo, Preconditioning, precondition
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
@@ -46,6 +47,11 @@ _ADM_DEFAULTS: dict[str, Any] = {
     "attn_resolutions": (32, 16, 8),
 }
 _SONG_ONLY = ("embedding_type", "channel_mult_noise", "encoder_type", "decoder_type", "resample_filter")
+
+
+def is_edm(location: Location) -> bool:
+    """Whether a file is a pickle (since protocol 2 all begin with one byte) that `torch.save` has not written."""
+    return location.head.startswith(b"\x80") and not location.is_torch_file
 
 
 def load_edm(path: Path, device: torch.device | str = "cpu") -> LoadedModel:

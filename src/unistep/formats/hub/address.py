@@ -1,4 +1,4 @@
-"""A revision of a model on the Hugging Face Hub: what is asked, of whom, and where the cache of it is."""
+"""Models on the Hugging Face Hub: their names, and the address of a revision."""
 
 import os
 import re
@@ -8,6 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from unistep.errors import UserError
+from unistep.formats.location import Location
+from unistep.formats.table import FILE_SUFFIXES
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,21 @@ class HubAddress:
         return urlsplit(self.endpoint).netloc.rpartition("@")[2]
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form owner/name of a model on the hub, and not that of a file."""
+    return bool(_NAME.fullmatch(name)) and not name.endswith(FILE_SUFFIXES)
+
+
+def is_hub_model(location: Location) -> bool:
+    """Whether a name that leads to no file has the form of a model on the hub."""
+    return not location.exists and is_hub_name(location.name)
+
+
 def hub_address(
     model_id: str,
     revision: str | None = None,
     token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> HubAddress:
     """The address with its defaults; HF_ENDPOINT is read now, where `huggingface_hub` reads it when imported.
 

@@ -50,7 +50,7 @@ def fetch_folder(
     *,
     revision: str | None = None,
     token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     variant: str | None = None,
 ) -> Path:

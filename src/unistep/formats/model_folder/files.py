@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from unistep.errors import UserError
+from unistep.formats.location import Location
 
 INDEX = "model_index.json"
 REQUIRED = (INDEX, "unet/config.json", "scheduler/scheduler_config.json")
@@ -21,6 +22,11 @@ CARD = "README.md"
 
 _STEM = "unet/diffusion_pytorch_model"
 _ENDINGS = ("safetensors", "bin")  # in order of preference
+
+
+def is_model_folder(location: Location) -> bool:
+    """Whether a folder is a model folder."""
+    return location.is_folder and (location.path / INDEX).exists()
 
 
 def choose_weights(names: Collection[str], variant: str | None, where: object) -> str:

@@ -24,6 +24,7 @@ from unistep.errors import UserError
 from unistep.files import LAYOUT
 from unistep.formats.json_config import read_object, write_object
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.model_folder.card import plain_card
 from unistep.formats.model_folder.files import CARD, INDEX, check_components
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION, config_object, network_row, read_network
 from unistep.formats.model_folder.schedule import read_info, schedule_object, scheduler_class
@@ -71,6 +72,26 @@ def save_model(
             os.replace(old, target)
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_model_folder(path: Path, model: LoadedModel, *, dtype: torch.dtype, origin: str) -> tuple[str, ...]:
+    """Writes a model as a model folder.
+
+    Args:
+        path: the folder; an older model folder is replaced when the new one is complete.
+        model: model with a network that model folders hold.
+        dtype: dtype of the weights.
+        origin: where the model comes from, for the card.
+
+    Returns:
+        Nothing: a folder keeps all of a model.
+
+    Raises:
+        UserError: as `save_model`.
+    """
+    card = plain_card(path.resolve().name, model.info, origin)
+    save_model(path, model.denoiser.network, model.info, card=card, dtype=dtype)
+    return ()
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str | None = None) -> LoadedModel:

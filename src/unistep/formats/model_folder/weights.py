@@ -7,22 +7,19 @@ existing for those who opened it. A program that writes into a file in place dis
 Weights of other types are converted one by one.
 """
 
-import zipfile
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unistep.errors import UserError
 from unistep.files import LAYOUT, check_regular_file
 from unistep.formats.json_config import shown
 from unistep.formats.model_folder.files import choose_weights, shards_of
+from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, not_finite, tensor_name
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_DAMAGED = "the file is damaged; fetch it again"
+_DAMAGED = "fetch it again"
 
 
 def find_weights(folder: Path, variant: str | None) -> list[Path]:
@@ -52,11 +49,11 @@ def load_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
         UserError: a file cannot be read; a tensor is missing, unexpected, of the wrong shape or type, or not finite.
     """
     found = _checked(network, files)
-    dtype = _main_dtype(found)
+    dtype = main_dtype(tensor for tensor, _ in found.values())
     where = {name: file for name, (_, file) in found.items()}
     # Taken out one by one, so that nothing is held twice.
     state = {name: found.pop(name)[0].detach().to(torch.float32).contiguous() for name in where}
-    if (bad := _not_finite(state)) is not None:
+    if (bad := not_finite(state)) is not None:
         raise UserError(f"{where[bad]}: tensor {bad} has values that are not finite; training failed, or {_DAMAGED}")
     network.load_state_dict(state, assign=True)
     return dtype
@@ -68,7 +65,7 @@ def dtype_of_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
     Raises:
         UserError: as `load_weights`.
     """
-    return _main_dtype(_checked(network, files))
+    return main_dtype(tensor for tensor, _ in _checked(network, files).values())
 
 
 def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
@@ -82,7 +79,7 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
         name: value.detach().to("cpu", dtype if name in parameters else value.dtype).contiguous()
         for name, value in network.state_dict().items()
     }
-    if (bad := _not_finite(state)) is not None:
+    if (bad := not_finite(state)) is not None:
         word = str(dtype).removeprefix("torch.")
         raise UserError(f"{path}: tensor {bad} has values that are not finite as {word}; it was not written")
     with path.open("wb"):  # the library's file is for its owner alone; this one has the usual permissions
@@ -95,7 +92,7 @@ def _checked(network: nn.Module, files: list[Path]) -> dict[str, tuple[Tensor, P
     """All tensors of `files`, mapped, and the file of each; they are those of the network."""
     found: dict[str, tuple[Tensor, Path]] = {}
     for file in files:
-        for name, tensor in _mapped(file).items():
+        for name, tensor in checked_tensors(map_state(file, _DAMAGED), file, _DAMAGED).items():
             if name in found:
                 raise UserError(f"{file}: tensor {shown(name)} is in {found[name][1].name} too; {_DAMAGED}")
             found[name] = tensor, file
@@ -107,69 +104,12 @@ def _checked(network: nn.Module, files: list[Path]) -> dict[str, tuple[Tensor, P
     ):
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise UserError(f"{where} {word} tensor {_name(min(wrong))}{more}; it does not belong to its config.json")
+            raise UserError(
+                f"{where} {word} tensor {tensor_name(min(wrong))}{more}; it does not belong to its config.json"
+            )
     for name, (tensor, file) in found.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"{file}: tensor {name} has shape {list(tensor.shape)}, config.json says {list(expected[name].shape)}"
             )
-        for kind, usual in (
-            (tensor.dtype, _DTYPES),
-            (tensor.layout, (torch.strided,)),
-            (tensor.device, (torch.device("cpu"),)),
-        ):
-            if kind not in usual:
-                raise UserError(
-                    f"{file}: tensor {name} is of {kind}; weights must be float32, float16, bfloat16 or float64, dense"
-                )
     return found
-
-
-def _mapped(file: Path) -> dict[str, Tensor]:
-    check_regular_file(file, "the model folder is incomplete; fetch it again")
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except Exception as error:  # the library has errors of its own, and passes on others'
-            raise UserError(f"{file} cannot be read ({_first_line(error)}); {_DAMAGED}") from None
-    try:
-        # Only zip files, which torch writes since 1.6, can be mapped instead of read.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception:  # damaged bytes make the unpickler raise almost anything
-        raise UserError(
-            f"{file} is not a PyTorch file of tensors alone: it is damaged, or holds objects, which are not loaded"
-        ) from None
-    if not isinstance(state, dict):
-        raise UserError(f"{file} holds no state dict; {_DAMAGED}")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{file}: its entry {shown(name)} is no tensor; {_DAMAGED}")
-    # A few bytes can pose as a tensor of any size, which converting it would make of it.
-    if sum(value.numel() * value.element_size() for value in state.values()) > file.stat().st_size:
-        raise UserError(f"{file}: its tensors claim more bytes than the file has; {_DAMAGED}")
-    return state
-
-
-def _not_finite(state: Mapping[str, Tensor]) -> str | None:
-    """The name of a tensor that holds NaN or infinite numbers; None where all are finite."""
-    # A sum takes as long as reading the numbers, asking for each of them ten times that. One that overflows says
-    # nothing; then they are asked.
-    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in state.values()])
-    suspects = (name for name, finite in zip(state, sums.isfinite().tolist(), strict=True) if not finite)
-    return next((name for name in suspects if not state[name].isfinite().all()), None)
-
-
-def _main_dtype(found: Mapping[str, tuple[Tensor, Path]]) -> torch.dtype:
-    """The dtype of most weights."""
-    counts: Counter[torch.dtype] = Counter()
-    for tensor, _ in found.values():
-        counts[tensor.dtype] += tensor.numel()
-    return counts.most_common(1)[0][0]
-
-
-def _name(name: str) -> str:
-    return name if name.isprintable() and len(name) <= 100 else shown(name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -18,8 +18,6 @@ import dataclasses
 import os
 import re
 import uuid
-import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +25,11 @@ import torch
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.files import check_regular_file
 from unistep.formats.empty import without_weights
+from unistep.formats.location import Location
 from unistep.formats.model import Kind, LoadedModel, ModelInfo, precondition
 from unistep.formats.openai.layout import diffusers_to_openai, openai_config, openai_to_diffusers, usual_sample_size
+from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, not_finite
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet
 
@@ -49,6 +48,11 @@ _TWO_STEPS = {
     "ct_bedroom256": (0, 67),
     "ct_cat256": (0, 62),
 }
+
+
+def is_openai(location: Location) -> bool:
+    """Whether a file is one of `torch.save`."""
+    return location.is_torch_file
 
 
 def load_openai(
@@ -86,9 +90,12 @@ def load_openai(
     with without_weights():
         network = UNet(config)
     if torch.device(device).type != "meta":
-        network.load_state_dict({name: _finite(path, name, v.float()) for name, v in state.items()}, assign=True)
+        weights = {name: tensor.float() for name, tensor in state.items()}
+        if (bad := not_finite(weights)) is not None:
+            raise UserError(f"{path}: tensor {bad} has values that are not finite; training failed, or fetch it again")
+        network.load_state_dict(weights, assign=True)
     denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
-    return LoadedModel(denoiser, info, config, path, "OpenAI .pt", _main_dtype(state), tuple(notes))
+    return LoadedModel(denoiser, info, config, path, "OpenAI .pt", main_dtype(state.values()), tuple(notes))
 
 
 def read_openai(
@@ -133,20 +140,19 @@ def save_openai(path: Path | str, model: LoadedModel, *, dtype: torch.dtype | No
     if not isinstance(network, UNet):
         raise UserError(
             f"{path}: OpenAI's files hold ADM U-Nets alone, and this model is a {type(network).__name__}; "
-            "convert it to a model folder: give a target without .pt"
+            "convert it to a model folder: give a target without an ending"
         )
     _check_info(path, model)
     try:
         state = diffusers_to_openai(network.state_dict(), network.config)
     except UserError as error:
-        raise UserError(f"{path}: {error}; convert it to a model folder: give a target without .pt") from None
+        raise UserError(f"{path}: {error}; convert it to a model folder: give a target without an ending") from None
     dtype = dtype or model.dtype
     # Copied, so that no tensor brings along a larger storage that it is a part of.
     state = {name: v.detach().to("cpu", dtype, copy=True).contiguous() for name, v in state.items()}
-    for name, tensor in state.items():
-        if not _is_finite(tensor):
-            word = str(dtype).removeprefix("torch.")
-            raise UserError(f"{path}: tensor {name} has values that are not finite as {word}; it was not written")
+    if (bad := not_finite(state)) is not None:
+        word = str(dtype).removeprefix("torch.")
+        raise UserError(f"{path}: tensor {bad} has values that are not finite as {word}; it was not written")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +166,31 @@ def save_openai(path: Path | str, model: LoadedModel, *, dtype: torch.dtype | No
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_openai(path: Path, model: LoadedModel, *, dtype: torch.dtype, origin: str) -> tuple[str, ...]:
+    """Writes a model as OpenAI's code reads it.
+
+    Args:
+        path: .pt file; it is replaced when the new one is complete.
+        model: model of an ADM U-Net.
+        dtype: dtype of the weights.
+        origin: not kept: the file holds weights alone.
+
+    Returns:
+        What the file does not tell, a line each.
+
+    Raises:
+        UserError: OpenAI's code has no counterpart of the model; `path` is not to be written.
+    """
+    save_openai(path, model, dtype=dtype)
+    arguments, lost = dropped_by_openai(path.name, model)
+    notes = []
+    if arguments:
+        notes.append(f"open {path.name} with {', '.join(f'`{a}`' for a in arguments)}: the file does not tell it")
+    if lost:
+        notes.append(f"{path.name} does not keep {', '.join(lost)}")
+    return tuple(notes)
 
 
 def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, list[str]]:
@@ -196,12 +227,12 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
         model: which it is given.
 
     Returns:
-        The arguments of `load_openai` that open the file as the same model, as "kind diffusion"; and what is lost
+        The arguments of `load_openai` that open the file as the same model, as 'kind="diffusion"'; and what is lost
         however it is opened, as "sigma_max 40".
     """
     info, config = model.info, model.config
     assert isinstance(config, UNetConfig)  # `save_openai` refuses others
-    arguments = [] if info_of_name(name)[0].kind == info.kind else [f"kind {info.kind}"]
+    arguments = [] if info_of_name(name)[0].kind == info.kind else [f'kind="{info.kind}"']
     reopened, _ = info_of_name(name, info.kind)
     fields = ["sigma_min", "sigma_max", "rho", "null_label"]
     if info.kind == "consistency":
@@ -220,10 +251,10 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
         if config.attention_head_dim is None and len(widths) > 1:
             lost.append("attention_head_dim null")
         else:
-            arguments.append(f"attention_head_dim {config.attention_head_dim or widths.pop()}")
+            arguments.append(f"attention_head_dim={config.attention_head_dim or widths.pop()}")
     guessed, _ = _with_size(dataclasses.replace(config, sample_size=None))
     if model.image_shape[1] != guessed.sample_size:
-        arguments.append(f"sample_size {model.image_shape[1]}")
+        arguments.append(f"sample_size={model.image_shape[1]}")
     return arguments, lost
 
 
@@ -240,25 +271,6 @@ def _with_size(config: UNetConfig) -> tuple[UNetConfig, list[str]]:
     return dataclasses.replace(config, sample_size=size), [note]
 
 
-def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
-    if not _is_finite(tensor):
-        raise UserError(f"{path}: tensor {name} has values that are not finite; training failed, or fetch it again")
-    return tensor
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # Smallest and largest are NaN where anything is; ten times as fast as asking for every number.
-    return tensor.numel() == 0 or all(bool(v.isfinite()) for v in tensor.aminmax())
-
-
-def _main_dtype(state: dict[str, Tensor]) -> torch.dtype:
-    """The dtype of most weights."""
-    counts: Counter[torch.dtype] = Counter()
-    for tensor in state.values():
-        counts[tensor.dtype] += tensor.numel()
-    return counts.most_common(1)[0][0]
-
-
 def _check_info(path: Path, model: LoadedModel) -> None:
     """Refuses what OpenAI's code has fixed otherwise; its noise range it takes from the command line."""
     info, ours = model.info, ModelInfo()
@@ -269,31 +281,13 @@ def _check_info(path: Path, model: LoadedModel) -> None:
         if value != getattr(ours, name):
             raise UserError(
                 f"{path}: OpenAI's code has {name} {getattr(ours, name)} alone, and this model has {value}; "
-                "convert it to a model folder: give a target without .pt"
+                "convert it to a model folder: give a target without an ending"
             )
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    check_regular_file(path, "give the path of a .pt file")
-    try:
-        # Only zip files, which torch writes since 2020, can be mapped instead of read.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception:  # damaged bytes make the unpickler raise almost anything
-        raise UserError(
-            f"{path} is not a PyTorch file of tensors alone: it is damaged, or holds objects, which are not loaded"
-        ) from None
-    if not isinstance(state, dict) or not state:
-        raise UserError(f"{path} holds no state dict; give the .pt file of a model")
-    state = _unwrapped(state, path)
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or not value.is_floating_point():
-            raise UserError(f"{path} is not the state dict of a network: its entry {name!r} is no tensor of floats")
-        if value.layout != torch.strided or value.device.type != "cpu":
-            raise UserError(f"{path}: tensor {name} is sparse or without values; save it as an ordinary tensor")
-    # A few bytes can pose as a tensor of any size; building the network for it would exhaust the memory.
-    if sum(value.numel() * value.element_size() for value in state.values()) > path.stat().st_size:
-        raise UserError(f"{path}: its tensors claim more bytes than the file has; it is damaged or made up")
-    return {name: value.detach() for name, value in state.items()}
+    state = _unwrapped(map_state(path, "give the .pt file of a model"), path)
+    return checked_tensors(state, path, "give the state dict of a network alone")
 
 
 def _unwrapped(state: dict[Any, Any], path: Path) -> dict[Any, Any]:

@@ -1,0 +1,77 @@
+"""What the name of a model leads to, as far as it can be seen without opening the model."""
+
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from unistep.errors import UserError
+from unistep.files import check_regular_file
+
+_HEAD_BYTES = 512
+# The number that a file of torch.save began with before torch 1.6, as the pickle has it; newer ones are zip files.
+_OLD_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A name, and what is there.
+
+    Args:
+        name: name as the user gave it.
+        path: the name as a path.
+        exists: whether there is anything at the path.
+        is_folder: whether that is a folder.
+        head: first 512 bytes of a file; empty for everything else.
+    """
+
+    name: str
+    path: Path
+    exists: bool = False
+    is_folder: bool = False
+    head: bytes = b""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return self.exists and not self.is_folder
+
+    @property
+    def is_torch_file(self) -> bool:
+        """Whether there is a file of `torch.save`; a TorchScript program is none."""
+        if self.zip_members is not None:
+            return "data.pkl" in self.zip_members and "constants.pkl" not in self.zip_members
+        return self.head.startswith(b"\x80") and _OLD_TORCH in self.head[:40]
+
+    @cached_property
+    def zip_members(self) -> frozenset[str] | None:
+        """The names of a zip file's members without their folders; None for what is no zip file, or a damaged one."""
+        if not self.head.startswith(b"PK"):
+            return None
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                return frozenset(entry.rpartition("/")[2] for entry in file.namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return None
+
+
+def locate(name: str | Path, remedy: str) -> Location:
+    """Looks at what a name leads to.
+
+    Args:
+        name: path, or another name of a model.
+        remedy: what to give instead of a thing that is no file, the end of a message.
+
+    Raises:
+        UserError: the place cannot be looked at, or holds something that is neither file nor folder.
+    """
+    path = Path(name)
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from None
+    if not exists or path.is_dir():
+        return Location(str(name), path, exists, is_folder=exists)
+    check_regular_file(path, remedy)
+    with path.open("rb") as file:
+        return Location(str(name), path, exists, head=file.read(_HEAD_BYTES))
