@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from importlib.metadata import version
 
     from unistep.core.denoiser import Denoiser
+    from unistep.data.open import open_dataset
     from unistep.errors import UserError
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
@@ -27,6 +28,7 @@ __all__ = [
     "edit",
     "inspect",
     "load",
+    "open_dataset",
     "sample",
 ]
 
@@ -40,6 +42,7 @@ _MODULES = {
     "edit": "unistep.workflows.edit",
     "inspect": "unistep.workflows.inspect",
     "load": "unistep.workflows.models",
+    "open_dataset": "unistep.data.open",
     "sample": "unistep.workflows.sample",
 }
 

@@ -185,7 +185,7 @@ def test_data_that_is_not_there(refused, here, photos):
     refused(["train", RECIPE, "--data.source", "nowhere"], "nowhere: there is no such file")
     refused(["train", RECIPE, "--data.source", "mnits"], "mnits", "did you mean mnist?")
     refused(["train", RECIPE, "--data.source", "photo"], "photo", "did you mean photos?")
-    refused(["train", RECIPE, "--data.source", ""], "data.source is empty")
+    refused(["train", RECIPE, "--data.source", ""], "the name of the dataset is empty")
 
 
 def test_data_that_is_none(refused, here):
@@ -199,13 +199,13 @@ def test_data_that_is_none(refused, here):
 
 def test_a_broken_image_is_named(refused, photos):
     (photos / "3.png").write_bytes(b"not an image")
-    refused(["train", RECIPE, *TINY], "photos/3.png", "--data.skip_bad true")
+    refused(["train", RECIPE, *TINY], "photos/3.png", "`skip_bad=True`")
 
 
 def test_images_that_do_not_fit_the_network(refused, photos):
     refused(["train", RECIPE, *TINY, "--data.resolution", "6"], "6 is not a multiple of 4", "data.resolution")
     Image.new("L", (8, 4)).save(photos / "wide.png")
-    refused(["train", RECIPE, *TINY], "photos", "data.resolution")
+    refused(["train", RECIPE, *TINY], "photos", "resolution")
 
 
 def test_a_teacher_that_does_not_fit(refused, photos, model_folder):

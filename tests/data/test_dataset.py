@@ -1,8 +1,12 @@
 """Batches from a dataset."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from PIL import Image
 
 from unistep.data import ImageDataset
 
@@ -62,3 +66,23 @@ def test_labels_must_fit(dataset):
         ImageDataset(dataset.images, torch.zeros(9, dtype=torch.int64))
     with pytest.raises(ValueError, match="label 3 is beyond the 3 class names"):
         ImageDataset(dataset.images, dataset.labels, list("abc"))
+
+
+def test_it_shows_itself(dataset):
+    assert repr(dataset) == "ImageDataset(10 colour images of 5x4, 4 classes)"
+    assert (
+        repr(ImageDataset(dataset.images[:, :1], skipped=["a: b"])) == "ImageDataset(10 grey images of 5x4, 1 skipped)"
+    )
+    picture = np.asarray(Image.open(io.BytesIO(dataset._repr_png_())))
+    factor = round(640 / (8 * 7))
+    assert picture.shape == (2 * 6 * factor, 8 * 7 * factor, 3)
+    small = picture[::factor, ::factor]
+    # Image 9 is the second of the second row.
+    assert np.array_equal(small[7:11, 8:13], dataset.images[9].permute(1, 2, 0).numpy())
+    assert (small[6:, 14:] == 255).all()
+    grey = ImageDataset(dataset.images[:3, :1])
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(grey._repr_png_())))[::factor, ::factor][1:5, 1:6, 2],
+        grey.images[0, 0].numpy(),
+    )
+    assert ImageDataset(dataset.images[:0])._repr_png_() is None

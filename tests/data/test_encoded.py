@@ -103,7 +103,7 @@ def test_enlarging_is_reported(class_folder, caplog):
 def test_mixed_sizes_are_refused(class_folder, pack, png, refusal):
     (class_folder / "dog" / "3.png").write_bytes(png(np.zeros((7, 9, 3), np.uint8)))
     for path in (str(class_folder), pack(class_folder)):
-        words = (f"{path}/cat/0.png is 5x4", f"{path}/dog/3.png is 9x7", "--data.resolution N")
+        words = (f"{path}/cat/0.png is 5x4", f"{path}/dog/3.png is 9x7", "`resolution`")
         refusal(lambda path=path: open_dataset(path), *words)
     assert open_dataset(DataConfig(str(class_folder), resolution=4)).images.shape == (6, 3, 4, 4)
 
@@ -126,7 +126,7 @@ def test_a_broken_image_is_refused_or_skipped(class_folder, pack, pixels, caplog
     broken.write_bytes(broken.read_bytes()[:-30] if kind == "cut" else BROKEN[kind])
     for path in (str(class_folder), pack(class_folder)):
         config = DataConfig(path, resolution=resolution)
-        refusal(lambda config=config: open_dataset(config), f"{path}/cat/1.png", "--data.skip_bad")
+        refusal(lambda config=config: open_dataset(config), f"{path}/cat/1.png", "`skip_bad=True`")
         caplog.clear()
         dataset = open_dataset(DataConfig(path, resolution=resolution, skip_bad=True))
         assert len(dataset) == 5
@@ -140,7 +140,7 @@ def test_a_broken_image_is_refused_or_skipped(class_folder, pack, pixels, caplog
 
 def test_a_dangling_link_is_a_bad_file(class_folder, refusal):
     (class_folder / "cat" / "link.png").symlink_to(class_folder / "nowhere.png")
-    refusal(lambda: open_dataset(str(class_folder)), "cat/link.png", "No such file", "--data.skip_bad")
+    refusal(lambda: open_dataset(str(class_folder)), "cat/link.png", "No such file", "`skip_bad=True`")
     assert len(open_dataset(DataConfig(str(class_folder), skip_bad=True))) == 6
 
 
@@ -152,7 +152,7 @@ def test_a_damaged_member_of_a_zip_is_a_bad_file(class_folder, pack, refusal):
     with open(path, "r+b") as file:
         file.seek(start)
         file.write(b"XXXX")
-    refusal(lambda: open_dataset(path), f"{path}/dog/2.png", "--data.skip_bad")
+    refusal(lambda: open_dataset(path), f"{path}/dog/2.png", "`skip_bad=True`")
     assert len(open_dataset(DataConfig(path, skip_bad=True))) == 5
 
 
@@ -182,7 +182,7 @@ def test_only_ordinary_files_are_read(class_folder):
 def test_decompression_bomb(class_folder, monkeypatch, refusal):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     line = refusal(lambda: open_dataset(str(class_folder)), f"{class_folder}/cat/0.png", "18 pixels")
-    assert "--data.skip_bad" in line
+    assert "`skip_bad=True`" in line
 
 
 def test_a_file_of_absurd_size_is_not_read(class_folder, monkeypatch, refusal):

@@ -74,3 +74,15 @@ def test_a_zip_that_is_none(tmp_path, refusal, content):
 )
 def test_settings_beyond_their_limits(field, value, refusal):
     refusal(lambda: DataConfig(**{field: value}), f"data.{field}", value)
+
+
+def test_arguments_are_those_of_the_config(class_folder):
+    import torch
+
+    import unistep
+
+    (class_folder / "cat" / "2.png").write_bytes(b"broken")
+    given = {"resolution": 3, "channels": 1, "skip_bad": True, "use_labels": False}
+    dataset = unistep.open_dataset(class_folder, **given)
+    assert repr(dataset) == "ImageDataset(6 grey images of 3x3, 1 skipped)"
+    assert torch.equal(dataset.images, open_dataset(DataConfig(source=str(class_folder), **given)).images)

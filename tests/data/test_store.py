@@ -103,7 +103,7 @@ def test_skipped_files_are_remembered(config, class_folder, refusal):
     assert len(again) == 5
     assert again.labels.tolist() == [0, 1, 1, 1, 1]
     assert again.skipped == first.skipped != []
-    refusal(lambda: open_dataset(config), "cat/0.png", "--data.skip_bad")
+    refusal(lambda: open_dataset(config), "cat/0.png", "`skip_bad=True`")
 
 
 @pytest.mark.parametrize("damage", ["truncated images", "no images", "no index", "bad index", "empty index"])
@@ -174,14 +174,14 @@ def test_default_place(config, tmp_path, monkeypatch):
 
 def test_a_full_disk_is_refused(config, cache, monkeypatch, refusal):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=359))
-    refusal(lambda: open_dataset(config), cache, "360", "359", "--data.cache_dir", "--data.memory_limit")
+    refusal(lambda: open_dataset(config), cache, "360", "359", "`cache_dir`", "`memory_limit`")
     assert list(cache.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_refused(config, tmp_path, refusal):
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "cache"
-    refusal(lambda: open_dataset(replace(config, cache_dir=str(place))), place, "--data.cache_dir")
+    refusal(lambda: open_dataset(replace(config, cache_dir=str(place))), place, "`cache_dir`")
 
 
 def test_too_little_memory_is_refused(config, monkeypatch, refusal):
@@ -189,4 +189,4 @@ def test_too_little_memory_is_refused(config, monkeypatch, refusal):
         raise MemoryError
 
     monkeypatch.setattr("unistep.data.store.np.empty", no_memory)
-    refusal(lambda: open_dataset(replace(config, memory_limit=10**6)), config.source, "360", "--data.memory_limit")
+    refusal(lambda: open_dataset(replace(config, memory_limit=10**6)), config.source, "360", "`memory_limit`")

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
+
+# A notebook's picture: images, columns, and pixels of width that it is enlarged to.
+_SHOWN, _COLUMNS, _MIN_WIDTH = 64, 8, 640
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageDataset:
     """Images of one size, with or without class labels.
 
+    Args:
+        images: pixels 0 ... 255 [N, C, H, W], in memory or mapped from a file; mapped ones must not be written to.
+        labels: class of each image, from 0; None if the images have no classes.
+        class_names: name of each class; None if the source has no names, as those of subfolders.
+        skipped: `name: reason` of each file that was left out because it could not be read.
+
     Raises:
-        ValueError: if there are not as many labels as images, or a label has no class name.
+        ValueError: there are not as many labels as images, or a label has no class name.
     """
 
     images: UInt8[Tensor, "N C H W"]
-    """Pixels 0 ... 255, in memory or memory-mapped from a file. A mapped tensor must not be written to."""
-
     labels: Int64[Tensor, "N"] | None = None
-    """Class of each image, from 0; None if the images have no classes."""
-
     class_names: list[str] | None = None
-    """Name of each class where the source has names, as class subfolders do."""
-
     skipped: list[str] = field(default_factory=list)
-    """`name: reason` of each file left out because it could not be read."""
 
     def __post_init__(self) -> None:
         if self.labels is None:
@@ -53,7 +58,7 @@ class ImageDataset:
 
     @cached_property
     def num_classes(self) -> int:
-        """Number of classes; 0 if the images have no labels. Without names it is the highest label + 1."""
+        """Number of classes: that of their names, or the highest label + 1; 0 if the images have no labels."""
         if self.labels is None:
             return 0
         if self.class_names is not None:
@@ -63,13 +68,42 @@ class ImageDataset:
     def batch(
         self, indices: Int64[Tensor, "B"], flips: Bool[Tensor, "B"] | None = None
     ) -> tuple[UInt8[Tensor, "B C H W"], Int64[Tensor, "B"] | None]:
-        """Copies of the images at `indices` and their labels; those whose `flips` is true mirrored left to right.
+        """Copies images and their labels.
+
+        Args:
+            indices: positions of the images in the dataset.
+            flips: whether each image is mirrored left to right; None mirrors none.
 
         Raises:
-            IndexError: if an index is not in 0 ... N - 1.
+            IndexError: an index is not in 0 ... N - 1.
         """
         images = torch.index_select(self.images, 0, indices)
         if flips is not None:
             images = torch.where(flips[:, None, None, None], images.flip(-1), images)
         labels = None if self.labels is None else torch.index_select(self.labels, 0, indices)
         return images, labels
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        kind = {1: "grey", 3: "colour"}.get(self.channels, f"{self.channels}-channel")
+        classes = f", {self.num_classes:,} classes" if self.num_classes else ""
+        skipped = f", {len(self.skipped):,} skipped" if self.skipped else ""
+        return f"ImageDataset({len(self):,} {kind} images of {width}x{height}{classes}{skipped})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Returns a picture of the first images; None if there are none."""
+        if not len(self):
+            return None
+        images = self.images[:_SHOWN]
+        colour = images.expand(-1, 3, -1, -1) if self.channels == 1 else images
+        framed = functional.pad(colour, (1, 1, 1, 1), value=255)
+        rows, (height, width) = -(-len(images) // _COLUMNS), framed.shape[2:]
+        sheet = torch.full((rows * _COLUMNS, 3, height, width), 255, dtype=torch.uint8)
+        sheet[: len(images)] = framed
+        pixels = sheet.view(rows, _COLUMNS, 3, height, width).permute(0, 3, 1, 4, 2)
+        picture = Image.fromarray(pixels.reshape(rows * height, _COLUMNS * width, 3).numpy())
+        factor = max(1, round(_MIN_WIDTH / picture.width))
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        return file.getvalue()

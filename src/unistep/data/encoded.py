@@ -58,7 +58,7 @@ class EncodedReader:
                 raise UserError(
                     f"{full_name(self.files, first[0])} is {first[1].width}x{first[1].height}, but"
                     f" {full_name(self.files, index)} is {header.width}x{header.height}; bring them to one size with"
-                    " --data.resolution N"
+                    " `resolution`"
                 )
         if first is None:
             raise UserError(f"{shown(self.location)}: none of its {len(self)} images can be read")
@@ -89,7 +89,7 @@ class EncodedReader:
             if pixels.shape != shape:
                 raise UserError(
                     f"{full_name(self.files, index)} is {pixels.shape[2]}x{pixels.shape[1]} when decoded, but the other"
-                    f" images are {shape[2]}x{shape[1]}; bring them to one size with --data.resolution N"
+                    f" images are {shape[2]}x{shape[1]}; bring them to one size with `resolution`"
                 )
             yield pixels[None]
         if num_enlarged:
@@ -117,5 +117,5 @@ class EncodedReader:
     def _unreadable(self, index: int, error: BadImage) -> UserError:
         return UserError(
             f"{full_name(self.files, index)}: it cannot be read as an image ({error}); repair or remove it, or leave"
-            " out such files with --data.skip_bad true"
+            " out such files with `skip_bad=True`"
         )

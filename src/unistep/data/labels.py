@@ -66,13 +66,13 @@ def labels_from_json(content: bytes, location: str, names: Sequence[str]) -> Lab
     if absent:
         raise UserError(
             f"{location}: it names {shown(absent[0])}, which is not there ({len(absent)} of {len(by_name)} files are"
-            " absent); restore the files or leave labels unread with --data.use_labels false"
+            " absent); restore the files or leave labels unread with `use_labels=False`"
         )
     unlabelled = [name for name in names if name not in by_name]
     if unlabelled:
         raise UserError(
             f"{location}: it has no label for {shown(unlabelled[0])} ({len(unlabelled)} of {len(names)} images have"
-            " none); label them or leave labels unread with --data.use_labels false"
+            " none); label them or leave labels unread with `use_labels=False`"
         )
     return Labels(np.array([by_name[name] for name in names], np.int64))
 

@@ -109,7 +109,7 @@ class NpzReader:
             if shape not in ((len(self),), (len(self), 1)):
                 raise UserError(
                     f"{shown(self.location)}: {key} has the shape {shape}, but there are {len(self)} images; give one"
-                    " integer label an image, or leave labels unread with --data.use_labels false"
+                    " integer label an image, or leave labels unread with `use_labels=False`"
                 )
             with archive.open(f"{key}.npy") as stream:
                 values = np.lib.format.read_array(stream, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Open any source of images as a dataset."""
+"""Opens any source of images as a dataset."""
 
 from __future__ import annotations
 
@@ -22,20 +22,66 @@ from unistep.text import nearest, nearest_path, shown
 _LOG = logging.getLogger(__name__)
 
 BUNDLED = ("mnist", "mnist-test")
-"""Datasets that come with the package; a folder of the same name is reached as `./mnist`."""
+"""Bundled datasets; a folder of the same name is reached as `./mnist`."""
 
 
-def open_dataset(config: DataConfig | str) -> ImageDataset:
-    """Read a dataset: all its images as uint8 of one shape, and their labels where it has any.
+def open_dataset(
+    path: str | os.PathLike[str] | DataConfig,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    use_labels: bool = True,
+    memory_limit: int = DataConfig.memory_limit,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> ImageDataset:
+    """Reads a dataset: all its images as uint8 of one shape, and their labels if it has any.
 
     Args:
-        config: what to read and how, or just the source (see `DataConfig.source`).
+        path: folder of images, .zip of images (with or without EDM's dataset.json) or .npz of uint8 images; or mnist or
+            mnist-test, which are bundled; or a `DataConfig`, which holds all arguments.
+        resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
+            filter; None keeps the images as they are, which then must be of one size.
+        channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
+        skip_bad: leave out and list files that cannot be read as images, instead of raising.
+        use_labels: read class labels: from dataset.json or else class subfolders, from arr_1 or labels of an .npz.
+        memory_limit: bytes of pixels that are held in memory; a larger dataset is mapped from a file in the cache.
+        cache_dir: folder of that cache; None is $XDG_CACHE_HOME/unistep/data, or ~/.cache/unistep/data where that
+            variable is not set.
+
+    Returns:
+        The dataset, which a notebook shows as a grid of its first images.
 
     Raises:
-        UserError: if the source is not there, cannot be read, or its images or labels do not fit together.
+        UserError: the dataset is not there, cannot be read, or its images or labels do not fit together.
+
+    Example:
+        >>> import unistep
+        >>> digits = unistep.open_dataset("mnist-test", resolution=16)
+        >>> digits
+        ImageDataset(10,000 grey images of 16x16, 10 classes)
+        >>> digits.images[0].shape, int(digits.labels[0])
+        (torch.Size([1, 16, 16]), 7)
     """
-    if isinstance(config, str):
-        config = DataConfig(source=config)
+    if not isinstance(path, DataConfig):
+        path = DataConfig(
+            source=os.fspath(path),
+            resolution=resolution,
+            channels=channels,
+            skip_bad=skip_bad,
+            use_labels=use_labels,
+            memory_limit=memory_limit,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        )
+    return read_dataset(path)
+
+
+def read_dataset(config: DataConfig) -> ImageDataset:
+    """Reads the dataset of a config; see `open_dataset`.
+
+    Raises:
+        UserError: the dataset is not there, cannot be read, or its images or labels do not fit together.
+    """
     reader = open_reader(config.source)
     labels = reader.labels() if config.use_labels else None  # before the images: it is quick, and may be wrong
     images, skipped = load_images(reader, config)
@@ -55,17 +101,20 @@ def open_dataset(config: DataConfig | str) -> ImageDataset:
 
 
 def open_reader(source: str) -> EncodedReader | NpzReader:
-    """Find out what a source is and open it, without decoding its images.
+    """Opens a source of images without decoding them.
+
+    Args:
+        source: as `DataConfig.source`.
 
     Raises:
-        UserError: if it is not there or of no known kind.
+        UserError: the source is not there or of no known kind.
     """
     if source == "mnist":
         return mnist_reader("train")
     if source == "mnist-test":
         return mnist_reader("test")
     if not source.strip():
-        raise UserError("data.source is empty; give mnist or the path of a folder, .zip or .npz")
+        raise UserError("the name of the dataset is empty; give mnist or the path of a folder, .zip or .npz")
     path = Path(source).expanduser()
     if os.path.isdir(path):
         return EncodedReader(FolderFiles(path, source))

@@ -107,7 +107,7 @@ def _read_into_memory(reader: Reader, config: DataConfig, shape: Shape) -> tuple
     except MemoryError as error:
         raise UserError(
             f"{shown(reader.location)}: its images take {len(reader) * prod(shape):,} bytes, more than there is memory;"
-            f" have them mapped from disk with --data.memory_limit below that (it is {config.memory_limit})"
+            f" have them mapped from disk by a `memory_limit` below that (it is {config.memory_limit})"
         ) from error
     count = 0
     for block in reader.blocks(shape, config.resolution, skipped if config.skip_bad else None):
@@ -129,7 +129,7 @@ def _write(folder: Path, reader: Reader, config: DataConfig, shape: Shape) -> _E
         if free < needed:
             raise UserError(
                 f"{shown(folder.parent)}: the images of {shown(reader.location)} take {needed:,} bytes and {free:,} are"
-                " free; choose another disk with --data.cache_dir or raise --data.memory_limit"
+                " free; choose another disk with `cache_dir` or raise `memory_limit`"
             )
         try:
             temporary.mkdir()
@@ -173,7 +173,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{shown(folder)}: the dataset cache cannot be written ({error.strerror or shown(error)}); choose another"
-            " place with --data.cache_dir or raise --data.memory_limit"
+            " place with `cache_dir` or raise `memory_limit`"
         ) from error
 
 
