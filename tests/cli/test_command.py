@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
-from typing import Literal, Union
+from typing import Any, Literal, Union
 
 import pytest
 
@@ -147,3 +147,25 @@ def test_a_signal_ends_with_what_is_kept(capsys, note):
         run_command([], stop, print, usage="unistep stop")
     assert ended.value.code == 128 + signal.SIGTERM
     assert capsys.readouterr().err == f"stopped by SIGTERM; {note or 'nothing was written'}\n"
+
+
+def test_a_flag_of_another_name_that_takes_several_words(capsys):
+    def hang(pictures: str | Sequence[str] | None = None) -> str:
+        """Hangs pictures.
+
+        Args:
+            pictures: names of files; in Python also pictures.
+        """
+        if pictures is None:
+            raise UserError("is missing", field="pictures")
+        return ",".join(pictures)
+
+    how: dict[str, Any] = {"usage": "unistep hang", "flags": {"pictures": "input"}, "several": ["pictures"]}
+    run_command(["--input", "a,b.png", "c.png"], hang, print, **how)
+    assert capsys.readouterr().out == "a,b.png,c.png\n"
+    for arguments, message in (([], "^--input is missing"), (["--input"], "^--input needs a value")):
+        with pytest.raises(UserError, match=message):
+            run_command(arguments, hang, print, **how)
+    with pytest.raises(SystemExit):
+        run_command(["--help"], hang, print, **how)
+    assert "--input NAME ...  names of files\n" in capsys.readouterr().out
