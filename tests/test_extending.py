@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from unistep.cli.train import parse_run
@@ -140,6 +141,75 @@ def test_the_recipe_of_the_page_trains_a_model_that_opens(tmp_path, monkeypatch)
     assert model.method == "consistency objective: " + ", ".join(slots[slot] for slot in named)
     # It is a new one.
     assert model.method not in {method_name(row) for row in METHODS.values()}
+
+
+# ------------------------------------------------------------------------------------------------ an edit task
+
+MIRROR = '''
+from dataclasses import dataclass
+
+from unistep.editing.levels import DefaultLevels
+from unistep.editing.tasks.measurement import DegradableTask
+
+
+class EverySecondRow:
+    name = "every second row"
+
+    def A(self, x):
+        return x[:, :, ::2]
+
+    def A_pinv(self, y):
+        x = y.new_zeros(len(y), y.shape[1], 2 * y.shape[2], y.shape[3])
+        x[:, :, ::2] = y
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interlaced(DegradableTask):
+    """Makes every second row."""
+
+    default = DefaultLevels(5.0, 0.5, steps=2)
+    operator_name = "every second row"
+
+    share: float = 0.5
+
+    def operator(self, context, picture, image):
+        return context.shared("interlaced", EverySecondRow)
+'''
+
+
+def test_a_task_of_editing_is_a_file_and_a_row(tmp_path, monkeypatch, capsys, model_folder):
+    """Python, the command line with its help and its refusals, and the search take it from there."""
+    import unistep
+    from unistep.cli.main import main
+    from unistep.editing import tasks
+    from unistep.editing.model import edit_model
+    from unistep.editing.tasks.task import EditContext
+
+    (tmp_path / "interlaced.py").write_text(MIRROR)
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    row = tasks.Task("interlace", "make every second row", "measurement", "interlaced:Interlaced")
+    monkeypatch.setitem(tasks.TASKS, "interlace", row)
+
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save("in.png")
+    model = unistep.load(model_folder())
+    made = unistep.edit(model, "in.png", "interlace", settle=1, progress=False)
+    assert np.abs(made.images[0, 0, ::2].numpy().astype(int) - pixels[::2]).max() <= 2 and made.evaluations == 3
+    assert row.options == ("steps", "timesteps", "sigmas", "candidates", "settle", "degrade", "share")
+    assert tasks.measurement_options("interlace") == ("share",)
+    assert tasks.task_of("every second row") is row
+    task = tasks.make_task("interlace", {"share": 0.5})
+    assert task.operator_of_any(EditContext(edit_model(model))).name == "every second row"
+
+    main(["edit", "interlace", "--model", str(model.path), "--input", "in.png", "--output", "o.png", "--settle", "1"])
+    assert np.array_equal(np.asarray(Image.open("o.png")), made.images[0, 0].numpy())
+    with pytest.raises(SystemExit):
+        main(["edit", "--help"])
+    assert "  interlace           make every second row" in capsys.readouterr().out
+    with pytest.raises(unistep.UserError, match="`share` is for inpaint, compressed-sensing, interlace, not for vary"):
+        unistep.edit(model, "in.png", "vary", share=0.3)
 
 
 # ------------------------------------------------------------------------------------------------ both pages

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unistep.errors import UserError
-from unistep.images.read import cut_margin, frame, list_images, read_mask, read_picture
+from unistep.images.read import list_images, read_picture
 
 GREY, COLOUR = (1, 16, 16), (3, 16, 16)
 
@@ -18,55 +18,6 @@ def ramp(width, height):
     """Pixel (x, y) is (x, y, 0)."""
     y, x = np.indices((height, width))
     return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
-
-
-# ---------------------------------------------------------------------------------------------------- frames
-
-
-def test_crop_takes_the_middle():
-    where = frame((48, 32), (16, 16), "crop")
-    assert where.box == (8, 0, 40, 32)
-    assert where.inside == (0, 0, 16, 16)
-    assert where.describe() == "its central 32x32 is taken, reduced to 16x16"
-
-
-def test_nothing_is_said_of_an_image_that_fits():
-    assert [frame((16, 16), (16, 16), fit).describe() for fit in ("crop", "resize", "pad", "tiles")] == [""] * 4
-
-
-def test_resize_refuses_to_stretch():
-    assert frame((320, 320), (16, 16), "resize").box == (0, 0, 320, 320)
-    with pytest.raises(UserError, match="48x32 and would be stretched to 16x16"):
-        frame((48, 32), (16, 16), "resize")
-    with pytest.raises(UserError, match="stretched"):
-        frame((17, 16), (16, 16), "resize")
-
-
-def test_pad_keeps_everything_and_its_margin_is_cut_off():
-    picture = read_picture(ramp(48, 24), COLOUR, "pad")
-    assert picture.frame.inside == (0, 4, 16, 12)
-    assert torch.equal(picture.pixels[:, 0], picture.pixels[:, 4])  # the border goes on
-    assert cut_margin(picture.pixels[None], picture.frame.inside).shape == (1, 3, 8, 16)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (16, 15), (1001, 999)])
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_any_size_fits_without_stretching(size, fit):
-    """One scale for both axes, as nearly as whole pixels allow."""
-    where = frame(size, (16, 16), fit)
-    taken = where.box[2] - where.box[0], where.box[3] - where.box[1]
-    longer = taken.index(max(taken))
-    scale = where.inside_size[longer] / taken[longer]
-    for inside, part in zip(where.inside_size, taken, strict=True):
-        assert abs(inside - max(1, scale * part)) <= max(1, scale) / 2
-    assert read_picture(Image.new("L", size), GREY, fit).pixels.shape == GREY
-
-
-def test_tiles_keep_the_size_and_enlarge_what_is_too_small():
-    assert frame((50, 31), (16, 16), "tiles").target == (50, 31)
-    assert frame((8, 10), (16, 16), "tiles").target == (16, 20)
-    with pytest.raises(UserError, match="of tiles"):
-        frame((1, 5_000_000), (16, 16), "tiles")
 
 
 # ---------------------------------------------------------------------------------------------------- modes
@@ -157,59 +108,6 @@ def test_what_is_erased_does_not_leak_into_what_is_known():
 
 def test_transparent_becomes_white_otherwise():
     assert read_picture(erased(), COLOUR).pixels[:, 0, 0].tolist() == [255, 255, 255]
-
-
-# ---------------------------------------------------------------------------------------------------- masks
-
-
-def mask(width, height, painted):
-    image = np.zeros((height, width), np.uint8)
-    left, top, right, bottom = painted
-    image[top:bottom, left:right] = 255
-    return Image.fromarray(image)
-
-
-def test_white_is_painted():
-    known = read_mask(mask(16, 16, (0, 0, 16, 8)), frame((16, 16), (16, 16), "crop"))
-    assert not known[:8].any() and known[8:].all()
-
-
-def test_a_mask_of_another_size_is_fitted_as_the_image():
-    """The left half of a wide image, of which the middle third is taken, in a mask half as large."""
-    where = frame((96, 32), (16, 16), "crop")
-    known = read_mask(mask(48, 16, (0, 0, 24, 16)), where)
-    assert not known[:, :8].any() and known[:, 8:].all()
-
-
-def test_a_mask_of_the_models_size():
-    known = read_mask(mask(16, 16, (0, 0, 4, 16)), frame((96, 32), (16, 16), "crop"))
-    assert not known[:, :4].any() and known[:, 4:].all()
-
-
-def test_the_margin_of_pad_is_unknown():
-    known = read_mask(mask(32, 16, (0, 0, 16, 16)), frame((32, 16), (16, 16), "pad"))
-    assert not known[:4].any() and not known[12:].any() and known[4:12, 8:].all() and not known[:, :8].any()
-
-
-@pytest.mark.parametrize(
-    ("image", "said"),
-    [
-        (mask(50, 20, (0, 0, 9, 9)), "50x20 and fits neither the image's 16x16 nor the model's 16x16"),
-        (mask(16, 16, (0, 0, 0, 0)), "nothing to paint at 16x16"),
-        (mask(16, 16, (0, 0, 16, 16)), "marks everything"),
-        (mask(1600, 1600, (801, 801, 803, 803)), "nothing to paint at 16x16"),
-    ],
-)
-def test_masks_that_do_not_do(image, said):
-    with pytest.raises(UserError, match=said):
-        read_mask(image, frame((16, 16), (16, 16), "crop"))
-
-
-def test_a_transparent_mask_paints_where_it_is_transparent():
-    image = np.zeros((16, 16, 4), np.uint8)
-    image[:, 8:, 3] = 255
-    known = read_mask(Image.fromarray(image), frame((16, 16), (16, 16), "crop"))
-    assert not known[:, :8].any() and known[:, 8:].all()
 
 
 # ---------------------------------------------------------------------------------------------------- lists

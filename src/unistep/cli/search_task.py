@@ -15,7 +15,8 @@ from unistep.cli.search import find_all, tell_found
 from unistep.cli.search_config import MEASURED_BY, SearchConfig, steps_of
 from unistep.editing.model import edit_model
 from unistep.editing.tasks import TASKS, Task, make_task
-from unistep.editing.tasks.task import EditContext, MeasurementTask
+from unistep.editing.tasks.measurement import MeasurementTask
+from unistep.editing.tasks.task import EditContext
 from unistep.errors import UserError
 from unistep.runtime.device import pick_device
 from unistep.runtime.precision import resolve_dtype, set_precision

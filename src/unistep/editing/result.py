@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unistep.core.pixels import psnr
+from unistep.editing.places import output_places, ranked_places
 from unistep.editing.sheet import Row, edit_sheet
 from unistep.errors import UserError
 from unistep.images.animation import save_animation
@@ -257,32 +258,6 @@ class EditResult:
         if len({tuple(one.shape) for one in parts}) > 1:
             raise UserError("the images are of several sizes", "take them one by one, as result[0].image")
         return torch.stack(parts)
-
-
-def ranked_places(best: Path, count: int) -> list[Path]:
-    """Returns x.png, x-2.png, ... for so many candidates."""
-    return [best, *(best.with_name(f"{best.stem}-{i}.png") for i in range(2, count + 1))]
-
-
-def output_places(names: Sequence[str], output: Path, field: str = "output") -> list[Path]:
-    """Returns the path of the best result of every image.
-
-    Args:
-        names: names of the images.
-        output: a .png, or a folder.
-        field: name of the parameter, for messages.
-
-    Raises:
-        UserError: several images and one file, or two images of one name.
-    """
-    if output.suffix.lower() == ".png" and not output.is_dir():
-        if len(names) > 1:
-            raise UserError(f"{output} is one file for {len(names)} images", "give a folder", field=field)
-        return [output]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two images would both become {output / twice}.png", "rename one")
-    return [output / f"{name}.png" for name in names]
 
 
 def _writing(place: Path, write: Callable[[], object]) -> None:

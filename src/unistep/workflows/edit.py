@@ -6,29 +6,24 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Union
 
-from unistep.checks import MAX_SEED, check_file, check_place, check_range
+from unistep.checks import MAX_SEED, check_range
 from unistep.editing.tasks import check_options, make_task, task_named
 from unistep.errors import UserError
-from unistep.text import shown
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, ModelLike, as_model, open_any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from PIL import Image
     from torch import Tensor
 
     from unistep.editing.operators.operator import Operator
-    from unistep.editing.result import EditedImage, EditResult
+    from unistep.editing.result import EditResult
     from unistep.editing.tasks.task import EditTask
     from unistep.formats.model import LoadedModel
-    from unistep.images.read import ImageInput
 
 _log = logging.getLogger("unistep")
 
 _MAX_BATCH = 100_000
-_ANIMATIONS = (".png", ".gif", ".mp4")
 
 
 def edit(
@@ -40,7 +35,7 @@ def edit(
     sheet: str | os.PathLike[str] | None = None,
     mask: Union[str, os.PathLike[str], "Image.Image", None] = None,
     margin: int | Sequence[int] | str | None = None,
-    factor: int | Sequence[int] | str | None = None,
+    factor: Union[int, str, "tuple[int, int]", None] = None,
     blur: float | None = None,
     share: float | None = None,
     sigma: float | None = None,
@@ -162,13 +157,14 @@ def edit(
     import torch
 
     from unistep.editing.model import edit_model
+    from unistep.editing.output import ResultWriter
     from unistep.editing.tasks.task import EditContext
     from unistep.images.read import list_images
     from unistep.runtime.interrupt import Interrupted
 
     images = [] if image is None else list_images(image)
     chosen.check_inputs(len(images))
-    writer = _Writer(chosen, images, output, sheet, measurement)
+    writer = ResultWriter(chosen, images, output, sheet)
     ready = as_model(model, device=device, dtype=dtype)
     ready.log_notes()
     context = EditContext(
@@ -240,93 +236,3 @@ def _bar(active: bool) -> "Callable[[int], AbstractContextManager[Callable[[int]
     from unistep.runtime.progress import progress_bar
 
     return lambda total: progress_bar(total, active=active)
-
-
-class _Writer:
-    """Where results are written; all places are looked at before anything is made.
-
-    Args:
-        task: task that makes the results.
-        images: inputs.
-        output, sheet, measurement: see `edit`.
-    """
-
-    def __init__(
-        self,
-        task: "EditTask",
-        images: "Sequence[ImageInput]",
-        output: str | os.PathLike[str] | None,
-        sheet: str | os.PathLike[str] | None,
-        measurement: "Tensor | None",
-    ) -> None:
-        from pathlib import Path
-
-        from unistep.editing.tasks.task import ImageTask
-
-        self.animated = not isinstance(task, ImageTask)
-        self.written = 0
-        if self.animated and sheet is not None:
-            raise UserError(
-                "`sheet` is for images, not for the frames of a path", "give `output` x.png, a grid of them"
-            )
-        for field, value in (("output", output), ("sheet", sheet)):
-            if value is not None and not str(value).strip():
-                raise UserError("is empty", "give a name", field=field)
-        check_file("sheet", sheet, (".png",))
-        self.sheet = None if sheet is None else Path(sheet).expanduser()
-        self.output = None if output is None else Path(output).expanduser()
-        self.places: list[Path] = []
-        if self.output is None:
-            return
-        if self.animated:
-            check_file("output", output, _ANIMATIONS)
-            if self.output.suffix.lower() != ".png":
-                from unistep.images.animation import check_animation
-
-                check_animation(self.output)
-            return
-        _check_images_output(self.output, str(output))
-        from unistep.editing.result import output_places
-
-        count = 0 if measurement is None else len(measurement)
-        self.places = output_places([one.name for one in images] or [f"{i:06d}" for i in range(count)], self.output)
-        assert isinstance(task, ImageTask)
-        self._check_inputs_stay(images, task.candidates)
-
-    def write(self, number: int, image: "EditedImage") -> None:
-        """Writes the results of one input."""
-        if self.places:
-            image.save(self.places[number])
-            self.written += 1
-
-    def finish(self, result: "EditResult") -> "EditResult":
-        """Writes animation and sheet; returns the result with its places."""
-        from dataclasses import replace
-
-        if self.animated and self.output is not None:
-            result.save(self.output)
-        if self.sheet is not None:
-            result.save_sheet(self.sheet)
-        return replace(result, output=self.output, sheet=self.sheet)
-
-    def _check_inputs_stay(self, images: "Sequence[ImageInput]", candidates: int) -> None:
-        from pathlib import Path
-
-        from unistep.editing.result import ranked_places
-
-        sources = [one.source for one in images if isinstance(one.source, str | os.PathLike)]
-        inputs = {Path(source).expanduser().resolve() for source in sources}
-        for place in (p for best in self.places for p in ranked_places(best, candidates)):
-            if place.resolve() in inputs:
-                raise UserError(f"`output` {self.output} would overwrite the input {shown(place)}", "give another")
-
-
-def _check_images_output(place: "Path", name: str) -> None:
-    """Refuses what is neither a .png nor a folder."""
-    if place.suffix.lower() == ".png":
-        return check_file("output", place, (".png",))
-    if place.is_file():
-        raise UserError(f"{name} is a file", "give a .png or a folder", field="output")
-    if place.suffix and not place.is_dir() and not name.endswith("/"):
-        raise UserError(f"{name}: cannot write {place.suffix}", f"give a .png or a folder, as {name}/", field="output")
-    return check_place("output", place)

@@ -131,7 +131,7 @@ def tasks_with(option: str) -> list[str]:
 
 def measurement_options(name: str) -> tuple[str, ...]:
     """Returns the names of the options that decide what a task measures, as `mask` and `factor`."""
-    from unistep.editing.tasks.task import DegradableTask
+    from unistep.editing.tasks.measurement import DegradableTask
 
     common = {field.name for field in dataclasses.fields(DegradableTask)}
     return tuple(option for option in TASKS[name].options if option not in common)
@@ -139,11 +139,11 @@ def measurement_options(name: str) -> tuple[str, ...]:
 
 def task_of(operator: str) -> Task:
     """Returns the task of an operator by the operator's name; inpaint for one that belongs to none."""
-    from unistep.editing.tasks.task import MeasurementTask
+    from unistep.editing.tasks.measurement import MeasurementTask
 
-    for name in MEASUREMENT_TASKS:
-        implementation = TASKS[name].implementation
-        assert issubclass(implementation, MeasurementTask)
-        if operator.startswith(implementation.operator_name):
-            return TASKS[name]
+    for row in TASKS.values():
+        implementation = row.implementation if row.kind == "measurement" else None
+        if implementation and issubclass(implementation, MeasurementTask):
+            if operator.startswith(implementation.operator_name):
+                return row
     return TASKS["inpaint"]

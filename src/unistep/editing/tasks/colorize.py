@@ -6,7 +6,8 @@ from unistep.editing.levels import DefaultLevels
 from unistep.editing.model import EditModel
 from unistep.editing.operators.colorization import Colorization
 from unistep.editing.operators.operator import Operator
-from unistep.editing.tasks.task import DegradableTask, EditContext, Given, Shape
+from unistep.editing.tasks.measurement import DegradableTask
+from unistep.editing.tasks.task import EditContext, Given, Shape
 from unistep.errors import UserError
 from unistep.images.read import ImageInput, Picture
 

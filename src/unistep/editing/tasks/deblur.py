@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from unistep.editing.levels import DefaultLevels
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.operator import Operator
-from unistep.editing.tasks.task import DegradableTask, EditContext, Given, check_between, note_of, size_of
+from unistep.editing.tasks.measurement import DegradableTask
+from unistep.editing.tasks.task import EditContext, Given, check_between, note_of, size_of
 from unistep.errors import UserError
 from unistep.images.read import ImageInput, Picture
 

@@ -13,9 +13,12 @@ from torch import Tensor
 from unistep.editing.levels import DefaultLevels
 from unistep.editing.operators.mask import Inpainting, box, centre, left, lower, random, right, upper
 from unistep.editing.operators.operator import Operator
-from unistep.editing.tasks.task import DegradableTask, EditContext, Given, check_share
+from unistep.editing.tasks.measurement import DegradableTask
+from unistep.editing.tasks.task import EditContext, Given, check_share
 from unistep.errors import UserError
-from unistep.images.read import Frame, ImageInput, Picture, check_mask, list_images, read_mask
+from unistep.images.frame import Frame
+from unistep.images.mask import check_mask, read_mask
+from unistep.images.read import ImageInput, Picture, list_images
 from unistep.text import shown
 
 _HALVES: dict[str, Callable[[tuple[int, int]], Tensor]] = {"lower": lower, "upper": upper, "left": left, "right": right}

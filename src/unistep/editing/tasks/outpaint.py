@@ -10,7 +10,8 @@ from unistep.editing.levels import DefaultLevels
 from unistep.editing.model import EditModel
 from unistep.editing.operators.operator import Operator
 from unistep.editing.tasks.inpaint import inside, shared_mask, whole_numbers
-from unistep.editing.tasks.task import EditContext, Given, MeasurementTask, Shape, note_of, size_of
+from unistep.editing.tasks.measurement import MeasurementTask
+from unistep.editing.tasks.task import EditContext, Given, Shape, note_of, size_of
 from unistep.errors import UserError
 from unistep.images.read import ImageInput, Picture
 

@@ -11,7 +11,8 @@ from unistep.core.pixels import to_float, to_uint8
 from unistep.editing.levels import DefaultLevels
 from unistep.editing.operators.operator import EXACT, ROUNDED, Operator
 from unistep.editing.tasks import task_of
-from unistep.editing.tasks.task import EditContext, Given, MeasurementTask, note_of, size_of
+from unistep.editing.tasks.measurement import MeasurementTask
+from unistep.editing.tasks.task import EditContext, Given, note_of, size_of
 from unistep.errors import UserError
 from unistep.images.read import ImageInput, Picture
 
@@ -38,6 +39,13 @@ class OperatorTask(MeasurementTask):
     @property
     def usual(self) -> DefaultLevels:
         return task_of(self.operators[0].name).default
+
+    def names(self, images: Sequence[ImageInput]) -> list[str]:
+        return (
+            [f"{i:06d}" for i in range(len(self.measurement))]
+            if self.measurement is not None
+            else super().names(images)
+        )
 
     def check_inputs(self, count: int) -> None:
         if bool(count) == (self.measurement is not None):

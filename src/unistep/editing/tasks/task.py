@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
@@ -18,18 +17,17 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from unistep.checks import check_one_of, check_range
-from unistep.core.pixels import to_float, to_uint8
+from unistep.core.pixels import to_float
 from unistep.core.random import BASIS, DEGRADE, ImageRandom, image_seed
 from unistep.editing.levels import DefaultLevels, given_levels
-from unistep.editing.methods.measurement import MeasurementEdit
 from unistep.editing.methods.protocol import Method
-from unistep.editing.methods.settle import settle_levels
 from unistep.editing.model import EditModel
-from unistep.editing.operators.operator import EXACT, ROUNDED, Operator
+from unistep.editing.operators.operator import Operator
 from unistep.editing.result import EditedImage, EditResult
 from unistep.editing.run import MOST_CANDIDATES, Candidates, check_classes, make
 from unistep.errors import UserError
-from unistep.images.read import Fit, ImageInput, Picture, cut_margin, frame, read_picture
+from unistep.images.frame import Fit, cut_margin
+from unistep.images.read import ImageInput, Picture, read_picture
 
 Shape = tuple[int, int, int]
 Shared = TypeVar("Shared")
@@ -98,9 +96,11 @@ class EditContext:
             UserError: it cannot be read.
         """
         picture = read_picture(image.source, shape, self.fit, alpha=alpha, name=image.label)
-        if picture.is_reduced:
-            self._shared["reduced"] = True
-        if picture.is_reduced or picture.lost_colour:
+        width, height = picture.frame.source
+        larger = picture.frame.resized and width * height > self.model.shape[1] * self.model.shape[2]
+        if larger:
+            self._shared["larger"] = True
+        if larger or picture.lost_colour:
             self._shared["other"] = True
         return picture
 
@@ -108,7 +108,7 @@ class EditContext:
         """Logs what to do where images that were read are not of the model's kind."""
         if "other" in self._shared and self.advice:
             _log.info("%s", self.advice)
-        if "reduced" in self._shared and self.fit != "tiles":
+        if "larger" in self._shared and self.fit != "tiles":
             _, side, _ = self.model.shape
             _log.info('the model makes images of %dx%d; `fit="tiles"` keeps the size of larger ones', side, side)
 
@@ -246,6 +246,10 @@ class ImageTask(EditTask):
         super().__post_init__()
         check_range("candidates", self.candidates, 1, MOST_CANDIDATES)
 
+    def names(self, images: Sequence[ImageInput]) -> list[str]:
+        """Returns the names of the results."""
+        return [image.name for image in images]
+
     def check_inputs(self, count: int) -> None:
         if not count:
             raise UserError("is missing", "give an image or a folder of images", field="image")
@@ -337,130 +341,3 @@ def _log_notes(notes: Sequence[str]) -> None:
         _log.info("%s", note)
     if len(told) > _MOST_NOTES:
         _log.info("and so on for %d more", len(told) - _MOST_NOTES)
-
-
-# -------------------------------------------------------------------------------------- tasks that keep a measurement
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasurementTask(ImageTask):
-    """A task that keeps what an operator measures of the image, and makes the rest.
-
-    Args:
-        settle: number of evaluations without noise after the levels; default: the task's own, and 0 after `timesteps`
-            and `sigmas`.
-    """
-
-    operator_name: ClassVar[str]
-    """Beginning of the names of the task's operators."""
-
-    settle: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("settle", self.settle, 0, MOST_STEPS)
-
-    @abstractmethod
-    def operator(self, context: EditContext, picture: Picture, image: ImageInput) -> Operator:
-        """Returns the operator for a picture of the `input_shape`.
-
-        Raises:
-            UserError: there is none for the model, or for this picture.
-        """
-
-    def operator_of_any(self, context: EditContext) -> Operator:
-        """Returns the operator for whole images of the model's size, without reading one.
-
-        Raises:
-            UserError: there is none for the model, or it depends on the image.
-        """
-        shape = self.input_shape(context.model)
-        size = (shape[2], shape[1])
-        picture = Picture(torch.zeros(shape, dtype=torch.uint8), None, frame(size, size, "crop"), "images")
-        return self.operator(context, picture, ImageInput(Path("images"), "images"))
-
-    def input_shape(self, model: EditModel) -> Shape:
-        """Returns the shape at which inputs are read.
-
-        Raises:
-            UserError: an option that does not fit the model.
-        """
-        return model.shape
-
-    @property
-    def tolerance(self) -> float:
-        """Largest distance of a result from its measurement; that of a file is rounded."""
-        return ROUNDED
-
-    @property
-    def usual(self) -> DefaultLevels:
-        """Noise levels where none are given."""
-        return self.default
-
-    def read(self, context: EditContext, image: ImageInput, number: int) -> Given:
-        picture = context.read(image, self.input_shape(context.model))
-        return self.measured(context, image, picture, self.operator(context, picture, image))
-
-    def measured(
-        self,
-        context: EditContext,
-        image: ImageInput,
-        picture: Picture,
-        operator: Operator,
-        *,
-        mask: Bool[Tensor, "_ _"] | None = None,
-        original: UInt8[Tensor, "_ _ _"] | None = None,
-        shows_measurement: bool = False,
-    ) -> Given:
-        """Returns the input for a whole picture, which is measured.
-
-        Args:
-            context, image, picture, operator: see `operator`.
-            mask: mask of the known pixels.
-            original: image to compare with.
-            shows_measurement: whether the picture that was given is the measurement, as in a grey image.
-        """
-        y = operator.A(context.values(picture.pixels))
-        return Given(
-            name=image.name,
-            note=note_of(picture),
-            before=to_uint8(y)[0].cpu() if shows_measurement else picture.pixels,
-            y=y,
-            size=size_of(picture.pixels),
-            inside=picture.frame.inside,
-            operator=operator,
-            mask=mask,
-            original=original,
-        )
-
-    def method(self, context: EditContext, given: Sequence[Given]) -> MeasurementEdit:
-        info, levels = context.model.info, self.given_levels(context)
-        count = (0 if levels else self.usual.settle) if self.settle is None else self.settle
-        operators = [one.operator for one in given if one.operator is not None]
-        return MeasurementEdit(
-            operators,
-            [one.y for one in given],
-            levels or self.usual.at(self.steps, rho=info.rho),
-            info.sigma_min,
-            self.tolerance,
-            settle_levels(count, most=info.sigma_max, rho=info.rho),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DegradableTask(MeasurementTask):
-    """A measurement task that can also measure whole images itself, to try it out.
-
-    Args:
-        degrade: whether the inputs are whole images, which are measured first and compared with the results.
-    """
-
-    degrade: bool = False
-
-    @property
-    def tolerance(self) -> float:
-        return EXACT if self.degrade else ROUNDED
-
-    def original(self, picture: Picture) -> UInt8[Tensor, "_ _ _"] | None:
-        """Returns the picture that results are compared with; None where the input is no whole image."""
-        return picture.pixels if self.degrade else None

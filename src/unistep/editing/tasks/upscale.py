@@ -7,7 +7,8 @@ from unistep.editing.levels import DefaultLevels
 from unistep.editing.model import EditModel
 from unistep.editing.operators.operator import Operator
 from unistep.editing.operators.super_resolution import SuperResolution
-from unistep.editing.tasks.task import DegradableTask, EditContext, Given, Shape, note_of
+from unistep.editing.tasks.measurement import DegradableTask
+from unistep.editing.tasks.task import EditContext, Given, Shape, note_of
 from unistep.errors import UserError
 from unistep.images.read import ImageInput, Picture
 
