@@ -152,13 +152,23 @@ class LoadedModel:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of an image."""
-        size = self.config.sample_size or 64
-        return self.config.in_channels, size, size
+        return image_shape(self.config)
 
     @property
     def num_classes(self) -> int:
         """0 for an unconditional model; the null class does not count."""
-        return (self.config.num_class_embeds or 0) - (self.info.null_label is not None)
+        return num_classes(self.config, self.info)
+
+
+def image_shape(config: NetworkConfig) -> tuple[int, int, int]:
+    """Returns channels, height, width of the images of a network; 64 pixels if its config has no size."""
+    size = config.sample_size or 64
+    return config.in_channels, size, size
+
+
+def num_classes(config: NetworkConfig, info: ModelInfo) -> int:
+    """Returns the number of classes of a model without the null class; 0 for an unconditional model."""
+    return (config.num_class_embeds or 0) - (info.null_label is not None)
 
 
 def scaling_of(info: ModelInfo) -> Scaling:

@@ -1,1 +1,1 @@
-"""From a model to images: sampling plans, seeds and labels per image, grids."""
+"""Drop-ins for diffusers' `ConsistencyModelPipeline` and `CMStochasticIterativeScheduler`: their contract alone."""

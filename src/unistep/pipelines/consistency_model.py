@@ -6,7 +6,7 @@
 
 Calls, meanings and errors are those of diffusers 0.42; the same generator gives the same images. What differs:
 
-- every format that this package reads can be opened: diffusers folders, the hub, OpenAI's .pt files, runs' models;
+- every format that this package reads can be opened, run directories too;
 - `sigmas` gives noise levels directly, `seeds` one seed an image; any number of channels;
 - labels that are not given are drawn from the generator, so that a seed fixes them as well;
 - in half precision noise, scalings and images stay fp32, as do the time embedding and the output head;
@@ -14,62 +14,35 @@ Calls, meanings and errors are those of diffusers 0.42; the same generator gives
 - `unet` is this package's network, called as unet(x, c_noise, class_labels).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.model import LoadedModel, ModelInfo, image_shape, precondition
+from unistep.pipelines.arguments import check_call, class_of_each, generators
+from unistep.pipelines.output import ImagePipelineOutput, postprocess
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler, Generator, randn
 from unistep.runtime.precision import resolve_dtype, set_precision
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-
-OutputType = Literal["pil", "np", "pt"]
-_PIL_CHANNELS = (1, 2, 3, 4)  # L, LA, RGB, RGBA
+_log = logging.getLogger("unistep")
 _SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps", "noise_embedding")
-
-
-class _LabelError(UserError, AssertionError):
-    """diffusers asserts where this is raised."""
-
-
-@dataclass(frozen=True)
-class ImagePipelineOutput:
-    """What a call returns; also to be had as output[0] or output["images"].
-
-    Args:
-        images: PIL images; or fp32 in [0, 1], [B, H, W, C] for "np", [B, C, H, W] for "pt".
-    """
-
-    images: "list[Image.Image] | np.ndarray | Tensor"
-
-    def to_tuple(self) -> tuple[Any]:
-        """(images,)"""
-        return (self.images,)
-
-    def __getitem__(self, key: int | str) -> Any:
-        return self.images if key == "images" else self.to_tuple()[key]  # pyright: ignore
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.to_tuple())
 
 
 class ConsistencyModelPipeline:
     """A consistency model and its scheduler.
 
     Args:
-        unet: the network, whose `config` gives size, channels and classes.
-        scheduler: the noise levels and steps.
-        info: what else the model's files say; kept when the pipeline is saved.
+        unet: network, whose `config` holds size, channels and classes.
+        scheduler: noise levels and steps.
+        info: all other settings of the model's files, which are kept when the pipeline is saved; None is the default.
     """
 
     def __init__(
@@ -104,7 +77,7 @@ class ConsistencyModelPipeline:
         Args:
             pretrained_model_name_or_path: model folder, run directory, OpenAI .pt, or owner/name on the hub.
             torch_dtype, dtype: precision of the blocks, two names of one thing: a torch dtype, "fp32", "fp16", "bf16",
-                or "auto", which logs what it picked; fp32 if not given.
+                or "auto", which logs its choice; fp32 if not given.
             variant: variant of the weights in a model folder, as "fp16".
             revision: branch, tag or commit on the hub.
             token: access token for private models on the hub.
@@ -138,10 +111,10 @@ class ConsistencyModelPipeline:
 
     @classmethod
     def from_model(cls, model: LoadedModel) -> "ConsistencyModelPipeline":
-        """The pipeline of an opened consistency model.
+        """Makes a pipeline of an opened consistency model.
 
         Raises:
-            UserError: it is a diffusion model.
+            UserError: `model` is a diffusion model.
         """
         if model.info.kind != "consistency":
             raise UserError(
@@ -159,6 +132,11 @@ class ConsistencyModelPipeline:
 
     def save_pretrained(self, save_directory: str | Path, *, variant: str | None = None, card: str = "") -> None:
         """Writes a model folder in diffusers' layout; the weights keep the precision of their blocks.
+
+        Args:
+            save_directory: the folder; an older model folder is replaced when the new one is complete.
+            variant: word for the weights' file name, as "fp16"; None for the plain name.
+            card: content of README.md; empty for a card without results.
 
         Raises:
             UserError: the place cannot be written to, or holds something else; the scheduler has settings that model
@@ -186,7 +164,16 @@ class ConsistencyModelPipeline:
         private: bool | None = None,
         commit_message: str | None = None,
     ) -> str:
-        """Saves the pipeline and uploads the folder to the hub; returns its address.
+        """Saves the pipeline and uploads the folder to the hub.
+
+        Args:
+            repo_id: owner/name on the hub.
+            token: access token with write permission; None is the stored one.
+            private: whether a new repository is private; None is the owner's default.
+            commit_message: message of the commit.
+
+        Returns:
+            The model's page.
 
         Raises:
             UserError: no network, no permission, or not a name of the hub.
@@ -204,17 +191,17 @@ class ConsistencyModelPipeline:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts by their names."""
+        """Network and scheduler by their names."""
         return {"unet": self.unet, "scheduler": self.scheduler}
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the network's blocks."""
+        """Precision of the network's blocks."""
         lowest = min((p.dtype for p in self.unet.parameters()), key=lambda d: torch.finfo(d).bits)
         return lowest
 
@@ -239,7 +226,7 @@ class ConsistencyModelPipeline:
         if dtype is not None:
             chosen, why = resolve_dtype(dtype, self.device)
             if dtype == "auto":
-                _say(f"dtype auto: {why}")
+                _log.warning("dtype auto: %s", why)
             set_precision(self.unet, chosen)
         return self
 
@@ -269,33 +256,36 @@ class ConsistencyModelPipeline:
         """Makes images.
 
         Args:
-            batch_size: how many.
-            class_labels: one class an image, or one for a single image; drawn if not given. Unconditional models
-                ignore it.
-            num_inference_steps: network evaluations, evenly spaced over the grid.
+            batch_size: number of images.
+            class_labels: class of each image [B], or one class of a single image; drawn if not given; ignored by
+                unconditional models.
+            num_inference_steps: number of network evaluations, evenly spaced over the grid.
             timesteps: indices of the grid in descending order that end with 0 (sigma_max), as [18, 0]; instead of
                 `num_inference_steps`.
-            generator: draws noise and labels; one for all, or one an image. Without one torch's default generator.
-            latents: unit Gaussian noise to begin with, instead of drawing it.
-            output_type: "pil", "np" or "pt".
-            return_dict: False returns a tuple.
-            callback: called as callback(step, timestep, images [B, C, H, W]) every `callback_steps` steps.
-            callback_steps: see `callback`.
+            generator: generator of noise and labels, for all images or one an image; None is torch's default one.
+            latents: unit Gaussian noise [B, C, H, W] to begin with; drawn if not given.
+            output_type: kind of the images: "pil", "np" or "pt".
+            return_dict: whether an `ImagePipelineOutput` is returned; otherwise a tuple.
+            callback: function called as callback(step, timestep, images [B, C, H, W]) every `callback_steps` steps.
+            callback_steps: number of steps from one call of `callback` to the next.
             sigmas: noise levels, strictly descending from sigma_max; instead of `num_inference_steps`.
-            seeds: one seed an image; the same as a list of CPU generators so seeded.
+            seeds: seed of each image; the same as a list of CPU generators with these seeds.
+
+        Returns:
+            The images.
 
         Raises:
             UserError: (a ValueError) arguments that contradict each other or the model.
         """
         config: Any = self.unet.config
-        shape = (batch_size, config.in_channels, config.sample_size or 64, config.sample_size or 64)
-        kind = self._check(shape, num_inference_steps, timesteps, sigmas, latents, output_type, callback_steps)
-        generator = _generators(generator, seeds, batch_size)
+        shape = (batch_size, *image_shape(config))
+        kind = check_call(shape, num_inference_steps, timesteps, sigmas, latents, output_type, callback_steps)
+        generator = generators(generator, seeds, batch_size)
         device = self.device
 
         x = randn(shape, generator, device) if latents is None else latents.to(device, torch.float32)
         x = x * self.scheduler.init_noise_sigma
-        labels = self._labels(class_labels, batch_size, generator)
+        labels = class_of_each(class_labels, config.num_class_embeds, batch_size, generator, device)
 
         if sigmas is not None:
             self.scheduler.set_timesteps(sigmas=sigmas, device=device)
@@ -315,107 +305,13 @@ class ConsistencyModelPipeline:
                 if callback is not None and callback_steps and i % callback_steps == 0:
                     callback(i, t, x)
 
-        images = _postprocess(x, kind)
+        images = postprocess(x, kind)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
-    def _check(
-        self,
-        shape: tuple[int, ...],
-        num_inference_steps: int | None,
-        timesteps: Sequence[int] | None,
-        sigmas: Sequence[float] | None,
-        latents: Tensor | None,
-        output_type: str | None,
-        callback_steps: int | None,
-    ) -> OutputType:
-        if isinstance(shape[0], bool) or shape[0] < 1:
-            raise UserError(f"`batch_size` is {shape[0]}; it must be a positive integer.")
-        if num_inference_steps is None and timesteps is None and sigmas is None:
-            raise UserError("Exactly one of `num_inference_steps` or `timesteps` must be supplied (or `sigmas`).")
-        if timesteps is not None and sigmas is not None:
-            raise UserError("Can only pass one of `timesteps` and `sigmas`.")
-        chosen = timesteps if timesteps is not None else sigmas
-        if chosen is not None and num_inference_steps not in (None, 1, len(chosen)):
-            _say(f"num_inference_steps {num_inference_steps} is not used: {list(chosen)} say the steps")
-        if latents is not None and tuple(latents.shape) != shape:
-            raise UserError(f"The shape of latents is {tuple(latents.shape)} but is expected to be {shape}.")
-        if isinstance(callback_steps, bool) or not isinstance(callback_steps, int) or callback_steps <= 0:
-            raise UserError(
-                f"`callback_steps` has to be a positive integer but is {callback_steps} of type {type(callback_steps)}."
-            )
-        if output_type not in ("pt", "np", "pil"):
-            raise UserError(
-                f"output_type={output_type} is not supported. Make sure to choose one of ['pt', 'np', or 'pil']"
-            )
-        if output_type == "pil" and shape[1] not in _PIL_CHANNELS:
-            raise UserError(f"images of {shape[1]} channels are none that PIL has; give output_type='np' or 'pt'")
-        return output_type
-
-    def _labels(
-        self, class_labels: Tensor | Sequence[int] | int | None, batch_size: int, generator: Generator
-    ) -> Int[Tensor, " B"] | None:
-        config: Any = self.unet.config
-        classes = config.num_class_embeds
-        if classes is None:
-            return None
-        if class_labels is None:
-            if isinstance(generator, Sequence):
-                labels = torch.cat([_randint(classes, 1, g) for g in generator])
-            else:
-                labels = _randint(classes, batch_size, generator)
-            return labels.to(self.device)
-        if isinstance(class_labels, int) and batch_size != 1:
-            raise _LabelError("Batch size must be 1 if classes is an int; give a list, one class an image")
-        labels = torch.as_tensor(class_labels).reshape(-1)
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise UserError(f"class_labels are of type {labels.dtype}; they must be integers")
-        if len(labels) != batch_size:
-            raise UserError(f"{len(labels)} class_labels are given for {batch_size} images; give one an image")
-        if not bool(((labels >= 0) & (labels < classes)).all()):
-            raise UserError(f"class_labels {labels.tolist()}: this model has the classes 0 to {classes - 1}")
-        return labels.to(self.device, torch.int64)
-
     def _bar(self, total: int) -> Any:
-        """A tqdm bar on a terminal, where there are several steps to wait for."""
+        """Returns a tqdm bar for several steps, which shows on terminals alone."""
         if total == 1 and not self._progress:
             return nullcontext()
         from tqdm.auto import tqdm
 
         return tqdm(**({"total": total, "disable": None, "leave": False} | self._progress))
-
-
-def _generators(generator: Generator, seeds: Sequence[int] | None, batch_size: int) -> Generator:
-    if seeds is not None:
-        if generator is not None:
-            raise UserError("Can only pass one of `generator` and `seeds`.")
-        generator = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    if isinstance(generator, Sequence) and len(generator) != batch_size:
-        what = "seeds" if seeds is not None else "generators"
-        raise UserError(
-            f"You have passed a list of {what} of length {len(generator)}, but requested an effective batch size of "
-            f"{batch_size}. Make sure the batch size matches the length of the {what}."
-        )
-    return generator
-
-
-def _randint(high: int, count: int, generator: torch.Generator | None) -> Int[Tensor, " count"]:
-    return torch.randint(high, (count,), generator=generator, device=None if generator is None else generator.device)
-
-
-def _postprocess(x: Shaped[Tensor, "B C H W"], kind: OutputType) -> "list[Image.Image] | np.ndarray | Tensor":
-    x = (x / 2 + 0.5).clamp(0, 1)
-    if kind == "pt":
-        return x
-    array = x.cpu().permute(0, 2, 3, 1).numpy()
-    if kind == "np":
-        return array
-    from PIL import Image
-
-    pixels = (array * 255).round().astype("uint8")
-    return [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in pixels]
-
-
-def _say(message: str) -> None:
-    import logging
-
-    logging.getLogger("unistep").warning(message)

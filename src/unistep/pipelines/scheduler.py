@@ -6,7 +6,7 @@ Algorithm 1 of "Consistency Models" (Song et al. 2023): f(x, sigma) gives an ima
 
 Interface and meanings are those of diffusers 0.42: `timesteps` given by the user descend and count on a grid of
 `num_train_timesteps` levels whose index 0 is sigma_max, so that [22, 0] means the levels 0 and then 22; the attribute
-`timesteps` holds what the network is told, 250 ln(sigma). Beyond it: `sigmas` gives noise levels directly, and
+`timesteps` holds the noise embedding of each level, 250 ln(sigma). Beyond it: `sigmas` gives noise levels directly, and
 schedules that cannot work are refused: one that does not begin at sigma_max, where the noise is.
 """
 
@@ -30,7 +30,7 @@ Generator = torch.Generator | Sequence[torch.Generator] | None
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """The noise range and its grid; see `CMStochasticIterativeScheduler`."""
+    """Noise range and grid; see `CMStochasticIterativeScheduler`."""
 
     num_train_timesteps: int = 40
     sigma_min: float = 0.002
@@ -43,7 +43,11 @@ class SchedulerConfig:
 
 
 class SchedulerOutput(NamedTuple):
-    """The images [B, C, H, W] after a step, noised to the next level."""
+    """Result of a step.
+
+    Args:
+        prev_sample: images [B, C, H, W], noised to the next level.
+    """
 
     prev_sample: Tensor
 
@@ -52,17 +56,17 @@ class CMStochasticIterativeScheduler:
     """Noise levels and steps of a consistency sampler.
 
     Args:
-        num_train_timesteps: levels of the grid.
-        sigma_min, sigma_max, rho: the Karras grid.
+        num_train_timesteps: number of levels of the grid.
+        sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
         sigma_data: standard deviation of the images.
-        s_noise: multiplies the noise of every step but the first.
-        clip_denoised: clamps every image to [-1, 1].
-        noise_embedding: "adm" tells the network 250 ln(sigma), as the published models want it; "edm" ln(sigma)/4.
+        s_noise: factor of the noise of every step but the first.
+        clip_denoised: whether every image is clamped to [-1, 1].
+        noise_embedding: c_noise of the network: "adm" is 250 ln(sigma), that of the published models; "edm" ln(sigma)/4.
 
     Attributes:
-        timesteps: what the network is told at each step, fp64.
-        sigmas: the level of each step and sigma_min, fp32, on the CPU.
-        init_noise_sigma: what unit noise is multiplied by at the start.
+        timesteps: c_noise of each step, fp64.
+        sigmas: noise level of each step, and sigma_min; fp32, on the CPU.
+        init_noise_sigma: factor of the unit noise at the start.
     """
 
     order = 1
@@ -91,7 +95,7 @@ class CMStochasticIterativeScheduler:
     def from_config(
         cls, config: "SchedulerConfig | dict[str, Any]", **changes: Any
     ) -> "CMStochasticIterativeScheduler":
-        """A scheduler of another's `config`, or of a scheduler_config.json; entries it does not know are left out."""
+        """Makes a scheduler of another's `config`, or of a scheduler_config.json; unknown entries are left out."""
         given = asdict(config) if isinstance(config, SchedulerConfig) else dict(config)
         return cls(**{k: v for k, v in (given | changes).items() if k in SchedulerConfig.__dataclass_fields__})
 
@@ -100,12 +104,12 @@ class CMStochasticIterativeScheduler:
 
     @property
     def step_index(self) -> int | None:
-        """The number of the step to come; None before the first."""
+        """Number of the next step; None before the first."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """The number of the first step, where `set_begin_index` gave one."""
+        """Number of the first step; None unless `set_begin_index` was called."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -123,13 +127,14 @@ class CMStochasticIterativeScheduler:
         """Chooses the noise levels, by exactly one of the three.
 
         Args:
-            num_inference_steps: indices 0, r, 2r, ... with r = num_train_timesteps // num_inference_steps.
-            device: of the attribute `timesteps`.
+            num_inference_steps: number of steps, at indices 0, r, 2r, ... with r = num_train_timesteps //
+                num_inference_steps.
+            device: device of the attribute `timesteps`.
             timesteps: indices in descending order that end with 0, as [22, 0].
-            sigmas: levels, strictly descending from sigma_max.
+            sigmas: noise levels, strictly descending from sigma_max.
 
         Raises:
-            UserError: none or several are given; a schedule that is not one.
+            UserError: none or several are given, or they are no schedule.
         """
         given = [v for v in (num_inference_steps, timesteps, sigmas) if v is not None]
         if not given:
@@ -146,14 +151,14 @@ class CMStochasticIterativeScheduler:
         self._set_sigmas(self._grid(torch.tensor(indices, dtype=torch.float64)), device)
 
     def sigma_to_t(self, sigmas: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What the network is told of the noise levels."""
+        """Returns c_noise of noise levels."""
         log_sigma = (sigmas + 1e-44).log()
         return 250 * log_sigma if self.config.noise_embedding == "adm" else log_sigma / 4
 
     def scale_model_input(
         self, sample: Shaped[Tensor, "B ..."], timestep: float | Float[Tensor, ""]
     ) -> Shaped[Tensor, "B ..."]:
-        """c_in(sigma) x: what the network is shown."""
+        """Returns c_in(sigma) x, the input of the network."""
         sigma = self._sigma(timestep)
         return sample / ((sigma**2 + self.config.sigma_data**2) ** 0.5)
 
@@ -165,14 +170,14 @@ class CMStochasticIterativeScheduler:
         generator: Generator = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """The image for the network's output, noised to the next level; the last level is sigma_min, without noise.
+        """Returns the images for the network's output, noised to the next level; the last is sigma_min, without noise.
 
         Args:
-            model_output: of the network.
-            timestep: the entry of `timesteps` that the network was told.
-            sample: the noisy images x.
-            generator: draws z, unless the schedule has a single step; one for all, or one an image.
-            return_dict: False returns a tuple.
+            model_output: output of the network.
+            timestep: entry of `timesteps` that the network was called with.
+            sample: noisy images x.
+            generator: generator of z, for all images or one an image; unused by a schedule of one step.
+            return_dict: whether a `SchedulerOutput` is returned; otherwise a tuple.
 
         Raises:
             UserError: `timestep` is an index instead of an entry of `timesteps`.
@@ -199,7 +204,7 @@ class CMStochasticIterativeScheduler:
     def add_noise(
         self, original_samples: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], timesteps: Float[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
-        """x + sigma noise, at the levels of `timesteps`, entries of the attribute of that name."""
+        """Returns x + sigma noise, at the levels of `timesteps`, entries of the attribute of that name."""
         steps = [self._index_of(t) for t in timesteps]
         sigma = self.sigmas.to(original_samples)[steps]
         return original_samples + noise * sigma.reshape(-1, *(1,) * (original_samples.ndim - 1))
@@ -257,9 +262,12 @@ class CMStochasticIterativeScheduler:
 
 
 def randn(shape: tuple[int, ...], generator: Generator, device: torch.device | str) -> Float[Tensor, "B ..."]:
-    """Unit Gaussian noise, fp32: drawn where the generator is, then moved; one generator for all, or one an image.
+    """Draws unit Gaussian noise, fp32, on the device of the generator, and moves it to `device`.
 
-    Without a generator torch's default one of `device` draws, which `torch.manual_seed` sets.
+    Args:
+        shape: shape of the noise, images first.
+        generator: generator of all images, or one an image; None is torch's default one of `device`.
+        device: device of the result.
     """
     if generator is None or isinstance(generator, torch.Generator):
         place = device if generator is None else generator.device
