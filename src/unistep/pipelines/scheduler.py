@@ -61,7 +61,7 @@ class CMStochasticIterativeScheduler:
         sigma_data: standard deviation of the images.
         s_noise: factor of the noise of every step but the first.
         clip_denoised: whether every image is clamped to [-1, 1].
-        noise_embedding: c_noise of the network: "adm" is 250 ln(sigma), that of the published models; "edm" ln(sigma)/4.
+        noise_embedding: c_noise of the network: "adm" 250 ln(sigma), as in the published models, "edm" ln(sigma)/4.
 
     Attributes:
         timesteps: c_noise of each step, fp64.
