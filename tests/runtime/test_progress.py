@@ -1,10 +1,14 @@
+"""Progress displays, seen on a terminal and elsewhere."""
+
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from unistep.runtime import progress
-from unistep.runtime.progress import pace, progress_bar
+from unistep.runtime.progress import Bar, pace, progress_bar, reading_bar, work_bar
 
 
 @pytest.mark.parametrize(
@@ -24,31 +28,66 @@ def test_pace(made, left, seconds, text):
     assert pace(made, left, seconds) == text
 
 
-def screen(monkeypatch, terminal: bool, active: bool = True, done: int = 0) -> str:
-    """What a bar of 40 images writes on its way."""
-    file = io.StringIO()
-    monkeypatch.setattr(
-        progress, "Console", lambda stderr: Console(file=file, force_terminal=terminal, width=100) if stderr else None
-    )
-    clock = iter(range(100))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+@pytest.fixture
+def screen(monkeypatch) -> Callable[..., str]:
+    """screen(show, terminal=True): everything that `show()` writes."""
+
+    def written(show: Callable[[], object], terminal: bool = True) -> str:
+        file = io.StringIO()
+        monkeypatch.setattr(progress, "new_console", lambda: Console(file=file, force_terminal=terminal, width=100))
+        clock = iter(range(100))
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+        show()
+        return file.getvalue()
+
+    return written
+
+
+def images(active: bool = True, done: int = 0) -> None:
     with progress_bar(40, done, active=active) as update:
         update(done + 2)
-    return file.getvalue()
 
 
-def test_a_terminal_sees_how_far_it_is(monkeypatch):
-    text = screen(monkeypatch, terminal=True)
-    assert "2/40" in text
-    assert "2.0 images/s, 0:19 left" in text
+def work(active: bool = True) -> None:
+    with work_bar(active) as update:
+        update("features of the samples", 0, 30)
+        update("features of the samples", 20, 30)
+        update("kernel distance", 0, 0)
 
 
-def test_images_that_were_there_do_not_count_for_the_speed(monkeypatch):
-    text = screen(monkeypatch, terminal=True, done=20)
-    assert "22/40" in text
-    assert "2.0 images/s, 0:09 left" in text
+def download(active: bool = True) -> None:
+    content = io.BytesIO(bytes(1000))
+    with reading_bar(content, 1000, "weights.pt", active=active) as file:
+        assert len(file.read()) == 1000
 
 
-@pytest.mark.parametrize(("terminal", "active"), [(False, True), (True, False)])
-def test_nobody_else_sees_anything(monkeypatch, terminal, active):
-    assert screen(monkeypatch, terminal, active).strip() == ""
+def steps(active: bool = True) -> None:
+    with Bar("student", 50, 5, status=True, timed=True, keep=True, active=active) as bar:
+        bar.update(7, status="loss 0.5")
+
+
+def test_a_terminal_sees_how_far_it_is(screen):
+    text = screen(images)
+    assert "2/40" in text and "2.0 images/s, 0:19 left" in text
+
+
+def test_images_that_were_there_do_not_count_for_the_speed(screen):
+    text = screen(lambda: images(done=20))
+    assert "22/40" in text and "2.0 images/s, 0:09 left" in text
+
+
+def test_one_piece_of_work_after_the_other(screen):
+    text = screen(work)
+    assert "kernel distance" in text
+
+
+def test_a_download_and_steps(screen):
+    assert "weights.pt" in screen(download)
+    text = screen(steps)
+    assert "student" in text and "7/50" in text and "loss 0.5" in text and "left" in text
+
+
+@pytest.mark.parametrize("show", [images, work, download, steps])
+def test_nobody_else_sees_anything(screen, show: Any):
+    assert screen(show, terminal=False).strip() == ""
+    assert screen(lambda: show(active=False)).strip() == ""

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from unistep.runtime.progress import Bar
 
 T = TypeVar("T")
 
@@ -32,29 +31,25 @@ def ordered_map(function: Callable[[int], T], count: int, description: str) -> I
     reaches the caller and ends the work.
     """
     workers = cpu_count()
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = count <= PROGRESS_ABOVE or not console.is_terminal
+    done = 0
 
     def work(start: int) -> list[T]:
         return [function(index) for index in range(start, min(start + _TASK_ITEMS, count))]
 
-    with (
-        Progress(*columns, console=console, transient=True, disable=hidden) as progress,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        task = progress.add_task(description, total=count)
+    with Bar(description, count, active=count > PROGRESS_ABOVE) as bar, ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[list[T]]] = deque()
         try:
             for start in range(0, count, _TASK_ITEMS):
                 pending.append(pool.submit(work, start))
                 if len(pending) > 2 * workers:
                     results = pending.popleft().result()
-                    progress.advance(task, len(results))
+                    done += len(results)
+                    bar.update(done)
                     yield from results
             while pending:
                 results = pending.popleft().result()
-                progress.advance(task, len(results))
+                done += len(results)
+                bar.update(done)
                 yield from results
         finally:
             for future in pending:

@@ -72,6 +72,22 @@ class Processes:
         dist.gather_object(value, values, dst=0, group=self.group)
         return values or []
 
+    def broadcast(self, value: Any) -> Any:
+        """Returns the first process's value on all processes, all of which call this.
+
+        Args:
+            value: value of this process; that of the first one counts, and is pickled.
+
+        Raises:
+            UserError: another process has ended early.
+        """
+        if self.count == 1:
+            return value
+        self.wait()  # which hears signals, and that another process has ended
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
 
 def join_processes() -> Processes:
     """Joins the processes that the launcher's environment variables name; alone where there are none.

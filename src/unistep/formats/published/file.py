@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import sys
 import urllib.request
 import uuid
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from unistep.errors import UserError
 from unistep.files import check_regular_file
+from unistep.runtime.progress import reading_bar
 
 _TIMEOUT = 60  # seconds without a byte
 
@@ -114,15 +114,9 @@ def sha256_of(path: Path) -> str:
 
 
 def _download(published: PublishedFile, path: Path) -> None:
-    # Here, for only those who download need them.
-    from rich.console import Console
-    from rich.progress import wrap_file
-
     with urllib.request.urlopen(published.url, timeout=_TIMEOUT) as response, path.open("wb") as target:
         length = int(response.headers.get("Content-Length") or 0)
-        console = Console(stderr=True)
-        silent = not sys.stderr.isatty()
-        with wrap_file(response, length, description=published.name, console=console, disable=silent) as source:
+        with reading_bar(response, length, published.name) as source:
             shutil.copyfileobj(source, target, 1 << 20)
 
 
