@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 
 
 class Linear:

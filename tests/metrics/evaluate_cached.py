@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unistep.metrics.evaluate import evaluate
+from unistep.metrics.evaluation import evaluate_images
 from unistep.metrics.features.extract import extract
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import read_statistics, write_statistics
+from unistep.metrics.table import METRICS
 
 
 class Wide:
@@ -49,12 +50,11 @@ samples = source(count, 1)
 if filling:
     extract(samples, Wide(False), ["pool"], folder)
     few = source(5000, 2)
-    report = evaluate(few, Reference("reference", few), Wide(False), ["fd"], feature_cache=folder)
-    assert report is not None
+    report = evaluate_images(few, Reference("reference", few), Wide(False), [METRICS["fd"]], feature_cache=folder)
     write_statistics(folder / "reference.npz", report.reference_moments, Wide(False).info, {})
 else:
     reference = Reference("reference.npz", statistics=read_statistics(folder / "reference.npz"))
     started = time.process_time()
-    report = evaluate(samples, reference, Wide(True), ["fd"], feature_cache=folder)
+    report = evaluate_images(samples, reference, Wide(True), [METRICS["fd"]], feature_cache=folder)
     seconds = time.process_time() - started
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.metrics.manifold import density_coverage, manifold_estimates, precision_recall, share, squared_radii
+from unistep.metrics.estimate import proportion
+from unistep.metrics.manifold import density_coverage, manifold_estimates, precision_recall, squared_radii
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 
@@ -129,10 +130,10 @@ def test_standard_errors_are_the_scatter_of_repeated_draws(dim: int, scale: floa
 
 
 def test_a_share_is_never_certain():
-    assert share(30, 120).value == 0.25
-    assert share(30, 120).standard_error == pytest.approx((0.25 * 0.75 / 120) ** 0.5, rel=0.02)
+    assert proportion(30, 120).value == 0.25
+    assert proportion(30, 120).standard_error == pytest.approx((0.25 * 0.75 / 120) ** 0.5, rel=0.02)
     for count in (0, 1000):
-        certain = share(count, 1000)
+        certain = proportion(count, 1000)
         assert certain.value == count / 1000
         assert 0.5 / 1000 < certain.standard_error < 2 / 1000
 

@@ -8,7 +8,7 @@ from PIL import Image
 from unistep.data import open_dataset
 from unistep.errors import UserError
 from unistep.metrics.mnist import load_mnist_classifier
-from unistep.metrics.neighbours import Neighbours, memorised, nearest, save_neighbours
+from unistep.metrics.neighbours import Neighbours, memorised, nearest_neighbours, save_neighbours
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,7 +24,7 @@ def by_hand(samples: torch.Tensor, training: torch.Tensor, k: int) -> tuple[np.n
 @pytest.mark.parametrize("sizes", [[60], [20, 40], [1, 0, 2, 57], [1] * 60], ids=str)
 def test_neighbours_are_the_nearest_however_the_blocks_are_cut(sizes: list[int]):
     samples, training = normal(23, 5), normal(60, 5, seed=1)
-    found = nearest(samples, iter(training.split(sizes)), 4, rows=7)
+    found = nearest_neighbours(samples, iter(training.split(sizes)), 4, rows=7)
     distance, index = by_hand(samples, training, 4)
     np.testing.assert_array_equal(found.index, index)
     np.testing.assert_allclose(found.distance, distance, rtol=1e-12)
@@ -33,12 +33,12 @@ def test_neighbours_are_the_nearest_however_the_blocks_are_cut(sizes: list[int])
 def test_a_training_image_is_not_its_own_neighbour():
     training = normal(40, 5)
     own = torch.tensor([3, 39, 17, 0])
-    found = nearest(training[own], training.split(15), 3, own=own)
+    found = nearest_neighbours(training[own], training.split(15), 3, own=own)
     distance, index = by_hand(training[own], training, 4)
     np.testing.assert_array_equal(found.index, index[:, 1:])
     np.testing.assert_allclose(found.distance, distance[:, 1:], rtol=1e-12)
     # All others are enough, and it is among them not even at an infinite distance.
-    everything = nearest(training[own], training.split(15), 39, own=own)
+    everything = nearest_neighbours(training[own], training.split(15), 39, own=own)
     assert not (everything.index == own[:, None]).any()
     assert everything.distance.isfinite().all()
 
@@ -47,7 +47,7 @@ def test_a_copy_is_at_distance_zero_far_from_the_origin():
     # |a|^2 + |b|^2 - 2ab leaves about 1e-3 of norms of 1e6, which would be as far as anything else here.
     training = 1e5 + normal(50, 100)
     samples = torch.cat([training[[31]], training[[8]] + 1, 1e5 + normal(20, 100, seed=1)])
-    found = nearest(samples, training.split(20), 2)
+    found = nearest_neighbours(samples, training.split(20), 2)
     assert (found.distance[0, 0], found.index[0, 0], found.ratio[0]) == (0, 31, 0)
     assert found.closest(1).tolist() == [0]
 
@@ -56,13 +56,13 @@ def test_copies_and_near_copies_are_memorised_and_fresh_samples_are_not():
     training = normal(500, 64)
     fresh, copies = normal(60, 64, seed=1), training[:20]
     near = training[20:40] + 0.1 * normal(20, 64, seed=2)
-    found = nearest(torch.cat([fresh, copies, near]), training.split(200), 2)
+    found = nearest_neighbours(torch.cat([fresh, copies, near]), training.split(200), 2)
     assert ((found.ratio < 1 / 3).nonzero().flatten() == torch.arange(60, 100)).all()
     assert (found.ratio <= 1).all()
     share = memorised(found)
     assert share.value == 0.4
     assert share.standard_error == pytest.approx((0.4 * 0.6 / 100) ** 0.5, rel=0.05)
-    own = nearest(training[:100], training.split(200), 2, own=torch.arange(100))
+    own = nearest_neighbours(training[:100], training.split(200), 2, own=torch.arange(100))
     assert memorised(own).value == 0
     assert 0 < memorised(own).standard_error < 0.02
 
@@ -78,10 +78,10 @@ def test_a_copy_of_an_image_that_exists_twice_is_a_copy():
     """d1 / d2 would be 0 / 0; and training images that exist twice are copies of each other."""
     training = normal(30, 8)
     training[21] = training[4]
-    found = nearest(training[[4]], training.split(10), 3)
+    found = nearest_neighbours(training[[4]], training.split(10), 3)
     assert found.index[0, :2].tolist() == [4, 21]
     assert found.ratio.tolist() == [0]
-    own = nearest(training, training.split(10), 2, own=torch.arange(30))
+    own = nearest_neighbours(training, training.split(10), 2, own=torch.arange(30))
     assert (own.ratio == 0).nonzero().flatten().tolist() == [4, 21]
     assert memorised(own).value == pytest.approx(2 / 30)
 
@@ -98,7 +98,7 @@ def test_planted_digits_are_found(features: bool):
     def vectors(x: torch.Tensor) -> torch.Tensor:
         return classifier.features(x) if features else x.flatten(1).float()
 
-    found = nearest(vectors(images), (vectors(part) for part in training.split(400)), 2)
+    found = nearest_neighbours(vectors(images), (vectors(part) for part in training.split(400)), 2)
     assert (found.ratio < 1 / 3).nonzero().flatten().tolist() == [7, 50]
     assert found.index[[7, 50], 0].tolist() == [812, 33]
     assert found.distance[7, 0] < 1e-4 * found.distance[7, 1]
@@ -155,19 +155,19 @@ def test_small_images_are_enlarged_and_large_ones_are_not_reduced(size: int, tmp
 def test_user_errors(tmp_path: Path):
     samples, training = normal(4, 3), normal(9, 3, seed=1)
     with pytest.raises(UserError, match="at least 1, got 0"):
-        nearest(samples, [training], 0)
+        nearest_neighbours(samples, [training], 0)
     with pytest.raises(UserError, match="4 and 3 features"):
-        nearest(samples, [normal(9, 4)], 1)
+        nearest_neighbours(samples, [normal(9, 4)], 1)
     with pytest.raises(UserError, match="10 nearest neighbours were asked for, but there are 9"):
-        nearest(samples, training.split(4), 10)
+        nearest_neighbours(samples, training.split(4), 10)
     with pytest.raises(UserError, match="9 nearest neighbours were asked for, but there are 8"):
-        nearest(training[:1], [training], 9, own=torch.tensor([0]))
+        nearest_neighbours(training[:1], [training], 9, own=torch.tensor([0]))
     with pytest.raises(UserError, match="1 of the 4 feature vectors of the samples are not finite"):
-        nearest(torch.cat([samples[:3], samples[3:] * float("nan")]), [training], 1)
+        nearest_neighbours(torch.cat([samples[:3], samples[3:] * float("nan")]), [training], 1)
     with pytest.raises(UserError, match="of the training images are not finite"):
-        nearest(samples, [training, training / 0], 1)
+        nearest_neighbours(samples, [training, training / 0], 1)
     with pytest.raises(UserError, match="ask for at least 2"):
-        memorised(nearest(samples, [training], 1))
+        memorised(nearest_neighbours(samples, [training], 1))
     with pytest.raises(UserError, match="no samples to show"):
         save_neighbours(tmp_path / "near.png", shades(), shades().view(0, 2, 1, 28, 28), torch.empty(0, 2))
     assert list(tmp_path.iterdir()) == []

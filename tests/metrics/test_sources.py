@@ -25,7 +25,7 @@ def test_the_digest_is_of_the_pixels_and_of_how_many(pictures):
 
 def test_the_first_so_many(pictures):
     source = DataSource(pictures(20), "pictures", 7)
-    assert source.count == 7 and source.describe()["count"] == 7
+    assert source.count == 7 and source.to_dict()["count"] == 7
     assert torch.equal(source.images(range(3, 7)), pictures(20)[3:7])
 
 
@@ -48,7 +48,7 @@ def test_tensors_that_are_no_images(pixels, words):
 
 
 def test_more_than_there_are(pictures):
-    with pytest.raises(UserError, match="pictures has 20 images, 21 are asked for"):
+    with pytest.raises(UserError, match="`num_images` 21: pictures has 20 images; give at most that"):
         DataSource(pictures(20), "pictures", 21)
 
 
@@ -97,6 +97,6 @@ def test_the_digest_is_of_what_an_image_depends_on(model):
 
 
 def test_the_description_is_json_and_tells_the_run(model):
-    described = source_of(model, seed=3).describe()
+    described = source_of(model, seed=3).to_dict()
     assert described["seed"] == 3 and described["evaluations"] == 1 and described["count"] == 40
     assert described["sigmas"] == (80.0,)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.metrics.features.protocol import FeatureInfo
+from unistep.metrics.features.info import FeatureInfo
 from unistep.metrics.moments import moments
 from unistep.metrics.statistics import read_statistics, write_statistics
 
@@ -61,7 +61,7 @@ def test_published_files_are_inceptions(tmp_path):
     found = read_statistics(tmp_path / "cifar10-32x32.npz")
     assert found is not None and found.moments["pool"].count == 0 and "spatial" not in found.moments
     found.check(INCEPTION)
-    with pytest.raises(UserError, match="says? no feature network.*not effnet.*--features inception"):
+    with pytest.raises(UserError, match="names no feature network.*not effnet.*`features` inception"):
         found.check(INFO)
     with pytest.raises(UserError, match="its pool statistics have 3 dimensions, inception gives 2048"):
         found.check(dataclasses.replace(INCEPTION, dims={"pool": 2048}))

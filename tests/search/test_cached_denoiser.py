@@ -1,10 +1,10 @@
-"""A denoiser that remembers gives what the denoiser gives, and asks it once."""
+"""A cached denoiser gives what the denoiser gives, and asks it once."""
 
 import pytest
 import torch
 
 from unistep.samplers.consistency import sample_multistep
-from unistep.search.cached_denoiser import RememberedDenoiser
+from unistep.search.cached_denoiser import CachedDenoiser
 
 SHAPE = (3, 1, 4, 4)
 BYTES = 3 * 16 * 4
@@ -34,16 +34,16 @@ def sample(denoiser, sigmas, seed=0, labels=None):
 
 def test_what_schedules_share_is_computed_once():
     counted = Counted()
-    remembered = RememberedDenoiser(counted, 80.0)
+    cached = CachedDenoiser(counted, 80.0)
     evaluations = [(80.0, 2.0), (80.0, 1.0), (80.0, 2.0), (80.0, 2.0, 0.5), (80.0, 2.0, 0.1)]
     for sigmas, calls in zip(evaluations, [2, 3, 3, 4, 5], strict=True):
-        assert torch.equal(sample(remembered, sigmas), sample(Counted(), sigmas))
+        assert torch.equal(sample(cached, sigmas), sample(Counted(), sigmas))
         assert counted.calls == calls
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 2])])
 def test_different_inputs_are_told_apart(labels):
-    remembered = RememberedDenoiser(Counted(), 80.0)
+    cached = CachedDenoiser(Counted(), 80.0)
     x, sigma = noise(), torch.full((3,), 5.0)
     cases = [
         (x, sigma, labels),
@@ -55,19 +55,19 @@ def test_different_inputs_are_told_apart(labels):
     ]
     for _ in range(2):
         for case in cases:
-            assert torch.equal(remembered(*case), Counted()(*case))
+            assert torch.equal(cached(*case), Counted()(*case))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
 def test_the_first_level_stays_and_of_the_others_the_last_used(kept):
     """`kept` outputs have room: first that at sigma_max, though it is used least."""
     counted = Counted()
-    remembered = RememberedDenoiser(counted, 80.0, limit=kept * BYTES + BYTES // 2)
+    cached = CachedDenoiser(counted, 80.0, limit=kept * BYTES + BYTES // 2)
     x = noise()
 
     def asked(sigma):
         before = counted.calls
-        assert torch.equal(remembered(x, torch.full((3,), sigma)), Counted()(x, torch.full((3,), sigma)))
+        assert torch.equal(cached(x, torch.full((3,), sigma)), Counted()(x, torch.full((3,), sigma)))
         return counted.calls > before
 
     for sigma in (80.0, 5.0, 6.0, 7.0):
@@ -79,8 +79,8 @@ def test_the_first_level_stays_and_of_the_others_the_last_used(kept):
 
 def test_a_first_level_takes_the_place_of_others():
     counted = Counted()
-    remembered = RememberedDenoiser(counted, 80.0, limit=BYTES)
+    cached = CachedDenoiser(counted, 80.0, limit=BYTES)
     x = noise()
     for sigma in (5.0, 80.0, 80.0):
-        remembered(x, torch.full((3,), sigma))
+        cached(x, torch.full((3,), sigma))
     assert counted.calls == 2

@@ -17,12 +17,12 @@ from unistep.editing.operators.mask import Inpainting, lower
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.formats.model_folder.folder import load_model
-from unistep.metrics.features.protocol import FeatureInfo
+from unistep.metrics.features.info import FeatureInfo
 from unistep.networks.adm import UNetConfig
 from unistep.networks.lpips import LPIPS
 from unistep.search import edit_schedules as module
 from unistep.search.edit_schedules import TaskSearch, chosen_images, known_part, level_grid, task_settings
-from unistep.search.full_reference import Likeness, class_agreement, lpips, psnr
+from unistep.search.full_reference import FullReferenceMetric, Resources, open_full_reference
 from unistep.search.plot import save_curves
 from unistep.search.record import open_record
 from unistep.search.scores import FOUND, USUAL, listed
@@ -49,6 +49,18 @@ class Known(nn.Module):
         return ((mistake + own).expand_as(noisy) - c_skip * noisy) / c_out
 
 
+def psnr():
+    return open_full_reference("psnr", Resources())
+
+
+def lpips(vgg, heads):
+    return open_full_reference("lpips", Resources(lpips_vgg=vgg, lpips_heads=heads))
+
+
+def class_agreement(network):
+    return open_full_reference("class", Resources(features=lambda: network))
+
+
 def model_of(**info):
     info = ModelInfo(**info)
     return LoadedModel(precondition(Known(), info), info, UNetConfig(sample_size=4, in_channels=1), Path("known"))
@@ -61,12 +73,12 @@ def grey_below(count=2 * COUNT):
     return images
 
 
-def search_of(folder, model=None, images=None, likeness=None, task=INPAINT, seed=0, method_of=None, **options):
-    model, images, likeness = model or model_of(), grey_below() if images is None else images, likeness or psnr()
-    settings = task_settings(model, "inpaint", {}, images, likeness, seed=seed, dtype=torch.float32)
+def search_of(folder, model=None, images=None, metric=None, task=INPAINT, seed=0, method_of=None, **options):
+    model, images, metric = model or model_of(), grey_below() if images is None else images, metric or psnr()
+    settings = task_settings(model, "inpaint", {}, images, metric, seed=seed, dtype=torch.float32)
     record = open_record(Path(folder) / "search.json", settings)
     method_of = method_of or known_part(Inpainting(lower((images.shape[2], images.shape[3]))), model)
-    return TaskSearch(model, task, method_of, images, likeness, record, seed=seed, **options)
+    return TaskSearch(model, task, method_of, images, metric, record, seed=seed, **options)
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +135,9 @@ def test_what_is_measured_is_what_edit_makes(tmp_path, saved):
         errors = ((made.images.double() - images[:COUNT].double()) ** 2).mean((1, 2, 3))
         assert search.record.scores[own] == pytest.approx((10 * torch.log10(255**2 / errors)).mean().item(), abs=1e-4)
     assert len(set(search.record.labels["images of the search"])) > 1
-    assert set(search.record.beside) == set(search.record.fresh) == {found.schedule, found.of(USUAL).schedule}
-    assert all(0 < apart < 2 for apart in search.record.beside.values())
-    assert found.of(FOUND).beside == search.record.beside[found.schedule]
+    assert set(search.record.residuals) == set(search.record.fresh) == {found.schedule, found.of(USUAL).schedule}
+    assert all(0 < apart < 2 for apart in search.record.residuals.values())
+    assert found.of(FOUND).residual == search.record.residuals[found.schedule]
 
 
 def test_classes_are_guessed_once(tmp_path, saved, monkeypatch):
@@ -241,22 +253,22 @@ def test_the_grid(sigma_min):
         ({"task": "deblur"}, "task (inpaint, now deblur)"),
         ({"known": {"mask": "upper"}}, "what is known"),
         ({"images": grey_below().flip(0)}, "images; delete"),
-        ({"likeness": Likeness("LPIPS", "lower", "0", lambda a, b: a)}, "metric (PSNR in dB, now LPIPS)"),
+        ({"metric": FullReferenceMetric("LPIPS", "lower", "0", lambda a, b: a)}, "metric (PSNR in dB, now LPIPS)"),
     ],
 )
 def test_a_record_of_another_search_is_not_gone_on_with(tmp_path, change, words):
-    arguments = {"task": "inpaint", "known": {"mask": "lower"}, "images": grey_below(), "likeness": psnr(), "seed": 0}
+    arguments = {"task": "inpaint", "known": {"mask": "lower"}, "images": grey_below(), "metric": psnr(), "seed": 0}
 
     def settings(**changes):
         given = arguments | changes
-        places = [given.pop(name) for name in ("task", "known", "images", "likeness")]
+        places = [given.pop(name) for name in ("task", "known", "images", "metric")]
         return task_settings(model_of(), *places, **given, dtype=torch.float32)
 
     record = open_record(tmp_path / "search.json", settings())
-    record.scores[(20.0, 0.3)], record.beside[(20.0, 0.3)], record.labels["x"] = 1.5, 0.25, [3, 1]
+    record.scores[(20.0, 0.3)], record.residuals[(20.0, 0.3)], record.labels["x"] = 1.5, 0.25, [3, 1]
     record.write()
     again = open_record(record.path, settings())
-    assert (again.scores, again.beside, again.labels) == (record.scores, record.beside, record.labels)
+    assert (again.scores, again.residuals, again.labels) == (record.scores, record.residuals, record.labels)
     with pytest.raises(UserError) as refused:
         open_record(record.path, settings(**change))
     assert words in str(refused.value) and "\n" not in str(refused.value)
@@ -273,11 +285,11 @@ def test_images_are_spread_over_the_dataset():
     assert [sorted(set(part[:, 0, 0, 0].tolist())) for part in (chosen[:20], chosen[20:])] == [list(range(10))] * 2
     assert len(set(chosen[:, 0, 0, 1].tolist())) == 40
     assert torch.equal(chosen_images(images, 50, "data").sort(0)[0], images.sort(0)[0])
-    with pytest.raises(UserError, match="--num_images 51: .*, and data has 100; give at most 50"):
+    with pytest.raises(UserError, match="`num_images` 51: .*, and data has 100; give at most 50"):
         chosen_images(images, 51, "data")
 
 
-# ------------------------------------------------------------------------------------------------------------ measures
+# ------------------------------------------------------------------------------------------------------------ metrics
 
 
 def test_psnr():
@@ -292,8 +304,8 @@ def test_psnr():
 
 def test_the_error_of_a_mean():
     numbers = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
-    measure = psnr()
-    estimate = measure.estimate(measure.value(numbers), measure.without_groups(numbers))
+    metric = psnr()
+    estimate = metric.estimate(metric.value(numbers), metric.without_groups(numbers))
     assert estimate.value == pytest.approx(numbers.mean().item(), abs=1e-6)
     assert estimate.standard_error == pytest.approx(0.05, rel=0.5)
 
@@ -306,11 +318,11 @@ def test_lpips_is_that_of_the_files(tmp_path):
     for path, prefix in zip(paths, ("features", "lin"), strict=True):
         save_file({name: v for name, v in network.state_dict().items() if name.startswith(prefix)}, path)
     a, b = torch.randint(0, 256, (2, 3, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    measure = lpips(*paths)
-    assert torch.allclose(measure.compare(a, b), network(to_float(a), to_float(b)), rtol=1e-5)
-    assert measure.compare(a, a).tolist() == [0, 0, 0] and measure.better == "lower"
+    metric = lpips(*paths)
+    assert torch.allclose(metric.compare(a, b), network(to_float(a), to_float(b)), rtol=1e-5)
+    assert metric.compare(a, a).tolist() == [0, 0, 0] and metric.better == "lower"
     save_file({name: v * 2 for name, v in network.state_dict().items() if name.startswith("lin")}, paths[1])
-    assert lpips(*paths).digest != measure.digest
+    assert lpips(*paths).digest != metric.digest
 
 
 class Halves:
@@ -325,9 +337,9 @@ class Halves:
 
 def test_class_agreement():
     images = torch.tensor([0, 0, 255, 255], dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 2, 2)
-    measure = class_agreement(Halves())
-    assert measure.compare(images, images[[0, 2, 1, 3]]).tolist() == [1, 0, 0, 1]
-    assert (measure.better, measure.most) == ("higher", 1)
+    metric = class_agreement(Halves())
+    assert metric.compare(images, images[[0, 2, 1, 3]]).tolist() == [1, 0, 0, 1]
+    assert (metric.better, metric.most) == ("higher", 1)
 
     class Other(Halves):
         info = FeatureInfo("other", "Other", "0" * 64, "none", {"pool": 2})

@@ -239,8 +239,8 @@ def test_a_free_start_that_is_none(own):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((40, 40), "steps 40 must lie between 1 and 39"),
-        ((40, 0), "steps 0 must lie between 1 and 39"),
+        ((40, 40), "`steps` 40 must lie between 1 and 39"),
+        ((40, 0), "`steps` 0 must lie between 1 and 39"),
         ((40, 2, [(0, 39)]), r"timesteps \[0, 39\] must be below num_scales 39"),
         ((40, 2, [(1, 20)]), "must start with 0"),
         ((40, 2, [(0, 5, 5)]), "must increase"),

@@ -12,10 +12,11 @@ from torch import nn
 from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.metrics.features.protocol import FeatureInfo
+from unistep.metrics.features.info import FeatureInfo
+from unistep.metrics.table import METRICS
 from unistep.networks.adm import UNetConfig
 from unistep.search import sampler_schedules as module
-from unistep.search.metric import Yardstick
+from unistep.search.metric import SearchMetric
 from unistep.search.plot import save_curves
 from unistep.search.record import SearchRecord, open_record
 from unistep.search.sampler_schedules import (
@@ -68,8 +69,9 @@ def size_of_mistake(features):
     return features.square().mean().item()
 
 
-def yardstick(**changes):
-    return dataclasses.replace(Yardstick("fd", "pool", "FD-Brightness", "lower", "d" * 64, size_of_mistake), **changes)
+def metric_of(better="lower", **changes):
+    row = dataclasses.replace(METRICS["fd"], better=better, least=-math.inf)
+    return dataclasses.replace(SearchMetric(row, "FD-Brightness", "d" * 64, size_of_mistake), **changes)
 
 
 def model_of(**info):
@@ -78,11 +80,11 @@ def model_of(**info):
     return LoadedModel(precondition(Known(), info), info, config, Path("known"))
 
 
-def search_of(tmp_path, model=None, yard=None, seed=0, **options):
-    model, yard = model or model_of(), yard or yardstick()
-    settings = search_settings(model, yard, num_images=32, seed=seed, dtype=torch.float32)
+def search_of(tmp_path, model=None, metric=None, seed=0, **options):
+    model, metric = model or model_of(), metric or metric_of()
+    settings = search_settings(model, metric, num_images=32, seed=seed, dtype=torch.float32)
     record = open_record(tmp_path / "search.json", settings)
-    return ScheduleSearch(model, Brightness(), yard, record, num_images=32, seed=seed, **options)
+    return ScheduleSearch(model, Brightness(), metric, record, num_images=32, seed=seed, **options)
 
 
 # ------------------------------------------------------------------------------------------------------- what is found
@@ -120,8 +122,8 @@ def test_what_one_number_of_steps_has_found_the_next_starts_from(tmp_path):
 
 
 def test_more_can_be_better(tmp_path):
-    yard = yardstick(better="higher", value=lambda f: 5 - size_of_mistake(f))
-    found = search_of(tmp_path, yard=yard).find(2)
+    metric = metric_of(better="higher", value=lambda f: 5 - size_of_mistake(f))
+    found = search_of(tmp_path, metric=metric).find(2)
     assert found.timesteps == (0, BEST)
     assert found.curves[0][BEST] == max(found.curves[0].values()) > 4
     assert found.of(EVEN).difference.value > 0
@@ -168,8 +170,8 @@ def test_the_first_evaluation_is_made_once(tmp_path):
 
 def test_differences_are_surer_than_numbers(tmp_path):
     """The same noise is in both."""
-    noisy = yardstick(value=lambda f: f.mean().item())
-    even = search_of(tmp_path, yard=noisy).find(2).of(EVEN)
+    noisy = metric_of(value=lambda f: f.mean().item())
+    even = search_of(tmp_path, metric=noisy).find(2).of(EVEN)
     assert 0 < even.difference.standard_error < even.fresh.standard_error / 3
 
 
@@ -214,7 +216,7 @@ def test_a_finished_search_makes_no_images_again(tmp_path, monkeypatch):
 
 def test_schedules_written_to_the_model_do_not_change_the_settings():
     old, new = model_of(), model_of(timesteps=(0, 13), schedules=((0, 5, 13),))
-    settings = [search_settings(m, yardstick(), num_images=32, seed=0, dtype=torch.float32) for m in (old, new)]
+    settings = [search_settings(m, metric_of(), num_images=32, seed=0, dtype=torch.float32) for m in (old, new)]
     assert settings[0] == settings[1]
 
 
@@ -224,16 +226,16 @@ def test_schedules_written_to_the_model_do_not_change_the_settings():
         ({"num_images": 41}, r"a search that differs in number of images \(40, now 41\); delete it, or give another"),
         ({"seed": 1}, r"seed \(0, now 1\)"),
         ({"dtype": torch.bfloat16}, r"dtype \(float32, now bfloat16\)"),
-        ({"yardstick": yardstick(digest="e" * 64)}, "differs in reference and features; delete"),
+        ({"metric": metric_of(digest="e" * 64)}, "differs in reference and features; delete"),
         ({"model": model_of(sigma_max=70.0)}, "model's noise range and scaling"),
     ],
 )
 def test_a_record_of_another_search_is_not_gone_on_with(tmp_path, change, message):
-    arguments = {"model": model_of(), "yardstick": yardstick(), "num_images": 40, "seed": 0, "dtype": torch.float32}
+    arguments = {"model": model_of(), "metric": metric_of(), "num_images": 40, "seed": 0, "dtype": torch.float32}
 
     def settings(**changes):
         given = arguments | changes
-        return search_settings(given.pop("model"), given.pop("yardstick"), **given)
+        return search_settings(given.pop("model"), given.pop("metric"), **given)
 
     record = open_record(tmp_path / "new" / "search.json", settings())
     record.scores[(0, 5)] = 1.5
@@ -268,7 +270,7 @@ def test_a_record_that_cannot_be_written(tmp_path):
 def test_only_consistency_models(tmp_path):
     info = ModelInfo("diffusion")
     teacher = LoadedModel(precondition(Known(), info), info, UNetConfig(), Path("teacher"))
-    with pytest.raises(UserError, match="teacher is a diffusion model, whose solver takes any number of --steps"):
+    with pytest.raises(UserError, match="teacher is a diffusion model, whose solver takes any number of `steps`"):
         check_searchable(teacher)
 
 

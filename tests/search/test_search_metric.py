@@ -1,4 +1,4 @@
-"""One measure as one number, and its error by the jackknife."""
+"""A metric as one number, and its error by the jackknife."""
 
 import math
 
@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.metrics.features.protocol import FeatureInfo
+from unistep.metrics.features.info import FeatureInfo
 from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.inception_score import inception_score
 from unistep.metrics.kernel import kernel_distance
-from unistep.metrics.manifold import precision_recall
+from unistep.metrics.manifold import density_coverage, precision_recall
 from unistep.metrics.moments import moments
 from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import Statistics
-from unistep.search.metric import METRICS, Yardstick, check_metric, jackknife, open_yardstick
+from unistep.metrics.table import METRICS
+from unistep.search.metric import SearchMetric, jackknife, open_search_metric
+from unistep.search.table import SAMPLE_METRICS
 
 
 class Pixels:
@@ -56,13 +58,18 @@ def expected(metric, ours, theirs):
         return kernel_distance(ours, theirs).value
     if metric == "is":
         return inception_score(ours).mean
-    return getattr(precision_recall(theirs, ours), metric)
+    both = precision_recall if metric in ("precision", "recall") else density_coverage
+    return getattr(both(theirs, ours), metric)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_the_number_is_that_of_the_measure(metric, features, tmp_path):
+def opened(name, *arguments):
+    return open_search_metric(SAMPLE_METRICS[name], *arguments)
+
+
+@pytest.mark.parametrize("metric", SAMPLE_METRICS)
+def test_the_number_is_that_of_the_metric(metric, features, tmp_path):
     told = []
-    found = open_yardstick(metric, Pixels(), reference(), tmp_path, lambda done, total: told.append((done, total)))
+    found = opened(metric, Pixels(), reference(), tmp_path, lambda done, total: told.append((done, total)))
     theirs = Pixels()(images(300), [found.kind])[found.kind]
     ours = features[found.kind]
     assert found.kind == {"sfd": "spatial", "is": "probabilities"}.get(metric, "pool")
@@ -76,25 +83,29 @@ def test_the_number_is_that_of_the_measure(metric, features, tmp_path):
 def test_statistics_do_for_frechet_distances(features, tmp_path):
     known = moments(Pixels()(images(300), ["pool"])["pool"])
     statistics = Statistics({"pool": known}, "stats.npz", {"key": Pixels().info.key})
-    of_statistics = open_yardstick("fd", Pixels(), Reference("stats.npz", None, statistics), tmp_path)
-    of_images = open_yardstick("fd", Pixels(), reference(), tmp_path)
+    of_statistics = opened("fd", Pixels(), Reference("stats.npz", None, statistics), tmp_path)
+    of_images = opened("fd", Pixels(), reference(), tmp_path)
     assert of_statistics.value(features["pool"]) == pytest.approx(of_images.value(features["pool"]), rel=1e-9)
-    for metric, dims in (("kd", None), ("precision", None), ("sfd", None)):
-        with pytest.raises(UserError, match=f"{metric} needs more than the statistics in stats.npz"):
-            open_yardstick(metric, Pixels(dims=dims), Reference("stats.npz", None, statistics), tmp_path)
+    for metric, words in (
+        ("kd", "kd needs the images of the reference, and stats.npz holds statistics alone"),
+        ("precision", "precision needs the images of the reference"),
+        ("sfd", "stats.npz has no spatial statistics, which sfd needs; give its images"),
+    ):
+        with pytest.raises(UserError, match=words):
+            opened(metric, Pixels(), Reference("stats.npz", None, statistics), tmp_path)
 
 
 def test_of_many_vectors_some_from_everywhere(monkeypatch, features, tmp_path):
     """Data are often sorted by class."""
     monkeypatch.setattr("unistep.search.metric._MOST_VECTORS", 70)
-    found = open_yardstick("kd", Pixels(), reference(300), tmp_path)
+    found = opened("kd", Pixels(), reference(300), tmp_path)
     some = Pixels()(images(300)[::5], ["pool"])["pool"]
     assert found.value(features["pool"]) == pytest.approx(kernel_distance(features["pool"], some).value)
 
 
 def test_the_digest_tells_what_a_number_depends_on(tmp_path):
     def digest(metric="fd", network=None, of=None):
-        return open_yardstick(metric, network or Pixels(), of or reference(), tmp_path).digest
+        return opened(metric, network or Pixels(), of or reference(), tmp_path).digest
 
     assert digest() == digest()
     others = [digest("kd"), digest("sfd"), digest("is"), digest(network=Pixels("1" * 64)), digest(of=reference(299))]
@@ -104,14 +115,15 @@ def test_the_digest_tells_what_a_number_depends_on(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "dims", "of", "message"),
     [
-        ("is", {"pool": 16}, reference(), "is needs probabilities features, which pixels does not give"),
+        ("is", {"pool": 16}, reference(), "is needs probabilities features, which pixels lacks"),
         ("sfd", {"pool": 16}, reference(), "sfd needs spatial features"),
-        ("fd", None, None, "fd needs a reference: give --reference DATA"),
+        ("fd", None, None, "fd needs a `reference`; give a dataset or statistics"),
     ],
 )
-def test_what_cannot_be_measured(metric, dims, of, message):
+def test_what_cannot_be_computed(metric, dims, of, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        check_metric(metric, Pixels(dims=dims).info, of)
+        opened(metric, Pixels(dims=dims), of, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_statistics_of_another_network(tmp_path):
@@ -120,25 +132,25 @@ def test_statistics_of_another_network(tmp_path):
         "stats.npz", None, Statistics({"pool": known}, "stats.npz", {"key": "x", "features": "inception"})
     )
     with pytest.raises(UserError, match="stats.npz was made with inception"):
-        check_metric("fd", Pixels().info, other)
+        opened("fd", Pixels(), other, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- its error
 
 
-def yardstick(value):
-    return Yardstick("fd", "pool", "FD", "lower", "", value)
+def metric_of(value):
+    return SearchMetric(METRICS["fd"], "FD", "", value)
 
 
 def test_the_error_of_a_mean_is_the_known_one():
     """Image i is of group i mod 10, so the error is that of the groups' means."""
     x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
-    without = yardstick(lambda f: f.mean().item()).without_groups(x)
+    without = metric_of(lambda f: f.mean().item()).without_groups(x)
     groups = x.view(20, 10).mean(dim=0)
     found = jackknife(x.mean().item(), without)
     assert found.value == pytest.approx(x.mean().item())
     assert found == jackknife(found.value, [w + 0 for w in without]) and found.interval[0] < found.value
-    bounded = yardstick(lambda f: 0.0).estimate(1e-9, without)
+    bounded = metric_of(lambda f: 0.0).estimate(1e-9, without)
     assert bounded.standard_error == found.standard_error and bounded.interval[0] == 0
     assert found.standard_error == pytest.approx(groups.std().item() / math.sqrt(10), rel=1e-5)
 
@@ -150,7 +162,7 @@ def test_the_errors_are_those_of_repeated_draws():
     def distance(f):
         return (f.mean().square() + (f.std() - 1).square()).item()
 
-    found = yardstick(distance)
+    found = metric_of(distance)
     values, differences, errors, paired = [], [], [], []
     for _ in range(200):
         noise = torch.randn(300, 1, generator=generator)

@@ -1,6 +1,5 @@
 """`unistep evaluate`: how good images are, or the images of a model, against a reference."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from unistep.cli.arguments import check_range, instantiate, new_parser, parse
 from unistep.cli.measuring import MeasuringConfig, open_network, reference_of
 from unistep.cli.output import check_place
-from unistep.cli.progress import doing_bar
 from unistep.cli.sampling import MOST_IMAGES, SamplingConfig, make_labels, make_plan
 from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
@@ -17,9 +15,7 @@ from unistep.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from unistep.metrics.evaluate import Report
-    from unistep.metrics.neighbours import Neighbours
-    from unistep.metrics.reference import Reference
+    from unistep.metrics.report import Report
     from unistep.metrics.sources import ImageSource
     from unistep.runtime.processes import Processes
 
@@ -32,7 +28,6 @@ on the disk: the same command, broken off or repeated, goes on where it was, als
 several processes (torchrun -m unistep evaluate ...)."""
 
 _DEFAULT_NUM_IMAGES = 10_000
-_ROWS = 12  # of the picture of nearest images
 _SAMPLING = ("steps", "timesteps", "sigmas", "solver", "class_labels")
 
 
@@ -96,13 +91,14 @@ def run(arguments: list[str]) -> None:
 
 
 def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConfig) -> None:
-    from unistep.metrics.evaluate import evaluate, possible_measures
-    from unistep.metrics.features.protocol import Kind
-    from unistep.metrics.measures import check_measures
+    from unistep.metrics.evaluation import evaluate_images, possible_metrics
+    from unistep.metrics.features.info import Kind
     from unistep.metrics.reference import check_alike
     from unistep.metrics.statistics import write_statistics
+    from unistep.metrics.table import choose_metrics
     from unistep.runtime.device import pick_device
     from unistep.runtime.processes import join_processes
+    from unistep.runtime.progress import work_bar
 
     processes = join_processes()
     device = pick_device(config.device, processes.local_rank)
@@ -115,24 +111,25 @@ def _evaluate(samples: str | None, options: dict[str, Any], config: EvaluateConf
     if named is None and reference is None:
         raise UserError("--reference is missing: give a dataset or statistics to compare with, as --reference mnist")
     network = open_network(config, source.shape, device)
-    measures = check_measures(named or possible_measures(reference, network.info), network.info)
+    info = network.info
+    metrics = choose_metrics(named, info) if named else possible_metrics(reference, info)
     saved: tuple[Kind, ...] = ("pool", "spatial") if config.save_reference is not None else ()
-    with doing_bar(processes.first) as on_progress:
-        report = evaluate(
+    with work_bar(processes.first) as on_progress:
+        report = evaluate_images(
             source,
             reference,
             network,
-            measures,
+            metrics,
             feature_cache=config.cache,
             processes=processes,
             on_progress=on_progress,
             save_kinds=[kind for kind in saved if kind in network.info.dims],
         )
-    if report is None:
+    if not processes.first:
         return
     if config.save_reference is not None and reference is not None:
-        write_statistics(Path(config.save_reference), report.reference_moments, network.info, reference.describe())
-    _write(report, source, reference, config)
+        write_statistics(Path(config.save_reference), report.reference_moments, network.info, reference.to_dict())
+    _write(report, config)
 
 
 def _open_samples(
@@ -169,38 +166,13 @@ def _open_samples(
     return source
 
 
-def _write(report: "Report", source: "ImageSource", reference: "Reference | None", config: EvaluateConfig) -> None:
+def _write(report: "Report", config: EvaluateConfig) -> None:
     """metrics.json, the picture of copies where they were looked for, and the table on the screen."""
-    from unistep.files import whole_file
-
-    path = Path(config.output)
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(report.as_json(), indent=2, default=str) + "\n")
-        picture = None
-        if report.neighbours is not None and reference is not None and reference.images is not None:
-            picture = path.with_name(f"{path.stem}-neighbours.png")
-            _save_picture(picture, report.neighbours, source, reference.images)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
+    path, *pictures = report.save(config.output)
     _print(report)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"all of it, with the settings: {path}" + (f"; the pictures: {picture}" if picture else ""))
-
-
-def _save_picture(path: Path, neighbours: "Neighbours", samples: "ImageSource", reference: "ImageSource") -> None:
-    import torch
-
-    from unistep.metrics.neighbours import save_neighbours
-
-    def image(source: "ImageSource", index: int) -> "torch.Tensor":
-        return source.images(range(index, index + 1))[0]
-
-    shown = neighbours.closest(_ROWS)
-    near = torch.stack([torch.stack([image(reference, int(j)) for j in neighbours.index[i]]) for i in shown])
-    drawn = torch.stack([image(samples, int(i)) for i in shown])
-    save_neighbours(path, drawn, near, neighbours.distance[shown], rows=_ROWS)
+    print(f"all of it, with the settings: {path}" + (f"; the pictures: {pictures[0]}" if pictures else ""))
 
 
 def _print(report: "Report") -> None:
@@ -208,16 +180,13 @@ def _print(report: "Report") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    against = "" if report.reference is None else f" against {report.reference['name']}"
-    heading = f"{report.samples['count']:,} images of {report.samples['name']}{against}"
     table = Table()
-    table.add_column("measure")
+    table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95% interval", justify="right")
     table.add_column("better")
-    for result in report.results:
-        low, high = result.estimate.interval
-        table.add_row(Text(result.title), f"{result.estimate.value:.5g}", f"{low:.4g} to {high:.4g}", result.better)
+    for row in report.rows():
+        table.add_row(*map(Text, row))
     console = Console()
-    console.print(Text(heading), soft_wrap=True)
+    console.print(Text(report.heading), soft_wrap=True)
     console.print(table)

@@ -57,7 +57,7 @@ def open_network(
     Raises:
         UserError: it cannot be had.
     """
-    from unistep.metrics.features.open import default_features, open_features
+    from unistep.metrics.features.table import default_features, open_features
 
     name = config.features or default_features(*shape)
     return open_features(name, device, path=config.features_path, resize=config.resize)

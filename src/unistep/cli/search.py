@@ -13,9 +13,9 @@ from unistep.cli.source import add_source_options, source_options
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
-    from unistep.search.metric import Yardstick
+    from unistep.runtime.progress import Progress
     from unistep.search.sampler_schedules import ScheduleSearch
-    from unistep.search.scores import Found, Progress
+    from unistep.search.scores import Found
 
 _DESCRIPTION = """Search for timesteps: `unistep search [MODEL] --reference DATA|STATISTICS [options]`.
 
@@ -77,8 +77,8 @@ def _run(parser: Any, arguments: list[str]) -> None:
 
 
 def _search(name: str | None, options: dict[str, Any], config: SearchConfig, write: bool) -> None:
-    from unistep.cli.progress import doing_bar
     from unistep.runtime.device import pick_device
+    from unistep.runtime.progress import work_bar
     from unistep.search.plot import check_matplotlib
     from unistep.search.sampler_schedules import check_searchable
     from unistep.workflows.models import open_any, own_schedule_file
@@ -95,43 +95,45 @@ def _search(name: str | None, options: dict[str, Any], config: SearchConfig, wri
     for note in model.notes:
         print(f"note: {note}", file=sys.stderr)
     picture = Path(config.output) / "curve.png"
-    with doing_bar() as on_progress:
+    with work_bar() as on_progress:
         search = _prepare(model, config, device, on_progress)
         title = f"{model.path.name}: {search.num_images:,} images a candidate"
-        find_all(search, numbers, search.yardstick, title, picture, config, device)
-    tell_found(search, search.yardstick, str(model.path), picture)
+        find_all(search, numbers, search.metric, title, picture, config, device)
+    tell_found(search, search.metric, str(model.path), picture)
     if target is not None:
         _write(target, search)
 
 
 def _prepare(model: Any, config: SearchConfig, device: Any, on_progress: "Progress") -> "ScheduleSearch":
     """Opens everything else, cheap things first, and measures the reference."""
-    from unistep.metrics.reference import check_alike
+    from unistep.metrics.reference import check_alike, check_reference
+    from unistep.metrics.table import check_features
     from unistep.runtime.precision import resolve_dtype, set_precision
-    from unistep.search.metric import METRICS, check_metric, open_yardstick
+    from unistep.search.metric import open_search_metric
     from unistep.search.record import open_record
     from unistep.search.sampler_schedules import ScheduleSearch, search_settings
+    from unistep.search.table import SAMPLE_METRICS
 
     reference = reference_of(config)
     check_alike(str(model.path), model.image_shape, reference)
     network = open_network(config, model.image_shape, device)
-    metric = config.metric or "fd"
-    assert metric in METRICS  # others are of edits, and refused above
-    check_metric(metric, network.info, reference)
+    row = SAMPLE_METRICS[config.metric or "fd"]
+    check_features(row, network.info)
+    check_reference(reference, row, network.info)
 
     def told(done: int, total: int) -> None:
         on_progress("features of the reference", done, total)
 
-    yardstick = open_yardstick(metric, network, reference, config.cache, told)
+    metric = open_search_metric(row, network, reference, config.cache, told)
     dtype, _ = resolve_dtype(config.dtype, device)
     count = config.num_images or _NUM_IMAGES
-    settings = search_settings(model, yardstick, num_images=count, seed=config.seed, dtype=dtype)
+    settings = search_settings(model, metric, num_images=count, seed=config.seed, dtype=dtype)
     record = open_record(Path(config.output) / "search.json", settings)
     set_precision(model.denoiser.network, dtype)
     return ScheduleSearch(
         model,
         network,
-        yardstick,
+        metric,
         record,
         num_images=count,
         seed=config.seed,
@@ -208,7 +210,7 @@ def table_rows(found: "Sequence[Found]") -> list[tuple[str, ...]]:
             listed(judged.schedule),
             str(judged.fresh),
             "" if judged.difference is None else str(judged.difference),
-            *([] if judged.beside is None else [f"{judged.beside:.3f}"]),
+            *([] if judged.residual is None else [f"{judged.residual:.3f}"]),
         )
         for one in found
         for place, judged in enumerate(one.judged)
@@ -220,8 +222,8 @@ def _write(target: Path, search: "ScheduleSearch") -> None:
     from unistep.formats.model_folder.schedule import write_schedules
     from unistep.search.sampler_schedules import with_schedules, worth_keeping
 
-    yardstick: Yardstick = search.yardstick
-    kept = [found for found in search.found if worth_keeping(found, yardstick.better)]
+    better = search.metric.better
+    kept = [found for found in search.found if worth_keeping(found, better)]
     for found in search.found:
         if found not in kept:
             print(f"not written: for {found.steps} steps nothing better than now was found, on fresh images")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from unistep.cli.measuring import open_network
-from unistep.cli.progress import doing_bar
 from unistep.cli.search import find_all, tell_found
 from unistep.cli.search_config import MEASURED_BY, SearchConfig, steps_of
 from unistep.editing.model import edit_model
@@ -20,8 +19,9 @@ from unistep.editing.tasks.task import EditContext
 from unistep.errors import UserError
 from unistep.runtime.device import pick_device
 from unistep.runtime.precision import resolve_dtype, set_precision
+from unistep.runtime.progress import work_bar
 from unistep.search.edit_schedules import MethodOf, TaskSearch, chosen_images, known_part, task_settings
-from unistep.search.full_reference import Likeness, class_agreement, lpips, psnr
+from unistep.search.full_reference import FullReferenceMetric, Resources, open_full_reference
 from unistep.search.plot import check_matplotlib
 from unistep.search.record import open_record
 from unistep.search.sampler_schedules import check_searchable
@@ -31,7 +31,7 @@ from unistep.workflows.models import open_any
 
 if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
-    from unistep.search.scores import Progress
+    from unistep.runtime.progress import Progress
 
 _NUM_IMAGES = 200
 
@@ -51,11 +51,11 @@ def search_task(name: str | None, options: dict[str, Any], config: SearchConfig)
     for note in model.notes:
         print(f"note: {note}", file=sys.stderr)
     picture = Path(config.output) / "curve.png"
-    with doing_bar() as on_progress:
+    with work_bar() as on_progress:
         search = _prepare(model, task, config, device, on_progress)
         title = f"{model.path.name}, {task.name}: {search.num_images:,} images a candidate"
-        find_all(search, numbers, search.likeness, title, picture, config, device)
-    tell_found(search, search.likeness, f"{model.path}, {task.name}", picture)
+        find_all(search, numbers, search.metric, title, picture, config, device)
+    tell_found(search, search.metric, f"{model.path}, {task.name}", picture)
     settled = [] if not (count := _settle(task, config)) else ["--settle", f"{count}"]
     for found in search.found:
         print(shlex.join([*_command(name, config), "--sigmas", listed(found.schedule), *settled]))
@@ -74,9 +74,9 @@ def _prepare(
     except UserError as error:
         raise UserError(f"--images {config.images}: {error}") from None
     images = chosen_images(pixels, config.num_images or _NUM_IMAGES, config.images)
-    likeness = _likeness(model, config, device)
+    metric = _metric(model, config, device)
     dtype, _ = resolve_dtype(config.dtype, device)
-    settings = task_settings(model, task.name, known, images, likeness, seed=config.seed, dtype=dtype)
+    settings = task_settings(model, task.name, known, images, metric, seed=config.seed, dtype=dtype)
     record = open_record(Path(config.output) / "search.json", settings)
     set_precision(model.denoiser.network, dtype)
     return TaskSearch(
@@ -84,7 +84,7 @@ def _prepare(
         task.default,
         method_of,
         images,
-        likeness,
+        metric,
         record,
         seed=config.seed,
         batch_size=config.batch_size,
@@ -110,15 +110,17 @@ def _settle(task: Task, config: SearchConfig) -> int:
     return task.default.settle if config.settle is None else config.settle
 
 
-def _likeness(model: "LoadedModel", config: SearchConfig, device: torch.device) -> Likeness:
-    if config.metric == "class":
-        return class_agreement(open_network(config, model.image_shape, device))
-    if config.metric == "lpips":
-        try:
-            return lpips(config.lpips_vgg, config.lpips_heads, device)
-        except UserError as error:
-            raise UserError(str(error).replace("lpips.", "--lpips-")) from None
-    return psnr()
+def _metric(model: "LoadedModel", config: SearchConfig, device: torch.device) -> FullReferenceMetric:
+    resources = Resources(
+        device,
+        lambda: open_network(config, model.image_shape, device),
+        config.lpips_vgg,
+        config.lpips_heads,
+    )
+    try:
+        return open_full_reference(config.metric or "psnr", resources)
+    except UserError as error:
+        raise UserError(str(error).replace("lpips.", "--lpips-")) from None
 
 
 def _command(name: str | None, config: SearchConfig) -> list[str]:

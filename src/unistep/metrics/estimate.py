@@ -29,3 +29,17 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.4g} ± {_Z95 * self.standard_error:.2g}"
+
+
+def proportion(count: int, total: int) -> Estimate:
+    """The share count / total of independent trials.
+
+    The standard error is that of the Beta distribution a uniform prior leads to, sqrt(p (1 - p) / (total + 3)) at
+    p = (count + 1) / (total + 2): near the binomial one, but not 0 where count is 0 or total.
+
+    Args:
+        count: number of trials that succeeded.
+        total: number of trials.
+    """
+    p = (count + 1) / (total + 2)
+    return Estimate(count / total, (p * (1 - p) / (total + 3)) ** 0.5, 0.0, 1.0)

@@ -39,9 +39,36 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.metrics.estimate import Estimate
-from unistep.metrics.moments import GroupedMoments, Moments
+from unistep.metrics.measurement import Features, Inputs, Measurement, More
+from unistep.metrics.moments import GroupedMoments, Moments, moments
 
 _PRECISION = 1e-7  # of a sum of singular values, were all roundings to one side; in fact 1e-12 comes out
+
+
+def compute(inputs: Inputs) -> Measurement:
+    """Returns the distance of the samples to the reference, and the extrapolated one where it is not mostly bias."""
+    reference = inputs.reference.moments()
+    found = frechet_estimate(inputs.samples.grouped(), reference)
+    warnings = []
+    if found.biased:
+        warnings.append(
+            f"{inputs.title} is biased: {found.count} samples are not more than the {found.dim} dimensions of their "
+            "features; compare it only with figures of as many samples, or make more"
+        )
+    if 0 < reference.count <= found.dim:
+        warnings.append(
+            f"{inputs.title} is biased: the reference has {reference.count} images, not more than the {found.dim} "
+            "dimensions of their features"
+        )
+    # Of a biased one an extrapolation of first order is too rough.
+    more = [] if found.biased else [More("extrapolated", f"{inputs.title}, N → ∞", found.extrapolated)]
+    return Measurement(found.distance, {"count": found.count}, more, warnings)
+
+
+def value(samples: Float[Tensor, "N D"], reference: Features) -> float:
+    """Returns the distance alone."""
+    ours, theirs = moments(samples), reference.moments()
+    return frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,13 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.metrics.estimate import Estimate
+from unistep.metrics.measurement import Inputs, Measurement
+
+
+def compute(inputs: Inputs) -> Measurement:
+    """Returns the score of the samples."""
+    score = inception_score(inputs.samples.all())
+    return Measurement(score.estimate, {"std_of_parts": score.std})
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,15 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.metrics.estimate import Estimate
+from unistep.metrics.measurement import Inputs, Measurement
 
 _ROWS = 1024  # of a kernel matrix held at a time
 _FEWEST = 4  # vectors from which the variance of pairs can be told
+
+
+def compute(inputs: Inputs) -> Measurement:
+    """Returns the distance of the samples to the reference."""
+    return Measurement(kernel_distance(inputs.samples.all(), inputs.reference.all()))
 
 
 def kernel_distance(samples: Float[Tensor, "N D"], reference: Float[Tensor, "M E"], *, block: int = 5000) -> Estimate:

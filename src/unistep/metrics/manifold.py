@@ -28,16 +28,59 @@ leaves out that a sample less widens the balls of its neighbours, where samples 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.metrics.estimate import Estimate
+from unistep.metrics.distances import check_finite, squared_distances
+from unistep.metrics.estimate import Estimate, proportion
+from unistep.metrics.measurement import Features, Inputs, Measurement, spread
 
-Progress = Callable[[int, int], None]
-"""Called with the number of distances computed so far, and of all."""
+_K: dict[str, dict[str, int]] = {
+    "precision": {"k": 3},
+    "recall": {"k": 3},
+    "density": {"density_k": 5},
+    "coverage": {"density_k": 5},
+}
+_ROWS = 2000
+
+
+def _compute(name: str, inputs: Inputs) -> Measurement:
+    """The number of a name, with the number of the reference's vectors that it was computed with."""
+    estimates, count = inputs.once(_together)
+    return Measurement(estimates[name], {"reference_count": count})
+
+
+def _value(name: str, samples: Float[Tensor, "N D"], reference: Features) -> float:
+    """The number of a name alone, against all of the reference."""
+    return _measure(reference.all(), samples, **_K[name], rows=_ROWS)[name].value
+
+
+precision, precision_value = partial(_compute, "precision"), partial(_value, "precision")
+recall, recall_value = partial(_compute, "recall"), partial(_value, "recall")
+density, density_value = partial(_compute, "density"), partial(_value, "density")
+coverage, coverage_value = partial(_compute, "coverage"), partial(_value, "coverage")
+
+
+def _together(inputs: Inputs) -> tuple[dict[str, Estimate], int]:
+    """All numbers of here that are asked for, from one pass over the distances, and the size of the reference.
+
+    With many more vectors of one set than of the other, coverage depends on their numbers alone: of the reference no
+    more are taken than there are samples.
+    """
+    chosen = spread(len(inputs.reference), len(inputs.samples))
+    asked = [_K[name] for name in inputs.names if name in _K]
+    estimates = _measure(
+        inputs.reference.all()[chosen],
+        inputs.samples.all(),
+        **{name: k for each in asked for name, k in each.items()},
+        rows=_ROWS,
+        on_progress=partial(inputs.progress, "nearest neighbours"),
+    )
+    return estimates, len(chosen)
 
 
 @dataclass(frozen=True)
@@ -57,7 +100,7 @@ class DensityCoverage:
 
 
 def precision_recall(
-    reference: Float[Tensor, "N D"], samples: Float[Tensor, "M E"], k: int = 3, *, rows: int = 2000
+    reference: Float[Tensor, "N D"], samples: Float[Tensor, "M E"], k: int = 3, *, rows: int = _ROWS
 ) -> PrecisionRecall:
     """Precision and recall of the samples against the reference, both given as features.
 
@@ -69,7 +112,7 @@ def precision_recall(
 
 
 def density_coverage(
-    reference: Float[Tensor, "N D"], samples: Float[Tensor, "M E"], k: int = 5, *, rows: int = 2000
+    reference: Float[Tensor, "N D"], samples: Float[Tensor, "M E"], k: int = 5, *, rows: int = _ROWS
 ) -> DensityCoverage:
     """Density and coverage of the samples against the reference, both given as features; see `precision_recall`."""
     found = _measure(reference, samples, density_k=k, rows=rows)
@@ -82,8 +125,8 @@ def manifold_estimates(
     *,
     k: int = 3,
     density_k: int = 5,
-    rows: int = 2000,
-    on_progress: Progress | None = None,
+    rows: int = _ROWS,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Estimate]:
     """By name: "precision" and "recall" with k neighbours, "density" and "coverage" with `density_k`.
 
@@ -91,16 +134,6 @@ def manifold_estimates(
     copy is made but of 2 x `rows` vectors at a time. Raises UserError as `precision_recall` does.
     """
     return _measure(reference, samples, k=k, density_k=density_k, rows=rows, on_progress=on_progress)
-
-
-def share(count: int, total: int) -> Estimate:
-    """The share count / total of independent trials.
-
-    The standard error is that of the Beta distribution a uniform prior leads to, sqrt(p (1 - p) / (total + 3)) at
-    p = (count + 1) / (total + 2): near the binomial one, but not 0 where count is 0 or total.
-    """
-    p = (count + 1) / (total + 2)
-    return Estimate(count / total, (p * (1 - p) / (total + 3)) ** 0.5, 0.0, 1.0)
 
 
 class _Vectors:
@@ -124,26 +157,11 @@ class _Vectors:
             yield place, self._features[place].to("cpu", torch.float64) - self._centre
 
 
-def squared_distances(a: Float64[Tensor, "N D"], b: Float64[Tensor, "M D"]) -> Float64[Tensor, "N M"]:
-    """All of them, by |a|^2 + |b|^2 - 2ab: never negative, but between equal vectors the round-off of the norms."""
-    block = torch.addmm(b.square().sum(dim=1).expand(len(a), -1), a, b.T, alpha=-2)
-    return block.add_(a.square().sum(dim=1, keepdim=True)).clamp_(min=0)
-
-
 def _mean(features: Float[Tensor, "N D"], rows: int) -> Float64[Tensor, "D"]:
     total = torch.zeros(features.shape[1], dtype=torch.float64)
     for part in features.split(rows):
         total += part.to("cpu", torch.float64).sum(dim=0)
     return total / len(features)
-
-
-def check_finite(features: Float[Tensor, "N D"], name: str, rows: int = 2000) -> None:
-    """Raises UserError where a feature is NaN or infinite; `name` says whose they are."""
-    if bad := sum(int((~part.isfinite()).any(dim=1).sum()) for part in features.split(rows)):
-        raise UserError(
-            f"{bad} of the {len(features)} feature vectors of the {name} are not finite; "
-            "check the images and the feature network"
-        )
 
 
 def nearest_squared(vectors: _Vectors, k: int, advance: Callable[[int], None]) -> Float64[Tensor, "N K"]:
@@ -168,7 +186,7 @@ def nearest_squared(vectors: _Vectors, k: int, advance: Callable[[int], None]) -
     return best
 
 
-def squared_radii(features: Float[Tensor, "N D"], k: int = 3, *, rows: int = 2000) -> Float64[Tensor, "N"]:
+def squared_radii(features: Float[Tensor, "N D"], k: int = 3, *, rows: int = _ROWS) -> Float64[Tensor, "N"]:
     """The squared distance of each vector to its k-th nearest other vector."""
     vectors = _Vectors(features, _mean(features, rows), rows)
     return nearest_squared(vectors, k, lambda _: None)[:, k - 1]
@@ -188,7 +206,7 @@ class _Cover:
 
     def estimate(self, num_samples: int) -> Estimate:
         count, total = int((self._times > 0).sum()), len(self._times)
-        binomial = share(count, total)
+        binomial = proportion(count, total)
         # Vectors that would be lost with each sample; of n of them, n (n - 1) ordered pairs go together.
         lost = torch.bincount(self._by[self._times == 1].long(), minlength=num_samples).double()
         pairs = (lost * (lost - 1)).sum().item() - lost.sum().item() ** 2 / num_samples
@@ -203,7 +221,7 @@ def _measure(
     k: int | None = None,
     density_k: int | None = None,
     rows: int,
-    on_progress: Progress | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Estimate]:
     """Precision and recall where k is given, density and coverage where density_k is."""
     _check(reference, samples, k, density_k)
@@ -232,7 +250,7 @@ def _measure(
 
     found = {}
     if k:
-        found["precision"] = share(int((balls[0] > 0).sum()), len(drawn))
+        found["precision"] = proportion(int((balls[0] > 0).sum()), len(drawn))
         found["recall"] = recalled.estimate(len(drawn))
     if density_k:
         density = balls[1] / density_k
@@ -258,7 +276,9 @@ def _check(
             )
 
 
-def _counter(real: _Vectors, drawn: _Vectors, both: bool, on_progress: Progress | None) -> Callable[[int], None]:
+def _counter(
+    real: _Vectors, drawn: _Vectors, both: bool, on_progress: Callable[[int, int], None] | None
+) -> Callable[[int], None]:
     """Adds up the distances computed and reports them; `both`: those among the samples are wanted too."""
 
     def within(vectors: _Vectors) -> int:

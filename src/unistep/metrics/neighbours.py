@@ -20,10 +20,38 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.images.grid import save_png, to_pil
-from unistep.metrics.estimate import Estimate
-from unistep.metrics.manifold import check_finite, share, squared_distances
+from unistep.metrics.distances import check_finite, squared_distances
+from unistep.metrics.estimate import Estimate, proportion
+from unistep.metrics.measurement import Inputs, Measurement, More, spread
+from unistep.metrics.sources import ImageSource
 
 MEMORISED_RATIO = 1 / 3
+_SHOWN = 12  # samples in the picture
+_NEAREST = 6  # reference images beside each of them
+
+
+def compute(inputs: Inputs) -> Measurement:
+    """Returns the share of the samples that copy an image of the reference, and the reference's own share.
+
+    The latter is of no more of its images than there are samples. A picture shows the samples nearest to the reference.
+    """
+    reference = inputs.reference
+    found = nearest_neighbours(inputs.samples.all(), reference.blocks(), _NEAREST)
+    chosen = spread(len(reference), len(inputs.samples))
+    own = nearest_neighbours(reference.all()[chosen], reference.blocks(), 2, own=chosen)
+    more = More("in_reference", "copies in the reference", memorised(own))
+
+    def draw(path: Path, samples: ImageSource, images: ImageSource) -> Path:
+        shown = found.closest(_SHOWN)
+        near = torch.stack([torch.stack([_image(images, int(j)) for j in found.index[i]]) for i in shown])
+        drawn = torch.stack([_image(samples, int(i)) for i in shown])
+        return save_neighbours(path, drawn, near, found.distance[shown], rows=_SHOWN)
+
+    return Measurement(memorised(found), more=[more], pictures={"neighbours": draw})
+
+
+def _image(source: ImageSource, number: int) -> UInt8[Tensor, "C H W"]:
+    return source.images(range(number, number + 1))[0]
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,7 @@ def _ratio(distance: Float[Tensor, "N K"]) -> Float[Tensor, "N"]:
     return torch.where(first == 0, 0, first / second)
 
 
-def nearest(
+def nearest_neighbours(
     samples: Float[Tensor, "N D"],
     blocks: Iterable[Float[Tensor, "_ E"]],
     k: int = 3,
@@ -118,7 +146,7 @@ def memorised(neighbours: Neighbours, ratio: float = MEMORISED_RATIO) -> Estimat
     """The share of samples that copy a training image, d1 / d2 < `ratio`, with its standard error; needs k >= 2."""
     if neighbours.distance.shape[1] < 2:
         raise UserError("whether a sample is a copy needs its 2 nearest training images; ask for at least 2")
-    return share(int((neighbours.ratio < ratio).sum()), len(neighbours.distance))
+    return proportion(int((neighbours.ratio < ratio).sum()), len(neighbours.distance))
 
 
 _TEXT, _GAP, _SIDE, _HEADING = 15, 4, 96, 236

@@ -1,7 +1,8 @@
-"""Where the images that are measured come from: data that is there, or a model that makes them on the fly.
+"""Sources of images to evaluate: data, or a model that makes images when they are asked for.
 
-A source gives any stretch of its images, the same whenever and wherever it is asked, so that several processes can
-share them and a broken-off evaluation can go on. Its digest is a hash of what the images are: features are kept by it.
+A source gives any range of its images, the same at any time and in any process, so that several processes can share
+them and an interrupted evaluation can go on. Features are kept by its digest, a hash of everything that determines the
+images.
 """
 
 import dataclasses
@@ -30,12 +31,12 @@ class ImageSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As the user named it, for messages."""
+        """Name in messages, as the user gave it."""
         ...
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         ...
 
     @property
@@ -45,34 +46,34 @@ class ImageSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of what determines image i for every i; not of how many are asked for."""
+        """SHA-256, in hexadecimal, of what determines image i for every i; a model's is not of their number."""
         ...
 
     @property
     def batch(self) -> int:
-        """How many images are best asked for at once: a multiple of 64, up to 256."""
+        """Number of images that are best asked for at once: a multiple of 64, up to 256."""
         ...
 
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
-        """The images of `part`, on the CPU."""
+        """Returns the images of `part` on the CPU."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """What there is to know of the images, as JSON takes it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a description of the images for reports, as JSON takes it."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class DataSource:
-    """Images that are there.
+    """Images of a dataset or of a tensor.
 
     Args:
-        pixels: uint8 [N, C, H, W], in memory or memory-mapped.
-        name: for messages.
-        count: the first so many of them; None is all.
+        pixels: images, uint8 [N, C, H, W], in memory or memory-mapped.
+        name: name in messages.
+        first: number of images to take, from the first on; None takes all.
 
     Raises:
-        UserError: they are not uint8, not of that shape, or fewer than `count`.
+        UserError: they are not uint8, not of that shape, or fewer than `first`.
     """
 
     pixels: Tensor
@@ -84,13 +85,13 @@ class DataSource:
         if pixels.dtype != torch.uint8:
             low, high = (f"{v:g}" for v in pixels.aminmax()) if pixels.numel() else ("nothing", "nothing")
             raise UserError(
-                f"{self.name}: the images are {pixels.dtype} from {low} to {high}, measures take uint8 from 0 to 255; "
+                f"{self.name}: the images are {pixels.dtype} from {low} to {high}, metrics take uint8 from 0 to 255; "
                 "for x in [-1, 1]: (x.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)"
             )
         if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-            raise UserError(f"{self.name}: images are [N, C, H, W] with C = 1 or 3, these are {list(pixels.shape)}")
+            raise UserError(f"{self.name}: images are [N, C, H, W] with C = 1 or 3, not {list(pixels.shape)}")
         if self.first is not None and not 1 <= self.first <= len(pixels):
-            raise UserError(f"{self.name} has {len(pixels)} images, {self.first} are asked for; ask for fewer")
+            raise UserError(f"`num_images` {self.first}: {self.name} has {len(pixels)} images; give at most that")
 
     @property
     def count(self) -> int:
@@ -119,7 +120,7 @@ class DataSource:
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
         return self.pixels[part.start : part.stop]
 
-    def describe(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"kind": "images", "name": self.name, "count": self.count, "shape": self.shape, "sha256": self.digest}
 
 
@@ -128,15 +129,15 @@ class ModelSource:
     """Images that a model makes when they are asked for; none is stored.
 
     Args:
-        model: with its network in fp32: the digest is taken of it.
-        plan: how it is sampled.
-        count: how many images there are.
-        seed: of the run; image i is made from seed and i alone.
-        labels: the class of each image; None for unconditional models.
-        batch_size: images at once on an accelerator.
-        device: of the model.
-        dtype: what the network computes in, for the digest and the report.
-        labelling: how the labels were chosen, in words; part of the digest.
+        model: model with the weights of its file, of which the digest is taken.
+        plan: sampler of the model.
+        count: number of images.
+        seed: seed of the run; image i uses the stream (seed, i).
+        labels: class of each image; None for unconditional models.
+        batch_size: number of images computed at once on an accelerator.
+        device: device of the model.
+        dtype: precision that the network computes in, for the digest and the report.
+        labelling: description of the choice of the labels; part of the digest.
     """
 
     model: LoadedModel
@@ -201,7 +202,7 @@ class ModelSource:
         )
         return torch.cat(list(made))
 
-    def describe(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         info = {name: value for name, value in dataclasses.asdict(self.model.info).items() if value is not None}
         return {
             "kind": "model",

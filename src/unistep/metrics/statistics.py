@@ -1,12 +1,11 @@
-"""Files of feature statistics: what stays of a reference when its images are gone.
+"""Files of feature statistics, which stand for a reference without its images.
 
     mu, sigma        mean and covariance of pool features: OpenAI's, EDM's and pytorch-fid's .npz, and ours
     mu_s, sigma_s    the same of spatial features: OpenAI's, and ours
     arr_0            OpenAI's keep images beside them, uint8 NHWC
-    about            ours only: JSON that says by which network, of how many images of what
+    about            ours only: JSON with the network, the number of images and their description
 
-Published files do not say what network they are of; by their makers' papers it is Inception-v3 with the resize of
-TensorFlow.
+Published files do not name their network; by their makers' papers it is Inception-v3 with the resize of TensorFlow.
 """
 
 import json
@@ -21,7 +20,7 @@ import torch
 
 from unistep.errors import UserError
 from unistep.files import whole_file
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.moments import Moments
 
 _KEYS: dict[Kind, tuple[str, str]] = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
@@ -34,10 +33,10 @@ class Statistics:
     """Moments of the features of a reference.
 
     Args:
-        moments: of each kind of features that the file has; "pool" always. Their count is 0 where nobody says.
-        name: of the file.
-        about: what the file says of itself; empty for published files.
-        has_images: whether the images are in it too.
+        moments: moments of each kind of features that the file has; "pool" always. Their count is 0 where it is unknown.
+        name: name of the file in messages.
+        about: description in the file; empty for published files.
+        has_images: whether the images are in the file too.
     """
 
     moments: dict[Kind, Moments]
@@ -46,22 +45,22 @@ class Statistics:
     has_images: bool = False
 
     def check(self, info: FeatureInfo) -> None:
-        """Refuses statistics of another feature network.
+        """Passes where the statistics are of a feature network.
 
         Raises:
-            UserError: they are; a comparison would be of two different things.
+            UserError: they are of another one.
         """
         if self.about:
             if self.about.get("key") != info.key:
                 made = f"{self.about.get('features')} with resize {self.about.get('resize')}"
                 raise UserError(
                     f"{self.name} was made with {made}, not with the {info.name} of now (resize {info.resize}): such "
-                    "numbers do not compare; give the same --features and --resize, or the reference's images"
+                    "numbers do not compare; give the same `features` and `resize`, or the reference's images"
                 )
         elif info.name != "inception":
             raise UserError(
-                f"{self.name} holds statistics that say no feature network; such files are of inception, "
-                f"not {info.name}: give --features inception, or the reference's images"
+                f"{self.name} names no feature network; such files are of inception, not {info.name}; give `features` "
+                "inception, or the reference's images"
             )
         for kind, found in self.moments.items():
             if len(found.mean) != info.dims.get(kind):
@@ -72,9 +71,10 @@ class Statistics:
 
 
 def read_statistics(path: Path) -> Statistics | None:
-    """The statistics in an .npz; None where it has no `mu`, as one of images alone.
+    """Reads the statistics in an .npz; nothing in it is executed.
 
-    Nothing in the file is executed.
+    Returns:
+        The statistics; None where the file has no `mu`, as one of images alone.
 
     Raises:
         UserError: the file is damaged, or its arrays are no mean and covariance.
@@ -102,10 +102,10 @@ def write_statistics(path: Path, moments: dict[Kind, Moments], info: FeatureInfo
     """Writes statistics that `read_statistics` reads, and others' tools as well.
 
     Args:
-        path: the .npz.
-        moments: of each kind.
-        info: of the network.
-        description: of the images.
+        path: place of the .npz.
+        moments: moments of each kind of features.
+        info: identity of the network.
+        description: description of the images; JSON.
 
     Raises:
         UserError: the file cannot be written.

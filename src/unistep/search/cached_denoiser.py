@@ -1,7 +1,7 @@
-"""A denoiser that remembers: many schedules begin alike, and what they share is computed once.
+"""Denoiser that keeps its outputs: many schedules begin alike, and what they share is computed once.
 
 The noise of an image depends on its seed alone, so two schedules with the same first levels give the network the very
-same inputs there. Who compares schedules on the same images saves the first of two evaluations, and more of more.
+same inputs there. A comparison of schedules on the same images saves the first of two evaluations, and more of more.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from torch import Tensor
 from unistep.core.denoiser import Denoiser
 
 
-class RememberedDenoiser:
-    """Gives what it gave before for the same bits of input.
+class CachedDenoiser:
+    """A denoiser that computes the output of the same input bits once.
 
     Outputs at sigma_max, which all schedules share, are kept for good; of the others those used last. All lie in the
     memory of the CPU.
 
     Args:
-        denoiser: whose outputs depend on its inputs alone.
-        sigma_max: where all schedules begin.
-        limit: bytes of outputs that are kept.
+        denoiser: denoiser whose outputs depend on its inputs alone.
+        sigma_max: noise level at which all schedules begin.
+        limit: memory for kept outputs in bytes.
     """
 
     def __init__(self, denoiser: Denoiser, sigma_max: float, limit: int = 1 << 30) -> None:

@@ -1,13 +1,13 @@
-"""The search for the noise levels of an edit: candidates are scored by how like the results are to the true images.
+"""Search for the noise levels of an edit: candidates are scored by comparing the results with the true images.
 
-Images that are whole are measured, blurred, masked, and so on, edited from what is left of them, and compared with what
-they were. Other than a sampler an edit need not begin with pure noise, so its first level is searched like the others
-(`unistep.search.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. What was
-found is compared with these (see `unistep.search.scores`). Denoising and JPEG begin at the noise of each input, and are
-not searched.
+Whole images are measured (blurred, masked, and so on), edited from their measurements, and compared with themselves.
+Other than a sampler an edit need not begin with pure noise, so its first level is searched like the others
+(`unistep.search.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. The schedule
+that was found is compared with these (see `unistep.search.scores`). Denoising and JPEG begin at the noise of each
+input, and are not searched.
 
-How well what the model makes fits what is known is told beside and not searched for: at low noise a model gives back
-what it is given, and everything fits.
+The residual of the measurements is reported and not optimised: at low noise a model returns its input, and everything
+fits.
 """
 
 import dataclasses
@@ -32,11 +32,12 @@ from unistep.editing.run import make
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.generation.settings import weights_digest
-from unistep.search.cached_denoiser import RememberedDenoiser
-from unistep.search.full_reference import Likeness
+from unistep.runtime.progress import Progress
+from unistep.search.cached_denoiser import CachedDenoiser
+from unistep.search.full_reference import FullReferenceMetric
 from unistep.search.golden_section import search_timesteps
 from unistep.search.record import Schedule, SearchRecord
-from unistep.search.scores import USUAL, Found, Progress, Scores, listed
+from unistep.search.scores import USUAL, Found, Scores, listed
 
 _LEVELS = 40
 _LOWEST = 0.002
@@ -44,11 +45,17 @@ _SWEEPS = 3
 _CHUNK = 256  # images that are edited at once
 
 MethodOf = Callable[[UInt8[Tensor, "N C H W"], Sequence[float]], Method]
-"""How whole images are edited at some noise levels."""
+"""Function from whole images and noise levels to the method that edits them."""
 
 
 def known_part(operator: Operator, model: LoadedModel, settle: int = 0) -> MethodOf:
-    """Edits of what an operator keeps of the images, with so many evaluations without noise in the end."""
+    """Returns the function that edits from an operator's measurements.
+
+    Args:
+        operator: operator that measures the images.
+        model: model that edits.
+        settle: number of evaluations without noise at the end.
+    """
     settle_sigmas = settle_levels(settle, most=model.info.sigma_max, rho=model.info.rho)
     device, sigma_min = next(model.denoiser.parameters()).device, model.info.sigma_min
 
@@ -60,21 +67,21 @@ def known_part(operator: Operator, model: LoadedModel, settle: int = 0) -> Metho
 
 
 def chosen_images(images: UInt8[Tensor, "N C H W"], count: int, name: str) -> UInt8[Tensor, "M C H W"]:
-    """The 2 `count` images of a search: those to search with, then the fresh ones.
+    """Returns the images of a search, then as many fresh ones.
 
     Both are spread over the dataset, for many are sorted by class.
 
     Args:
-        images: of the dataset.
-        count: images a candidate.
-        name: of the dataset, for messages.
+        images: images of the dataset.
+        count: number of images a candidate.
+        name: name of the dataset in messages.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are too few.
     """
     if len(images) < 2 * count:
         raise UserError(
-            f"--num_images {count}: as many fresh images judge what was found, and {name} has {len(images)}; "
+            f"`num_images` {count}: as many fresh images judge the result, and {name} has {len(images)}; "
             f"give at most {len(images) // 2}"
         )
     places = torch.arange(2 * count) * len(images) // (2 * count)
@@ -86,27 +93,27 @@ def task_settings(
     task: str,
     known: dict[str, Any],
     images: UInt8[Tensor, "N C H W"],
-    likeness: Likeness,
+    metric: FullReferenceMetric,
     *,
     seed: int,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """All that the numbers of a search depend on; the model is still in fp32. See `SearchRecord`.
+    """Returns everything that the numbers of a search depend on, for `SearchRecord`.
 
     Args:
-        model: which edits.
+        model: model in fp32.
         task: name of the task.
-        known: what is known of the images, as JSON.
-        images: of the search, and fresh ones.
-        likeness: what is made best.
-        seed: of the noise.
-        dtype: that the model computes in.
+        known: options of the measurements; JSON.
+        images: images of the search, and fresh ones.
+        metric: metric that is optimised.
+        seed: seed of the noise.
+        dtype: precision that the network computes in.
     """
     info = dataclasses.asdict(model.info)
     for name in ("timesteps", "schedules"):  # of no meaning to an edit
         del info[name]
     return {
-        "metric": likeness.title,
+        "metric": metric.title,
         "number of images": len(images) // 2,
         "seed": seed,
         "task": task,
@@ -115,7 +122,7 @@ def task_settings(
         "images": hashlib.sha256(images.contiguous().numpy().data).hexdigest(),
         "model's weights": weights_digest(model.denoiser),
         "model's noise range and scaling": info,
-        "features": likeness.digest,
+        "features": metric.digest,
         "unistep": version("unistep"),
     }
 
@@ -124,15 +131,15 @@ class TaskSearch:
     """Finds noise levels of one task for one model.
 
     Args:
-        model: a consistency model, in the precision that it is to compute in.
-        default: noise levels of the task.
-        method_of: how, see `known_part`.
-        images: of the search, and as many fresh ones, see `chosen_images`.
-        likeness: what is made best.
-        record: of what was measured so far; kept up to date.
-        seed: of the noise.
-        batch_size: images at once on an accelerator.
-        on_progress: see `Progress`.
+        model: consistency model in the precision that it is to compute in.
+        default: default noise levels of the task.
+        method_of: function that returns the method of the edit, see `known_part`.
+        images: images of the search, and as many fresh ones, see `chosen_images`.
+        metric: metric that is optimised.
+        record: numbers that were computed before; kept up to date.
+        seed: seed of the noise.
+        batch_size: number of images computed at once on an accelerator.
+        on_progress: called with the progress, see `Progress`.
 
     Raises:
         UserError: the model is no consistency model.
@@ -144,7 +151,7 @@ class TaskSearch:
         default: DefaultLevels,
         method_of: MethodOf,
         images: UInt8[Tensor, "N C H W"],
-        likeness: Likeness,
+        metric: FullReferenceMetric,
         record: SearchRecord,
         *,
         seed: int = 0,
@@ -153,19 +160,22 @@ class TaskSearch:
     ) -> None:
         own = edit_model(model)
         # No level is one at which all schedules begin.
-        remembered = RememberedDenoiser(own.denoiser, float("inf"))
-        self.model, self.info, self.default = dataclasses.replace(own, denoiser=remembered), model.info, default
-        self.method_of, self.images, self.likeness, self.record = method_of, images, likeness, record
+        cached = CachedDenoiser(own.denoiser, float("inf"))
+        self.model, self.info, self.default = dataclasses.replace(own, denoiser=cached), model.info, default
+        self.method_of, self.images, self.metric, self.record = method_of, images, metric, record
         self.num_images, self.seed, self.batch_size = len(images) // 2, seed, batch_size
         self.on_progress = on_progress
-        self.scores = Scores(likeness, record, self._features)
+        self.scores = Scores(metric, record, self._features)
         self.found: list[Found] = []
 
     def find(self, steps: int) -> Found:
-        """The levels of an edit of `steps` steps; those found before for fewer steps are where it starts as well.
+        """Finds the noise levels of an edit; those found before for fewer steps are where it starts as well.
+
+        Args:
+            steps: number of noise levels.
 
         Raises:
-            UserError: there are not so many levels.
+            UserError: there are fewer levels.
         """
         usual = tuple(map(rounded, self.default.at(steps, rho=self.info.rho)))
         fewer = [found.schedule for found in self.found if found.steps < steps]
@@ -192,18 +202,18 @@ class TaskSearch:
 
     @torch.no_grad()
     def _features(self, sigmas: Schedule, fresh: bool) -> Float32[Tensor, "N 1"]:
-        """How like each result is to its image."""
+        """The number of each result and its image."""
         part = range(self.num_images, 2 * self.num_images) if fresh else range(self.num_images)
         what = f"sigmas {listed(sigmas)}{' on fresh images' if fresh else ''}"
         which = "fresh images" if fresh else "images of the search"
         known = self.record.labels.get(which)
-        labels, alike, apart = [], [], []
+        labels, compared, residuals = [], [], []
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             if self.on_progress is not None:
                 self.on_progress(what, done, len(part))
 
-        told(0)
+        report(0)
         for start in range(0, len(part), _CHUNK):
             numbers = part[start : start + _CHUNK]
             true = self.images[numbers.start : numbers.stop]
@@ -214,25 +224,25 @@ class TaskSearch:
                 class_labels=None if known is None else known[start : start + _CHUNK],
                 batch_size=self.batch_size,
                 numbers=numbers,
-                on_done=lambda done, start=start: told(start + done),
+                on_done=lambda done, start=start: report(start + done),
             )
-            alike.append(self.likeness.compare(result.images[:, 0], true))
-            apart.append(result.residual[:, 0])
+            compared.append(self.metric.compare(result.images[:, 0], true))
+            residuals.append(result.residual[:, 0])
             if result.class_labels is not None:
                 labels += result.class_labels[:, 0].tolist()
         if labels and known is None:
             self.record.labels[which] = labels  # of all levels the same
         if fresh:
-            self.record.beside[sigmas] = torch.cat(apart).double().mean().item()
-        return torch.cat(alike)[:, None]
+            self.record.residuals[sigmas] = torch.cat(residuals).double().mean().item()
+        return torch.cat(compared)[:, None]
 
 
 def level_grid(info: ModelInfo) -> list[float]:
-    """The noise levels among which those of an edit are searched, descending."""
+    """Returns the noise levels among which those of an edit are searched, descending."""
     sigmas = karras_sigmas(_LEVELS + 1, max(info.sigma_min, _LOWEST), info.sigma_max, dtype=torch.float64)
     return [min(rounded(s), info.sigma_max) for s in sigmas.tolist()[:-1]]
 
 
 def rounded(sigma: float) -> float:
-    """A level to four digits, so that what is printed is what was measured."""
+    """Returns a level with four digits, so that the printed level is the one that was evaluated."""
     return float(f"{sigma:.4g}")

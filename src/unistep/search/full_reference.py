@@ -1,15 +1,15 @@
-"""How like results are to the images that they should be: a number an image, of which a search makes the mean best.
+"""Metrics that compare each result with the image that it should be; a search optimises their mean.
 
-psnr    peak signal-to-noise ratio, 10 log10(255^2 / MSE) in dB; that of equal images ends at 78 dB
-lpips   a learned perceptual distance (Zhang et al. 2018), see `unistep.networks.lpips`
-class   the share of results that a classifier takes for what it takes the image for
+psnr    peak signal-to-noise ratio, 10 log10(255^2 / MSE) in dB, at most 78
+lpips   learned perceptual distance (Zhang et al. 2018), see `unistep.networks.lpips`
+class   share of results that a classifier assigns to the class of the image
 """
 
 import hashlib
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -22,27 +22,46 @@ from unistep.formats.published.lpips import load_lpips
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.metrics.measures import Better
+from unistep.metrics.metric import Better
 from unistep.search.metric import GROUPS, jackknife
-
-LikenessMetric = Literal["psnr", "lpips", "class"]
-LIKENESSES: tuple[LikenessMetric, ...] = get_args(LikenessMetric)
+from unistep.search.table import FULL_REFERENCE_METRICS
 
 _BATCH = 32  # images whose features are in memory at once
 
 Compare = Callable[[UInt8[Tensor, "N C H W"], UInt8[Tensor, "N C H W"]], Float32[Tensor, " N"]]
 
 
+def _no_network() -> FeatureNetwork:
+    raise UserError("this metric needs a feature network; give `features`")
+
+
 @dataclass(frozen=True)
-class Likeness:
-    """A measure of pairs of images; see `unistep.search.scores.Measure`.
+class Resources:
+    """Everything that a full-reference metric may need.
 
     Args:
-        title: what its numbers are called.
-        better: which way.
-        digest: SHA-256, in hexadecimal, of all that a number depends on beside the images.
-        compare: results and the images that they should be; one number a pair.
-        least, most: what the number can be.
+        device: device to compute on.
+        features: function that opens the feature network.
+        lpips_vgg: file of VGG's weights for LPIPS; None downloads it.
+        lpips_heads: file of the heads' weights for LPIPS; None downloads it.
+    """
+
+    device: torch.device | str = "cpu"
+    features: Callable[[], FeatureNetwork] = _no_network
+    lpips_vgg: str | None = None
+    lpips_heads: str | None = None
+
+
+@dataclass(frozen=True)
+class FullReferenceMetric:
+    """A metric of pairs of images; see `unistep.search.scores.ScoreMetric`.
+
+    Args:
+        title: title of the number.
+        better: direction of improvement.
+        digest: SHA-256, in hexadecimal, of everything that a number depends on beside the images.
+        compare: function from results and the images that they should be to one number a pair.
+        least, most: bounds of the number.
     """
 
     title: str
@@ -53,68 +72,81 @@ class Likeness:
     most: float = math.inf
 
     def value(self, features: Float32[Tensor, "N 1"], /) -> float:
-        """The mean."""
+        """Returns the mean."""
         return features.double().mean().item()
 
     def without_groups(self, features: Float32[Tensor, "N 1"]) -> tuple[float, ...]:
-        """The mean without each of the groups of images."""
+        """Returns the means without each of the groups of images."""
         group = torch.arange(len(features)) % GROUPS
         return tuple(self.value(features[group != g]) for g in range(GROUPS))
 
     def estimate(self, value: float, without: Sequence[float]) -> Estimate:
-        """The mean and its error."""
+        """Returns the mean with its error."""
         return Estimate(value, jackknife(value, without).standard_error, self.least, self.most)
 
 
-def psnr() -> Likeness:
-    """Peak signal-to-noise ratio."""
+def open_full_reference(name: str, resources: Resources) -> FullReferenceMetric:
+    """Opens a metric of `FULL_REFERENCE_METRICS`.
+
+    Args:
+        name: name of the row.
+        resources: what it may need.
+
+    Raises:
+        UserError: the weights cannot be had, or the feature network is no classifier.
+    """
+    module, _, function = FULL_REFERENCE_METRICS[name].opener.rpartition(".")
+    return getattr(importlib.import_module(f"unistep.search.{module}"), function)(resources)
+
+
+def psnr(resources: Resources) -> FullReferenceMetric:
+    """Opens the peak signal-to-noise ratio."""
 
     def compare(made: Tensor, true: Tensor) -> Tensor:
         return pixels.psnr(made, true).float()
 
-    return Likeness("PSNR in dB", "higher", _sha256("psnr"), compare, -math.inf)
+    return FullReferenceMetric("PSNR in dB", "higher", _sha256("psnr"), compare, -math.inf)
 
 
-def lpips(vgg: str | None = None, heads: str | None = None, device: torch.device | str = "cpu") -> Likeness:
-    """The learned distance.
-
-    Args:
-        vgg, heads: files of its weights, see `unistep.formats.published.lpips`.
-        device: where it is computed.
+def lpips(resources: Resources) -> FullReferenceMetric:
+    """Opens the learned perceptual distance.
 
     Raises:
         UserError: the weights cannot be had.
     """
-    network = load_lpips(vgg, heads)
+    network = load_lpips(resources.lpips_vgg, resources.lpips_heads)
     digest = hashlib.sha256(b"lpips")
     for tensor in network.state_dict().values():
         digest.update(tensor.contiguous().numpy().data)
-    network = network.to(device)
+    network = network.to(resources.device)
 
     def compare(made: Tensor, true: Tensor) -> Tensor:
         pairs = zip(made.split(_BATCH), true.split(_BATCH), strict=True)
         with torch.no_grad():
-            return torch.cat([network(to_float(a.to(device)), to_float(b.to(device))).cpu() for a, b in pairs])
+            parts = [network(*(to_float(images.to(resources.device)) for images in pair)).cpu() for pair in pairs]
+        return torch.cat(parts)
 
-    return Likeness("LPIPS", "lower", digest.hexdigest(), compare)
+    return FullReferenceMetric("LPIPS", "lower", digest.hexdigest(), compare)
 
 
-def class_agreement(network: FeatureNetwork) -> Likeness:
-    """The share of results of the same class as the image, as a classifier sees both.
+def class_agreement(resources: Resources) -> FullReferenceMetric:
+    """Opens the share of results that a classifier assigns to the class of the image.
 
     Raises:
-        UserError: the network is no classifier.
+        UserError: the feature network is no classifier.
     """
+    network = resources.features()
     info = network.info
     if "probabilities" not in info.dims:
-        raise UserError(f"class needs a classifier, which {info.name} is not; take another --features or --metric")
+        raise UserError(f"class needs a classifier, which {info.name} is not; choose other `features` or `metric`")
 
     def classes(images: Tensor) -> Tensor:
         return features_of(images, network, ["probabilities"])["probabilities"].argmax(dim=1)
 
-    title = f"same class ({info.label})"
-    compare: Compare = lambda made, true: (classes(made) == classes(true)).float()  # noqa: E731
-    return Likeness(title, "higher", _sha256(f"class {info.key}"), compare, most=1)
+    def compare(made: Tensor, true: Tensor) -> Tensor:
+        return (classes(made) == classes(true)).float()
+
+    return FullReferenceMetric(f"same class ({info.label})", "higher", _sha256(f"class {info.key}"), compare, most=1)
 
 
 def _sha256(text: str) -> str:

@@ -1,5 +1,6 @@
-"""curve.png: what a search has seen, a panel for each number of steps, and what it gains."""
+"""curve.png: the numbers that a search has computed, in a panel for each number of steps, and its gain."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ _Z95 = 1.96
 
 
 def check_matplotlib() -> None:
-    """Refuses to begin what could not be drawn.
+    """Passes where curves can be drawn.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -29,18 +30,32 @@ def check_matplotlib() -> None:
         raise UserError("the curve is drawn with matplotlib: pip install 'unistep[evaluate]'") from None
 
 
-def save_curves(path: Path, found: Sequence[Found], info: ModelInfo, title: str, measure: str) -> None:
-    """Draws what was found.
+def save_curves(path: Path, found: Sequence[Found], info: ModelInfo, title: str, metric: str) -> None:
+    """Draws the results of a search to a file, which appears whole.
 
     Args:
-        path: a .png.
-        found: at least one.
-        info: of the model, for the noise levels of its grid.
-        title: of the picture.
-        measure: what the numbers are called.
+        path: place of the PNG.
+        found: results, at least one.
+        info: information of the model, for the noise levels of its grid.
+        title: title of the picture.
+        metric: title of the numbers.
 
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    png = curves_png(found, info, title, metric)
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(png)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another `output`") from None
+
+
+def curves_png(found: Sequence[Found], info: ModelInfo, title: str, metric: str) -> bytes:
+    """Returns the picture of `save_curves` as the content of a PNG.
+
+    Raises:
+        UserError: matplotlib is not installed.
     """
     check_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,20 +68,18 @@ def save_curves(path: Path, found: Sequence[Found], info: ModelInfo, title: str,
     FigureCanvasAgg(figure)
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for one, panel in zip(found, axes, strict=False):
-        _draw_curves(panel, one, info, measure)
+        _draw_curves(panel, one, info, metric)
     if len(found) > 1:
-        _draw_gain(axes[len(found)], found, measure)
+        _draw_gain(axes[len(found)], found, metric)
     for panel in axes[panels:]:
         panel.set_visible(False)
     figure.suptitle(title)
-    try:
-        with whole_file(path) as temporary:
-            figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
-def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, measure: str) -> None:
+def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, metric: str) -> None:
     """Every point of the schedule elsewhere, the others where they are."""
     free = found.schedule[len(found.schedule) - len(found.curves) :]
     for step, curve in enumerate(found.curves, start=len(found.schedule) - len(free) + 1):
@@ -82,7 +95,7 @@ def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, measure: str) -> 
         label = f"found: {listed(found.schedule)}"
         panel.plot(free, [best.searched] * len(free), "*", color="black", markersize=11, linestyle="", label=label)
     panel.set_title(f"{found.steps} steps, on the images of the search", fontsize=10)
-    panel.set_ylabel(measure)
+    panel.set_ylabel(metric)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     if found.unit == "sigmas":
@@ -109,7 +122,7 @@ def _add_sigmas(panel: "Axes", info: ModelInfo) -> None:
     top.set_xlabel("sigma", fontsize=8)
 
 
-def _draw_gain(panel: "Axes", found: Sequence[Found], measure: str) -> None:
+def _draw_gain(panel: "Axes", found: Sequence[Found], metric: str) -> None:
     """The schedules against the number of steps, on fresh images, with their 95% intervals."""
     for shift, (name, (color, marker)) in enumerate(_STYLES.items()):
         points: list[Any] = [(one.steps, one.of(name)) for one in found]
@@ -128,7 +141,7 @@ def _draw_gain(panel: "Axes", found: Sequence[Found], measure: str) -> None:
         )
     panel.set_title("on fresh images, with 95% intervals", fontsize=10)
     panel.set_xlabel("steps (network evaluations)")
-    panel.set_ylabel(measure)
+    panel.set_ylabel(metric)
     panel.set_xticks([one.steps for one in found])
     panel.grid(alpha=0.3)
     panel.margins(y=0.3)  # room above the bars

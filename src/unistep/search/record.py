@@ -1,4 +1,4 @@
-"""search.json: what a search has measured so far, so that a broken-off one goes on, and what it found."""
+"""search.json: the numbers that a search has computed, with which an interrupted one goes on, and its results."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,29 +16,28 @@ _MOST_BYTES = 64 << 20
 
 @dataclass
 class SearchRecord:
-    """Written whole after each measurement.
+    """Numbers of schedules, written whole after each of them.
 
     Args:
-        path: of the file.
-        settings: all that the numbers depend on, by the name a person would give it; JSON.
-        scores: of the schedules on the images of the search.
-        fresh: of some schedules on images that the search has not seen: the value, and the values without each group.
-        beside: what is told beside the numbers on fresh images, where there is something: of an edit how far what the
-            model made was from what is known.
+        path: place of the file.
+        settings: everything that the numbers depend on, by a name for people; JSON.
+        scores: numbers on the images of the search, by schedule.
+        fresh: numbers on fresh images, and those without each group of images, by schedule.
+        residuals: means over fresh images of an edit's residual, by schedule; empty for samplers.
         labels: classes that were guessed, by the name of the images; guessing costs as much as many candidates.
-        found: for people and programs; see `unistep.search.scores`.
+        found: results as JSON; see `unistep.search.scores`.
     """
 
     path: Path
     settings: dict[str, Any]
     scores: dict[Schedule, float] = field(default_factory=dict)
     fresh: dict[Schedule, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
-    beside: dict[Schedule, float] = field(default_factory=dict)
+    residuals: dict[Schedule, float] = field(default_factory=dict)
     labels: dict[str, list[int]] = field(default_factory=dict)
     found: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self) -> None:
-        """Puts the file in its place.
+        """Writes the file, which appears whole.
 
         Raises:
             UserError: it cannot be written.
@@ -51,27 +50,31 @@ class SearchRecord:
             },
             "settings": self.settings,
         }
-        if self.beside:
-            content["beside"] = {_text(own): value for own, value in self.beside.items()}
+        if self.residuals:
+            content["beside"] = {_text(own): value for own, value in self.residuals.items()}
         if self.labels:
             content["labels"] = self.labels
         try:
             with whole_file(self.path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}; choose another --output") from None
+            raise UserError(f"cannot write {self.path}: {error.strerror or error}; choose another `output`") from None
 
 
 def open_record(path: Path, settings: dict[str, Any]) -> SearchRecord:
-    """The record at `path`, empty where there is none.
+    """Reads the record at a path; one that is not there is empty.
+
+    Args:
+        path: place of the file.
+        settings: settings of the search; those of the file must be the same.
 
     Raises:
-        UserError: what is there is of other settings, or no record.
+        UserError: the file is of a search with other settings, or no record.
     """
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         return SearchRecord(path, settings)
-    other = "delete it, or give another --output"
+    other = "delete it, or give another `output`"
     check_regular_file(path, other, most_bytes=_MOST_BYTES)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +84,7 @@ def open_record(path: Path, settings: dict[str, Any]) -> SearchRecord:
             _schedule(own): (float(entry["value"]), tuple(map(float, entry["without_a_group"])))
             for own, entry in content["fresh"].items()
         }
-        beside = {_schedule(own): float(value) for own, value in content.get("beside", {}).items()}
+        residuals = {_schedule(own): float(value) for own, value in content.get("beside", {}).items()}
         labels = {name: [int(c) for c in of_images] for name, of_images in content.get("labels", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         raise UserError(f"{path} is not the record of a search, or is damaged; {other}") from None
@@ -89,7 +92,7 @@ def open_record(path: Path, settings: dict[str, Any]) -> SearchRecord:
     if differing:
         what = ", ".join(_difference(name, former.get(name), settings.get(name)) for name in differing)
         raise UserError(f"{path} is of a search that differs in {what}; {other}")
-    return SearchRecord(path, settings, scores, fresh, beside, labels)
+    return SearchRecord(path, settings, scores, fresh, residuals, labels)
 
 
 def _difference(name: str, former: Any, now: Any) -> str:

@@ -1,7 +1,7 @@
-"""The search for a model's timesteps: candidates are scored by a measure of the images they make.
+"""Search for the timesteps of a model: candidates are scored by a metric of the images they make.
 
-The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.search.scores`).
-What was found is compared with levels that are spaced evenly and with the model's own.
+The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.search.scores`). The
+schedule that was found is compared with one that is evenly spaced and with the model's own.
 """
 
 import dataclasses
@@ -19,46 +19,56 @@ from unistep.generation.plan import consistency_plan, random_labels, spaced_time
 from unistep.generation.settings import weights_digest
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.search.cached_denoiser import RememberedDenoiser
+from unistep.metrics.metric import Better
+from unistep.runtime.progress import Progress
+from unistep.search.cached_denoiser import CachedDenoiser
 from unistep.search.golden_section import search_timesteps
-from unistep.search.metric import Yardstick
+from unistep.search.metric import SearchMetric
 from unistep.search.record import Schedule, SearchRecord
-from unistep.search.scores import EVEN, OWN, Found, Progress, Scores, listed
+from unistep.search.scores import EVEN, OWN, Found, Scores, listed
 
 
 def search_settings(
-    model: LoadedModel, yardstick: Yardstick, *, num_images: int, seed: int, dtype: torch.dtype
+    model: LoadedModel, metric: SearchMetric, *, num_images: int, seed: int, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """All that the numbers of a search depend on; the model is still in fp32. See `SearchRecord`."""
+    """Returns everything that the numbers of a search depend on, for `SearchRecord`.
+
+    Args:
+        model: model in fp32.
+        metric: metric of the search.
+        num_images: number of images a candidate.
+        seed: seed of the images.
+        dtype: precision that the network computes in.
+    """
     info = dataclasses.asdict(model.info)
-    # What is found may be written there.
+    # The search may write its results there.
     for name in ("timesteps", "schedules"):
         del info[name]
     return {
-        "metric": yardstick.title,
+        "metric": metric.title,
         "number of images": num_images,
         "seed": seed,
         "dtype": str(dtype).removeprefix("torch."),
         "model's weights": weights_digest(model.denoiser),
         "model's noise range and scaling": info,
-        "reference and features": yardstick.digest,
+        "reference and features": metric.digest,
         "unistep": version("unistep"),
     }
 
 
 class ScheduleSearch:
-    """Finds schedules of one model, by one measure.
+    """Finds timesteps of one model by one metric.
 
     Args:
-        model: a consistency model, in the precision that it is to compute in.
-        network: of features.
-        yardstick: of those features.
-        record: of what was measured so far; kept up to date.
-        num_images: a candidate.
-        seed: of the images.
-        batch_size: images at once on an accelerator.
-        device: of the model.
-        on_progress: see `Progress`.
+        model: consistency model in the precision that it is to compute in.
+        network: feature network.
+        metric: metric of its features.
+        record: numbers that were computed before; kept up to date.
+        num_images: number of images a candidate.
+        seed: seed of the images; image i uses the stream (seed, i).
+        batch_size: number of images computed at once on an accelerator.
+        device: device of the model.
+        on_progress: called with the progress, see `Progress`.
 
     Raises:
         UserError: the model is no consistency model, or there are too few images.
@@ -68,7 +78,7 @@ class ScheduleSearch:
         self,
         model: LoadedModel,
         network: FeatureNetwork,
-        yardstick: Yardstick,
+        metric: SearchMetric,
         record: SearchRecord,
         *,
         num_images: int,
@@ -78,18 +88,21 @@ class ScheduleSearch:
         on_progress: Progress | None = None,
     ) -> None:
         check_searchable(model)
-        self.model, self.info, self.network, self.yardstick = model, model.info, network, yardstick
+        self.model, self.info, self.network, self.metric = model, model.info, network, metric
         self.record, self.num_images, self.seed = record, num_images, seed
         self.batch_size, self.device, self.on_progress = batch_size, device, on_progress
-        self.scores = Scores(yardstick, record, self._features)
-        self.denoiser = RememberedDenoiser(model.denoiser, model.info.sigma_max)
+        self.scores = Scores(metric, record, self._features)
+        self.denoiser = CachedDenoiser(model.denoiser, model.info.sigma_max)
         self.found: list[Found] = []
 
     def find(self, steps: int) -> Found:
-        """The schedule of `steps` steps; those found before for fewer steps are where it starts.
+        """Finds the schedule of a number of steps; those found before for fewer steps are where it starts.
+
+        Args:
+            steps: number of network evaluations an image.
 
         Raises:
-            UserError: the model's grid has not so many levels.
+            UserError: the model's grid has fewer levels.
         """
         even = tuple(spaced_timesteps(steps, self.info.num_train_timesteps))
         own = self.info.schedule(steps)
@@ -111,11 +124,11 @@ class ScheduleSearch:
         labels = random_labels(self.seed, part, self.model.num_classes) if self.model.num_classes else None
         what = f"timesteps {listed(schedule)}{' on fresh images' if fresh else ''}"
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             if self.on_progress is not None:
                 self.on_progress(what, done, len(part))
 
-        told(0)
+        report(0)
         made = generate(
             self.denoiser,
             plan,
@@ -125,9 +138,9 @@ class ScheduleSearch:
             labels=labels,
             batch_size=self.batch_size,
             device=self.device,
-            on_batch=told,
+            on_batch=report,
         )
-        kind = self.yardstick.kind
+        kind = self.metric.kind
         name, batches = str(self.model.path), []
         for images in made:
             batches.append(features_of(images, self.network, [kind], name, part.start + sum(map(len, batches)))[kind])
@@ -135,20 +148,25 @@ class ScheduleSearch:
 
 
 def check_searchable(model: LoadedModel) -> None:
-    """Refuses what has no timesteps to choose.
+    """Passes where a model has timesteps to choose.
 
     Raises:
-        UserError: a diffusion model.
+        UserError: it is a diffusion model.
     """
     if model.info.kind != "consistency":
         raise UserError(
-            f"{model.path} is a diffusion model, whose solver takes any number of --steps; "
+            f"{model.path} is a diffusion model, whose solver takes any number of `steps`; "
             "timesteps are searched for consistency models"
         )
 
 
-def worth_keeping(found: Found, better: str) -> bool:
-    """Whether what was found is better than how the model is sampled now, on images that had no part in the choice."""
+def worth_keeping(found: Found, better: Better) -> bool:
+    """Whether a schedule is better on fresh images than the one that the model is sampled with now.
+
+    Args:
+        found: result of the search.
+        better: direction of improvement of its numbers.
+    """
     now = found.of(OWN) or found.of(EVEN)
     if now is None or now.difference is None:
         return False
@@ -156,7 +174,12 @@ def worth_keeping(found: Found, better: str) -> bool:
 
 
 def with_schedules(info: ModelInfo, schedules: list[tuple[int, ...]]) -> ModelInfo:
-    """The model's information with these schedules in the place of its own."""
+    """Returns the model's information with schedules in the place of its own of as many steps.
+
+    Args:
+        info: information of the model.
+        schedules: timesteps of each schedule.
+    """
     for schedule in schedules:
         info = info.with_schedule(schedule)
     return info

@@ -25,14 +25,13 @@ from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan, random_labels
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
-from unistep.metrics.features.open import default_features, open_features
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.metrics.frechet import frechet_estimate
-from unistep.metrics.kernel import kernel_distance
-from unistep.metrics.measures import title
-from unistep.metrics.moments import GroupedMoments, moments
+from unistep.metrics.features.table import default_features, open_features
+from unistep.metrics.measurement import Features, Inputs
+from unistep.metrics.metric import function_at
+from unistep.metrics.table import METRICS
 from unistep.runtime.processes import Processes, join_processes
-from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig, Metric
+from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig
 
 _STRETCH = 64
 
@@ -58,8 +57,9 @@ class TrainingEvaluation:
     ) -> None:
         self.config, self.dataset, self.network = config, dataset, network
         self.accelerator, self.processes = accelerator, processes
-        self.name = title(config.metric, network.info)
-        self._distance: Callable[[Tensor], Estimate] | None = None
+        self.metric = METRICS[config.metric]
+        self.name = self.metric.title_with(network.info)
+        self._reference: Features | None = None
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Computes the features of the reference, once; before the first `measure`."""
@@ -71,7 +71,7 @@ class TrainingEvaluation:
         reference = self._features(
             count, lambda part: self.dataset.batch(chosen[part.start : part.stop])[0], "the data"
         )
-        self._distance = None if reference is None else _distance_to(reference, c.metric)
+        self._reference = None if reference is None else Features(reference)
 
     def measure(self, model: nn.Module, info: ModelInfo) -> Estimate:
         """The distance of the images that the model makes to those of the data; the same on all processes."""
@@ -90,7 +90,7 @@ class TrainingEvaluation:
                 return torch.cat(list(made))
 
         features = self._features(c.num_images, make, "the images of the model")
-        return self._told(None if features is None or self._distance is None else self._distance(features))
+        return self._told(None if features is None else self._compared(features))
 
     def in_words(self, best: Best, info: ModelInfo) -> str:
         """A line of the card of the best model."""
@@ -106,9 +106,15 @@ class TrainingEvaluation:
         """The features of images 0 to `count` - 1; on the first process, None on the others."""
         stretches = [range(start, min(start + _STRETCH, count)) for start in range(0, count, _STRETCH)]
         mine = itertools.islice(stretches, *share(len(stretches), self.processes))
-        found = [features_of(images(part), self.network, ("pool",), name, part.start)["pool"] for part in mine]
+        kind = self.metric.kind
+        found = [features_of(images(part), self.network, (kind,), name, part.start)[kind] for part in mine]
         gathered: Sequence[list[Tensor]] = self.processes.gather(found)
         return torch.cat([part for parts in gathered for part in parts]) if gathered else None
+
+    def _compared(self, features: Tensor) -> Estimate:
+        assert self._reference is not None  # `prepare` has set it
+        inputs = Inputs(self.name, Features(features), self._reference, (self.metric.name,))
+        return function_at(self.metric.compute)(inputs).estimate
 
     def _told(self, found: Estimate | None) -> Estimate:
         """What the first process has found, on all."""
@@ -140,23 +146,10 @@ def open_evaluation(config: RunConfig, dataset: ImageDataset, accelerator: Accel
     try:
         with accelerator.main_process_first():  # one process fetches the weights, the others find them
             network = open_features(name, accelerator.device, path=config.evaluation.features_path)
-        network(dataset.batch(torch.arange(2))[0], ("pool",))  # or the first evaluation would refuse them
+        network(
+            dataset.batch(torch.arange(2))[0], (METRICS[config.evaluation.metric].kind,)
+        )  # or the first evaluation would refuse them
     except UserError as error:
-        said = str(error).replace("--features", "--evaluation.features")
-        raise UserError(f"evaluation.features {name}: {said}") from None
+        raise UserError(f"evaluation.features {name}: {error}") from None
     processes = join_processes() if accelerator.num_processes > 1 else Processes()
     return TrainingEvaluation(config.evaluation, dataset, network, accelerator, processes)
-
-
-def _distance_to(reference: Tensor, metric: Metric) -> Callable[[Tensor], Estimate]:
-    """What measures features against those of the reference."""
-    if metric == "kd":
-        return lambda samples: kernel_distance(samples, reference)
-    found = moments(reference)
-
-    def frechet(samples: Tensor) -> Estimate:
-        grouped = GroupedMoments(samples.shape[1])
-        grouped.update(samples, 0)
-        return frechet_estimate(grouped, found).distance
-
-    return frechet

@@ -113,5 +113,5 @@ def test_the_image_with_bad_features_is_named(pictures, linear):
 
 def test_a_place_that_cannot_be_written(source, linear, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file.*--feature_cache"):
+    with pytest.raises(UserError, match="cannot write .*file.*`feature_cache`"):
         extract(source, linear, ["pool"], tmp_path / "file")

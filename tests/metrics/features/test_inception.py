@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from unistep.errors import UserError
 from unistep.metrics.features import inception as module
 from unistep.metrics.features.inception import INCEPTION, Inception
-from unistep.metrics.features.protocol import FeatureNetwork, Kind
+from unistep.metrics.features.info import Kind
+from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.features.resize import clean, legacy_tensorflow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

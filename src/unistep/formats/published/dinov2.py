@@ -25,8 +25,8 @@ DINOV2_LARGE = PublishedFile(
     url="https://huggingface.co/facebook/dinov2-large/resolve/47b73eefe95e8d44ec3623f8890bd894b6ea2d6c/"
     "model.safetensors",
     sha256="399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
-    key="--features_path",
-    instead="take --features effnet-lite0 or mnist, which need no network",
+    key="`features_path`",
+    instead="take `features` effnet-lite0 or mnist, which need no network",
 )
 
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unistep.formats.published.dinov2 import load_dinov2
 from unistep.metrics.features.exact import exact_convolutions
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.features.request import as_rgb, check_kinds
 from unistep.metrics.features.resize import RESIZES, check_resize
 

@@ -22,7 +22,7 @@ from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.published.file import expanded
 from unistep.metrics.features.exact import exact_convolutions
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.features.request import as_rgb, check_kinds
 from unistep.metrics.features.resize import RESIZES, check_resize
 from unistep.networks.efficientnet_lite import FEATURE_DIM, NUM_CLASSES, SIZE, EfficientNetLite0

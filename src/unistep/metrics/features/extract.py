@@ -8,7 +8,8 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.generation.collect import share
-from unistep.metrics.features.protocol import FeatureNetwork, Kind
+from unistep.metrics.features.info import Kind
+from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.features.store import StoredFeatures, stored_features
 from unistep.metrics.sources import ImageSource
 from unistep.runtime.processes import Processes
@@ -68,7 +69,7 @@ def extract(
         UserError: an image or a feature cannot be had, or another process has ended early.
     """
     processes = processes or Processes()
-    about = {"images": source.describe(), "features": network.info.name, "resize": network.info.resize}
+    about = {"images": source.to_dict(), "features": network.info.name, "resize": network.info.resize}
     entries: dict[Kind, StoredFeatures] = {
         kind: stored_features(root, source.digest, source.count, network.info, kind, about | {"kind": kind})
         for kind in kinds

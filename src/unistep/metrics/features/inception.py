@@ -31,7 +31,7 @@ from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.published.file import PublishedFile, cache_folder, expanded, fetch
 from unistep.metrics.features.exact import exact_convolutions
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.features.request import as_rgb, check_kinds
 from unistep.metrics.features.resize import RESIZES, check_resize
 
@@ -39,8 +39,8 @@ INCEPTION = PublishedFile(
     name="inception-2015-12-05.pt",
     url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-    key="--features_path",
-    instead="take --features effnet-lite0 or mnist, which need no network",
+    key="`features_path`",
+    instead="take `features` effnet-lite0 or mnist, which need no network",
 )
 SIZE = 299
 _MOST_BYTES = 1_000_000_000

@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.features.request import check_kinds
 from unistep.metrics.mnist import FEATURE_DIM, NUM_CLASSES, WEIGHTS_SHA256, load_mnist_classifier
 

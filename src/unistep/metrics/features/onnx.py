@@ -28,7 +28,7 @@ from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.json_config import read_object, refuse_unknown, typed_fields
 from unistep.formats.published.file import expanded
-from unistep.metrics.features.protocol import FeatureInfo, Kind, Resize
+from unistep.metrics.features.info import FeatureInfo, Kind, Resize
 from unistep.metrics.features.request import as_rgb, check_kinds
 from unistep.metrics.features.resize import RESIZES, check_resize
 

@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 
 
 def check_kinds(info: FeatureInfo, kinds: Collection[Kind]) -> None:

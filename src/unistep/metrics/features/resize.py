@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.metrics.features.protocol import Resize
+from unistep.metrics.features.info import Resize
 
 
 def legacy_tensorflow(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S S"]:

@@ -1,8 +1,8 @@
-"""Features kept on the disk by what they are features of, so that they are computed once.
+"""Features kept on the disk, so that they are computed once.
 
 An entry is a folder named by a hash of the images' digest, the network's key and the kind of features. It holds .npy
-files of 256 images each, `000000256-000000512.npy`, float32 [256, D], and about.json, which says what it is. A file
-appears whole or not at all: an evaluation that was broken off goes on, and several processes share the work.
+files of 256 images each, `000000256-000000512.npy`, float32 [256, D], and about.json, a description. A file appears
+whole or not at all: an evaluation that was interrupted goes on, and several processes share the work.
 """
 
 import hashlib
@@ -21,35 +21,41 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.published.file import cache_folder
-from unistep.metrics.features.protocol import FeatureInfo, Kind
+from unistep.metrics.features.info import FeatureInfo, Kind
 
 BLOCK = 256
-"""Images a file; a multiple of every tile of `unistep.generation.generate` on CPUs."""
+"""Number of images a file; a multiple of every tile of `unistep.generation.generate` on CPUs."""
 
 _FORMAT = 1  # raised whenever the same images and network would give other features
 
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """The features of the first `count` images of a source, in files."""
+    """Features of images 0 to `count` - 1 of a source, in files.
+
+    Args:
+        folder: folder of the files.
+        count: number of images.
+        dim: length of the vectors.
+    """
 
     folder: Path
     count: int
     dim: int
 
     def parts(self) -> list[range]:
-        """The images of each file, in order."""
+        """Returns the images of each file, in order."""
         return [range(start, min(start + BLOCK, self.count)) for start in range(0, self.count, BLOCK)]
 
     def missing(self) -> list[range]:
-        """The parts that are not there, or damaged."""
+        """Returns the parts that are missing or damaged."""
         return [part for part in self.parts() if self._load(part) is None]
 
     def read(self, part: range) -> Float32[Tensor, "B D"]:
-        """The features of one part, memory-mapped and not to be written to.
+        """Reads the features of one part, memory-mapped and not to be written to.
 
         Raises:
-            UserError: they are gone.
+            UserError: they are missing or damaged.
         """
         features = self._load(part)
         if features is None:
@@ -57,15 +63,15 @@ class StoredFeatures:
         return features
 
     def blocks(self) -> Iterator[Float32[Tensor, "B D"]]:
-        """All features in order, a part at a time."""
+        """Returns all features in order, a part at a time."""
         return map(self.read, self.parts())
 
     def all(self) -> Float32[Tensor, "N D"]:
-        """All features in memory."""
+        """Returns all features in memory."""
         return torch.cat(list(self.blocks()))
 
     def write(self, part: range, features: Float32[Tensor, "B D"]) -> None:
-        """Keeps the features of one part.
+        """Writes the features of one part.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -79,7 +85,7 @@ class StoredFeatures:
             os.replace(temporary, path)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write {self.folder}: {reason}; choose another --feature_cache") from None
+            raise UserError(f"cannot write {self.folder}: {reason}; choose another `feature_cache`") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -100,15 +106,15 @@ class StoredFeatures:
 def stored_features(
     root: Path, digest: str, count: int, info: FeatureInfo, kind: Kind, about: dict[str, Any]
 ) -> StoredFeatures:
-    """The place of the features of `count` images; it need not exist.
+    """Returns the place of the features of images, which need not exist.
 
     Args:
-        root: of all that is kept.
-        digest: of the images.
-        count: how many of them.
-        info: of the network.
-        kind: of features.
-        about: written into about.json for people who look into the folder.
+        root: folder of all features that are kept.
+        digest: digest of the images.
+        count: number of images.
+        info: identity of the network.
+        kind: kind of features.
+        about: description for people, written to about.json.
 
     Raises:
         UserError: the folder cannot be made.
@@ -120,10 +126,10 @@ def stored_features(
         if not (folder / "about.json").exists():
             (folder / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
     except OSError as error:
-        raise UserError(f"cannot write {root}: {error.strerror or error}; choose another --feature_cache") from None
+        raise UserError(f"cannot write {root}: {error.strerror or error}; choose another `feature_cache`") from None
     return StoredFeatures(folder, count, info.dims[kind])
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/unistep/features`, or `~/.cache/unistep/features` where that variable is not set."""
+    """Returns the folder of features: `$XDG_CACHE_HOME/unistep/features`, or `~/.cache/unistep/features` where that variable is not set."""
     return cache_folder("features")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unistep.errors import UserError
-from unistep.metrics.features.open import NAMES, default_features, open_features
+from unistep.metrics.features.table import FEATURES, default_features, open_features
 
 
 @pytest.mark.parametrize(("name", "label"), [("mnist", "MNIST"), ("effnet-lite0", "EffNetLite0@224")])
@@ -34,13 +34,14 @@ def test_options_reach_the_network(tmp_path: Path):
         ("inceptoin", {}, "did you mean inception"),
         ("DINOv2", {}, "did you mean dinov2"),
         ("effnet", {}, "did you mean effnet-lite0"),
-        ("xyz", {}, "choose inception, dinov2, mnist, effnet-lite0, onnx:FILE"),
+        ("xyz", {}, "choose inception, dinov2, effnet-lite0, mnist, onnx:FILE"),
         ("nets/vgg.onnx", {}, "did you mean onnx:nets/vgg.onnx"),
-        ("a\nb", {}, r"features a\\nb are unknown"),
+        ("a\nb", {}, r"`features` a\\nb is unknown"),
         ("onnx:", {}, "give onnx:FILE"),
-        ("onnx:f", {"path": "g"}, "take no path"),
-        ("mnist", {"path": "g"}, "take no path"),
-        ("mnist", {"resize": "clean"}, "take no resize"),
+        ("onnx:f", {"path": "g"}, "`features_path` is not for onnx"),
+        ("mnist:f", {}, "did you mean mnist"),
+        ("mnist", {"path": "g"}, "`features_path` is not for mnist"),
+        ("mnist", {"resize": "clean"}, "`resize` is not for mnist"),
     ],
 )
 def test_mistakes_in_one_line(name: str, options: dict[str, str], message: str):
@@ -53,4 +54,4 @@ def test_default():
     assert default_features(1, 28, 28) == default_features(1, 32, 32) == "mnist"
     for shape in ((3, 32, 32), (3, 28, 28), (1, 28, 32), (1, 64, 64), (3, 256, 256)):
         assert default_features(*shape) == "inception"
-    assert {default_features(1, 28, 28), default_features(3, 8, 8)} < set(NAMES)
+    assert {default_features(1, 28, 28), default_features(3, 8, 8)} < set(FEATURES)
