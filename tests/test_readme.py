@@ -14,7 +14,6 @@ from unistep.workflows.models import EMBEDDED
 ROOT = Path(__file__).parents[1]
 # What the commands call with what they have parsed, of those that are not functions alone.
 _PARSED = {
-    "evaluate": ["unistep.cli.evaluate._evaluate"],
     "search": ["unistep.cli.search._search", "unistep.cli.search_task.search_task"],
 }
 README, EVALUATION = (ROOT / name for name in ("README.md", "docs/evaluation.md"))
@@ -53,7 +52,7 @@ def test_commands_parse(words, tmp_path, monkeypatch):
             monkeypatch.setattr(place, lambda *arguments: parsed.append(arguments))
         importlib.import_module(f"unistep.cli.{words[1]}").run(words[2:])
         assert len(parsed) == 1
-    elif words[1] in ("sample", "edit"):
+    elif words[1] in ("sample", "edit", "evaluate"):
         monkeypatch.setattr("unistep.cli.command.interruptible", _is_parsed)
         with pytest.raises(_Parsed):
             importlib.import_module(f"unistep.cli.{words[1]}").run(words[2:])
@@ -79,11 +78,13 @@ def test_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "cat.png").exists()
 
 
-def test_python_of_the_evaluation_runs(capsys):
+def test_python_of_the_evaluation_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (own,) = [text for language, text in blocks(EVALUATION) if language == "python"]
     exec(own, {})
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines][0] == "FD-MNIST" and lines[-1].startswith("KD-MNIST")
+    assert [line.split()[0] for line in lines[1:]] == ["FD-MNIST", "FD-MNIST,", "KD-MNIST"]
+    assert lines[0].startswith(lines[-1].split()[1][:4]) and (tmp_path / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("path", [README, EVALUATION], ids=lambda path: path.name)

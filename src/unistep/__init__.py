@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
+    from unistep.workflows.evaluate import evaluate
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
     from unistep.workflows.sample import sample
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "convert",
     "edit",
+    "evaluate",
     "inspect",
     "load",
     "open_dataset",
@@ -40,6 +42,7 @@ _MODULES = {
     "UserError": "unistep.errors",
     "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
+    "evaluate": "unistep.workflows.evaluate",
     "inspect": "unistep.workflows.inspect",
     "load": "unistep.workflows.models",
     "open_dataset": "unistep.data.open",

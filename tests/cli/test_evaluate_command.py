@@ -122,7 +122,7 @@ def test_few_samples_are_warned_of(run, files):
 
 
 REFUSED = {
-    "no reference": (["fake.npz"], ["--reference is missing"]),
+    "no reference": (["fake.npz"], ["--reference is missing; give"]),
     "no such samples": (["fakes.npz", "--reference", "real.npz"], ["fakes.npz", "did you mean fake.npz?"]),
     "no such reference": (["fake.npz", "--reference", "rael.npz"], ["rael.npz", "did you mean real.npz?"]),
     "empty samples": (["", "--reference", "real.npz"], ["SAMPLES is empty"]),
@@ -134,16 +134,16 @@ REFUSED = {
     "mixed sizes": (["mixed", "--reference", "real.npz"], ["28x28", "20x20", "resolution"]),
     "other size": (["small.npz", "--reference", "real.npz"], ["20x20x1", "28x28x1", "--resolution 20"]),
     "colour": (["colour.npz", "--reference", "real.npz"], ["28x28x3", "28x28x1", "--channels 3"]),
-    "unreadable": (["broken", "--reference", "real.npz"], ["001.png", "cannot be read as an image", "skip_bad"]),
+    "unreadable": (["broken", "--reference", "real.npz"], ["001.png", "cannot be read as an image", "--skip-bad"]),
     "not an npz": (["text.npz", "--reference", "real.npz"], ["text.npz", "damaged or no .npz"]),
     "damaged statistics": (["fake.npz", "--reference", "text.npz"], ["text.npz"]),
-    "others' statistics": (["fake.npz", "--reference", "published.npz"], ["published.npz", "inception", "not mnist"]),
-    "fid": (["fake.npz", "--reference", "real.npz", "--metrics", "fid"], ["fid is measured on Inception", "say fd"]),
-    "unknown measure": (["fake.npz", "--reference", "real.npz", "--metrics", "pc"], ["unknown measure 'pc'"]),
+    "others' statistics": (["fake.npz", "--reference", "published.npz"], ["--features inception", "not mnist"]),
+    "fid": (["fake.npz", "--reference", "real.npz", "--metrics", "fid"], ["--metrics fid is computed from", "name fd"]),
+    "unknown measure": (["fake.npz", "--reference", "real.npz", "--metrics", "pc"], ["--metrics pc is unknown"]),
     "unknown features": (["fake.npz", "--reference", "real.npz", "--features", "incepton"], ["mean inception?"]),
-    "resize": (["fake.npz", "--reference", "real.npz", "--resize", "lanczos"], ["one of legacy-tensorflow, clean"]),
-    "too many": (["fake.npz", "--reference", "real.npz", "--num-images", 401], ["fake.npz has 400 images, 401"]),
-    "one": (["fake.npz", "--reference", "real.npz", "--num-images", 1], ["--num_images 1 must be at least 2"]),
+    "resize": (["fake.npz", "--reference", "real.npz", "--resize", "lanczos"], ["be one of legacy-tensorflow, clean"]),
+    "too many": (["fake.npz", "--reference", "real.npz", "--num-images", 401], ["--num-images 401: fake.npz has 400"]),
+    "one": (["fake.npz", "--reference", "real.npz", "--num-images", 1], ["--num-images 1 must be at least 2"]),
     "steps of images": (["fake.npz", "--reference", "real.npz", "--steps", 2], ["--steps is for models", "fake.npz"]),
     "resolution of a model": (["--reference", "real.npz", "--resolution", 32], ["28x28x1", "real.npz of 32x32x1"]),
     "a model as the reference": (["fake.npz", "--reference", "model"], ["model is a model", "unistep sample"]),
@@ -153,7 +153,7 @@ REFUSED = {
     "unknown flag": (["fake.npz", "--refrence", "real.npz"], ["--refrence", "did you mean --reference?"]),
     "nothing to save": (
         ["fake.npz", "--reference", "ours.npz", "--save-reference", "a.npz"],
-        ["--save_reference needs a reference of images"],
+        ["--save-reference needs a --reference of images"],
     ),
 }  # fmt: skip
 
@@ -202,7 +202,7 @@ def test_statistics_of_another_network(refused, garbage):
 
 
 def test_bad_files_can_be_left_out(run, garbage):
-    done = run("evaluate", "broken", "--reference", "real.npz", "--metrics", "fd", "--skip-bad", "true")
+    done = run("evaluate", "broken", "--reference", "real.npz", "--metrics", "fd", "--skip-bad")
     assert done.code == 0 and metrics()["fd"]["count"] == 39
     assert run("evaluate", "mixed", "--reference", "real.npz", "--metrics", "fd", "--resolution", 28).code == 0
 
@@ -210,7 +210,7 @@ def test_bad_files_can_be_left_out(run, garbage):
 def test_help_tells_every_flag(run):
     done = run("evaluate", "--help")
     assert done.code == 0
-    for flag in ("--reference", "--features", "--metrics", "--num_images", "--save_reference", "--resize", "--steps"):
+    for flag in ("--reference", "--features", "--metrics", "--num-images", "--save-reference", "--resize", "--steps"):
         assert flag in done.out
 
 

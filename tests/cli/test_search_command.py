@@ -209,7 +209,7 @@ def test_refused_before_anything_is_made(refused: Any, here: Path, monkeypatch: 
     refused(["search", *mnist, "--steps", 40], "--steps 40", "grid has 39 levels above sigma_min; give fewer")
     refused(["search", *mnist, "--num_images", 19], "--num_images 19 must be at least 20")
     refused(["search", *mnist, "--metric", "fid"], "--metric fid: must be one of fd, sfd")
-    refused(["search", *mnist, "--metric", "sfd"], "sfd needs spatial features, which mnist does not give")
+    refused(["search", *mnist, "--metric", "sfd"], "sfd needs spatial features, which mnist lacks")
     refused(["search", *mnist, "--write"], "the embedded model is part of the package", "unistep convert", "FOLDER")
     refused(["search", EMBEDDED_TEACHER, *mnist], "is a diffusion model, whose solver takes any number of --steps")
     refused(["search", "nowhere", *mnist], "nowhere does not exist")

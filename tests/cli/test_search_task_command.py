@@ -100,10 +100,10 @@ def test_without_settling(search: Any):
 
 
 def test_other_measures(search: Any, model: Path, monkeypatch: pytest.MonkeyPatch):
-    from unistep.search.full_reference import Likeness
+    from unistep.search.full_reference import FullReferenceMetric
 
-    darkness = Likeness("LPIPS", "lower", "0", lambda made, true: made.float().mean((1, 2, 3)))
-    monkeypatch.setattr("unistep.cli.search_task.lpips", lambda vgg, heads, device: darkness)
+    darkness = FullReferenceMetric("LPIPS", "lower", "0", lambda made, true: made.float().mean((1, 2, 3)))
+    monkeypatch.setattr("unistep.search.full_reference.lpips", lambda resources: darkness)
     outcome = search("upscale", "--metric", "lpips")
     assert outcome.code == 0 and "LPIPS of 20 fresh images, lower is better" in " ".join(outcome.out.split())
     scores = record()["scores"]
@@ -159,7 +159,7 @@ def test_refused_before_anything_is_made(refused: Any, model: Path, monkeypatch:
     no("--reference", "mnist", words="--reference is not for --task, whose results are compared with their")
     no("--resolution", "8", words="--resolution is not for --task: images are brought to the model's size")
     no("--metric", "fd", words="--metric fd does not tell whose edit it is: give psnr, lpips, class")
-    no("--num_images", "26", words="--num_images 26: as many fresh images judge what was found, and data.npz has 50")
+    no("--num_images", "26", words="--num_images 26: as many fresh images judge the result, and data.npz has 50")
     no("--steps", "0", words="--steps 0: numbers of steps lie between 1 and 64")
     no("--images", "nowhere", words="--images nowhere: ")
     no("--lpips-vgg", "nowhere.pt", "--lpips-heads", "nowhere.pt", "--metric", "lpips", words="nowhere.pt")

@@ -69,7 +69,7 @@ def reference_of(config: MeasuringConfig, skip_bad: bool = False) -> "Reference 
     Raises:
         UserError: it is no dataset and no statistics, or damaged.
     """
-    from unistep.workflows.evaluate import Preparation, open_reference
+    from unistep.workflows.image_sources import Preparation, open_reference
 
     if config.reference is None:
         return None

@@ -26,7 +26,7 @@ from unistep.search.plot import check_matplotlib
 from unistep.search.record import open_record
 from unistep.search.sampler_schedules import check_searchable
 from unistep.search.scores import listed
-from unistep.workflows.evaluate import Preparation, open_images
+from unistep.workflows.image_sources import Preparation, open_images
 from unistep.workflows.models import open_any
 
 if TYPE_CHECKING:

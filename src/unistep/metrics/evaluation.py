@@ -16,7 +16,7 @@ from typing import Any
 from unistep.errors import UserError
 from unistep.generation.collect import share
 from unistep.metrics.features.extract import extract
-from unistep.metrics.features.info import FeatureInfo, Kind
+from unistep.metrics.features.info import KINDS, FeatureInfo, Kind
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.features.store import StoredFeatures
 from unistep.metrics.measurement import Features, Inputs, Measurement
@@ -90,15 +90,21 @@ def evaluate_images(
     if wanted and reference is not None and reference.images is not None:
         of_reference = extracted(reference.images, wanted, "reference")
     # All processes take part in these.
-    grouped = {kind: _moments(of_samples[kind], processes) for kind in in_groups}
-    merged = {kind: _moments(of_reference[kind], processes) for kind in missing}
+    grouped: dict[Kind, GroupedMoments | None] = {kind: _moments(of_samples[kind], processes) for kind in in_groups}
+    merged: dict[Kind, GroupedMoments | None] = {kind: _moments(of_reference[kind], processes) for kind in missing}
     report: Report | None = None
     if processes.first:
-        known |= {kind: found.total() for kind, found in merged.items() if found is not None}
-        ours = {kind: Features(entry, grouped=grouped.get(kind)) for kind, entry in of_samples.items()}
-        theirs: dict[Kind, Features] = {
-            kind: Features(of_reference.get(kind), moments=known.get(kind)) for kind in {*of_reference, *known}
-        }
+        for kind in missing:
+            found = merged[kind]
+            if found is not None:
+                known[kind] = found.total()
+        ours: dict[Kind, Features] = {}
+        theirs: dict[Kind, Features] = {}
+        for kind in KINDS:
+            if kind in of_samples:
+                ours[kind] = Features(of_samples[kind], grouped=grouped.get(kind))
+            if kind in of_reference or kind in known:
+                theirs[kind] = Features(of_reference.get(kind), moments=known.get(kind))
         report = _report(samples, reference, network.info, _measured(metrics, network.info, ours, theirs, progress))
         report = replace(report, reference_moments=known)
     if processes.count > 1:

@@ -56,7 +56,9 @@ def _compute(name: str, inputs: Inputs) -> Measurement:
 
 def _value(name: str, samples: Float[Tensor, "N D"], reference: Features) -> float:
     """The number of a name alone, against all of the reference."""
-    return _measure(reference.all(), samples, **_K[name], rows=_ROWS)[name].value
+    k = _K[name]
+    found = _measure(reference.all(), samples, k=k.get("k"), density_k=k.get("density_k"), rows=_ROWS)
+    return found[name].value
 
 
 precision, precision_value = partial(_compute, "precision"), partial(_value, "precision")
@@ -72,11 +74,14 @@ def _together(inputs: Inputs) -> tuple[dict[str, Estimate], int]:
     more are taken than there are samples.
     """
     chosen = spread(len(inputs.reference), len(inputs.samples))
-    asked = [_K[name] for name in inputs.names if name in _K]
+    asked: dict[str, int] = {}
+    for name in inputs.names:
+        asked |= _K.get(name, {})
     estimates = _measure(
         inputs.reference.all()[chosen],
         inputs.samples.all(),
-        **{name: k for each in asked for name, k in each.items()},
+        k=asked.get("k"),
+        density_k=asked.get("density_k"),
         rows=_ROWS,
         on_progress=partial(inputs.progress, "nearest neighbours"),
     )

@@ -3,6 +3,7 @@
 import datetime
 import html
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Report(Mapping[str, Result]):
         warnings: lines on what limits the numbers.
         pictures: functions that write a picture as PNG, by the ending of the file's name.
         reference_moments: moments of the reference's features, by kind.
+        files: files that the report was saved to, the JSON first.
     """
 
     results: tuple[Result, ...]
@@ -82,6 +84,7 @@ class Report(Mapping[str, Result]):
     warnings: tuple[str, ...] = ()
     pictures: Mapping[str, Callable[[Path], object]] = field(default_factory=dict, compare=False)
     reference_moments: Mapping[Kind, Moments] = field(default_factory=dict, compare=False)
+    files: tuple[Path, ...] = field(default=(), compare=False)
 
     def __getitem__(self, name: str) -> Result:
         for result in self.results:
@@ -131,7 +134,7 @@ class Report(Mapping[str, Result]):
             },
         }
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Writes the report as JSON and its pictures beside it; each file appears whole.
 
         Args:

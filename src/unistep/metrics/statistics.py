@@ -11,6 +11,7 @@ Published files do not name their network; by their makers' papers it is Incepti
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Statistics:
     """Moments of the features of a reference.
 
     Args:
-        moments: moments of each kind of features that the file has; "pool" always. Their count is 0 where it is unknown.
+        moments: moments of each kind of features that the file has; "pool" always. An unknown count is 0.
         name: name of the file in messages.
         about: description in the file; empty for published files.
         has_images: whether the images are in the file too.
@@ -98,7 +99,9 @@ def read_statistics(path: Path) -> Statistics | None:
     return Statistics(found, str(path), about, has_images)
 
 
-def write_statistics(path: Path, moments: dict[Kind, Moments], info: FeatureInfo, description: dict[str, Any]) -> None:
+def write_statistics(
+    path: Path, moments: Mapping[Kind, Moments], info: FeatureInfo, description: dict[str, Any]
+) -> None:
     """Writes statistics that `read_statistics` reads, and others' tools as well.
 
     Args:

@@ -24,7 +24,7 @@ _ROWS = (
         needs="moments",
         labelled=True,
         inception="FID",
-        least=0.0,
+        least=0,
     ),
     Metric(
         "sfd",
@@ -38,7 +38,7 @@ _ROWS = (
         needs="moments",
         labelled=True,
         inception="sFID",
-        least=0.0,
+        least=0,
     ),
     Metric(
         "kd",
@@ -60,7 +60,7 @@ _ROWS = (
         kind="probabilities",
         needs="nothing",
         labelled=True,
-        least=1.0,
+        least=1,
     ),
     Metric(
         "precision",
@@ -71,8 +71,8 @@ _ROWS = (
         compute="manifold.precision",
         value="manifold.precision_value",
         group="pr",
-        least=0.0,
-        most=1.0,
+        least=0,
+        most=1,
     ),
     Metric(
         "recall",
@@ -83,8 +83,8 @@ _ROWS = (
         compute="manifold.recall",
         value="manifold.recall_value",
         group="pr",
-        least=0.0,
-        most=1.0,
+        least=0,
+        most=1,
     ),
     Metric(
         "density",
@@ -95,7 +95,7 @@ _ROWS = (
         compute="manifold.density",
         value="manifold.density_value",
         group="dc",
-        least=0.0,
+        least=0,
     ),
     Metric(
         "coverage",
@@ -106,8 +106,8 @@ _ROWS = (
         compute="manifold.coverage",
         value="manifold.coverage_value",
         group="dc",
-        least=0.0,
-        most=1.0,
+        least=0,
+        most=1,
     ),
     Metric(
         "copies",

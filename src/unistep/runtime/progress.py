@@ -72,7 +72,7 @@ class Bar:
             done: amount of work that is done; None leaves it.
             status: text after the count; None leaves it.
         """
-        fields = {} if status is None else {"status": status}
+        fields: dict[str, Any] = {} if status is None else {"status": status}
         self._progress.update(self._task, completed=done, **fields)
 
     def begin(self, description: str, total: int | None) -> None:

@@ -11,8 +11,11 @@ from unistep.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from unistep.data import ImageDataset
     from unistep.formats.model import LoadedModel
+    from unistep.generation.images import Images
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 
 _ASSETS = Path(unistep.__file__).parent / "assets"
@@ -39,6 +42,11 @@ ModelLike: TypeAlias = Union[  # noqa: UP007 - the quoted names cannot be joined
     str, os.PathLike[str], "LoadedModel", "ConsistencyModelPipeline", "ModelSource", None
 ]
 """What the verbs take as a model: a name as `load` takes it, a loaded model, a pipeline; None is the embedded model."""
+
+ImagesLike: TypeAlias = Union[  # noqa: UP007 - the quoted names cannot be joined by |
+    str, os.PathLike[str], "ImageDataset", "Images", "Tensor"
+]
+"""What the verbs take as images: a dataset by its name or opened, the outcome of `sample`, uint8 [N, C, H, W]."""
 
 
 def load(

@@ -131,5 +131,8 @@ def stored_features(
 
 
 def default_cache() -> Path:
-    """Returns the folder of features: `$XDG_CACHE_HOME/unistep/features`, or `~/.cache/unistep/features` where that variable is not set."""
+    """Returns the default folder of features.
+
+    It is `$XDG_CACHE_HOME/unistep/features`, or `~/.cache/unistep/features` where that variable is not set.
+    """
     return cache_folder("features")

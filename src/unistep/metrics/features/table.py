@@ -5,8 +5,8 @@ A network is a row here and a file beside this one, with a class that is called 
 """
 
 import importlib
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unistep.errors import UserError
@@ -99,7 +99,11 @@ FEATURES: dict[str, FeatureRow] = {row.name: row for row in _ROWS}
 
 
 def open_features(
-    name: str, device: "str | torch.device" = "cpu", *, path: str | Path | None = None, resize: str | None = None
+    name: str,
+    device: "str | torch.device" = "cpu",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    resize: str | None = None,
 ) -> "FeatureNetwork":
     """Opens a feature network.
 

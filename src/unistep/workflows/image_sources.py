@@ -1,0 +1,197 @@
+"""Sources of images, references and feature networks from what a user gives."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unistep.data import DataConfig, ImageDataset, open_dataset
+from unistep.data.open import BUNDLED
+from unistep.errors import UserError
+from unistep.formats.model import LoadedModel
+from unistep.generation.images import Images
+from unistep.generation.plan import make_labels, make_plan
+from unistep.metrics.reference import Reference
+from unistep.metrics.sources import DataSource, ImageSource
+from unistep.metrics.sources import ModelSource as ModelImages
+from unistep.metrics.statistics import read_statistics
+from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+from unistep.runtime.device import pick_device
+from unistep.runtime.processes import Processes
+from unistep.workflows.models import Dtype, ImagesLike, ModelLike, ModelSource, as_model, is_model
+
+_MEMORY = 512 << 20  # bytes of pixels held at once; more are memory-mapped from the cache
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Changes to the images of files before they are used.
+
+    Args:
+        resolution: side in pixels to which they are cropped and resized; None keeps them.
+        channels: 1 or 3; None keeps theirs.
+        skip_bad: whether files that cannot be read are left out.
+    """
+
+    resolution: int | None = None
+    channels: int | None = None
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of a model's images, as `unistep.sample` takes them.
+
+    Args:
+        num_images: number of images.
+        steps, timesteps, sigmas, solver: choice of the sampler.
+        class_labels: class of all images, or a list that is repeated; None draws them from the seed.
+        seed: seed of the images; image i uses the stream (seed, i).
+        batch_size: number of images computed at once on an accelerator.
+        dtype: precision of a model given by name; None is fp32.
+        device: device of a model given by name; None is cuda where there is one.
+    """
+
+    num_images: int
+    steps: int | None = None
+    timesteps: Sequence[int] | None = None
+    sigmas: Sequence[float] | None = None
+    solver: str | None = None
+    class_labels: int | Sequence[int] | None = None
+    seed: int = 0
+    batch_size: int = 64
+    dtype: Dtype | None = None
+    device: str | None = None
+
+
+_MODELS_ALONE = ("steps", "timesteps", "sigmas", "solver", "class_labels")
+
+
+def open_samples(
+    samples: ImagesLike | ModelLike,
+    preparation: Preparation,
+    count: int | None,
+    sampling: Sampling,
+    processes: Processes,
+) -> tuple[ImageSource, torch.device]:
+    """Opens the images to evaluate.
+
+    Args:
+        samples: images, or a model that makes them.
+        preparation: changes to images of files.
+        count: number of images to take, from the first on; None takes all. Of a model `sampling` has the number.
+        sampling: options of a model's images.
+        processes: processes of this run.
+
+    Returns:
+        The source of the images, and the device for the features.
+
+    Raises:
+        UserError: there are no such images and no such model, or options are given that are not for them.
+    """
+    name = samples.name if isinstance(samples, ModelSource) else samples
+    if isinstance(samples, ImageDataset | Images | Tensor):
+        images = _in_memory(samples, "samples", count)
+    elif isinstance(name, str | os.PathLike) and ((path := os.fspath(name)) in BUNDLED or not is_model(path)):
+        images = open_images(path, preparation, count)
+    else:
+        return _model_images(samples, sampling, processes)
+    given = [option for option in _MODELS_ALONE if getattr(sampling, option) is not None]
+    given += list(samples.options) if isinstance(samples, ModelSource) else []
+    if given:
+        raise UserError(f"`{given[0]}` is for models, and {images.name} holds images; leave it out")
+    return images, pick_device(sampling.device, processes.local_rank)
+
+
+def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) -> tuple[ModelImages, torch.device]:
+    if model is not None and not isinstance(
+        model, str | os.PathLike | ModelSource | LoadedModel | ConsistencyModelPipeline
+    ):
+        raise UserError(
+            f"`samples` is a {type(model).__name__}; give a path, a model, or uint8 images as a tensor [N, C, H, W]"
+        )
+    ready = as_model(model, device=sampling.device, dtype=sampling.dtype, local_rank=processes.local_rank)
+    if processes.first:
+        ready.log_notes()
+    s, loaded = sampling, ready.model
+    plan = make_plan(loaded.info, steps=s.steps, timesteps=s.timesteps, sigmas=s.sigmas, solver=s.solver)
+    labels = make_labels(loaded.num_classes, s.num_images, s.class_labels, s.seed)
+    labelling = "none"
+    if labels is not None:
+        chosen = [s.class_labels] if isinstance(s.class_labels, int) else s.class_labels
+        labelling = "drawn from the seed" if chosen is None else ",".join(map(str, chosen))
+    source = ModelImages(loaded, plan, s.num_images, s.seed, labels, s.batch_size, ready.device, ready.dtype, labelling)
+    _ = source.digest  # of the weights as they are in the file
+    ready.cast()
+    return source, ready.device
+
+
+def _in_memory(images: ImageDataset | Images | Tensor, name: str, count: int | None = None) -> DataSource:
+    pixels = images if isinstance(images, Tensor) else images.pixels if isinstance(images, Images) else images.images
+    place = images.path if isinstance(images, Images) else None
+    return DataSource(pixels.cpu(), name if place is None else str(place), count)
+
+
+def open_images(source: str, preparation: Preparation, count: int | None = None) -> DataSource:
+    """Opens the images of a dataset: the bundled ones, a folder, a .zip or an .npz.
+
+    Args:
+        source: name of the dataset.
+        preparation: changes to the images.
+        count: number of images to take, from the first on; None takes all.
+
+    Raises:
+        UserError: there are none, one cannot be read, or their sizes differ.
+    """
+    config = DataConfig(
+        source=source,
+        resolution=preparation.resolution,
+        channels=preparation.channels,
+        skip_bad=preparation.skip_bad,
+        use_labels=False,
+        memory_limit=_MEMORY,
+    )
+    with _own_names():
+        dataset = open_dataset(config)
+    return DataSource(dataset.images, source, count)
+
+
+def open_reference(source: ImagesLike, preparation: Preparation) -> Reference:
+    """Opens a reference: images, statistics in an .npz, or an .npz with both.
+
+    Args:
+        source: images, or the name of a file of statistics.
+        preparation: changes to images of files.
+
+    Raises:
+        UserError: it is nothing of these, or damaged.
+    """
+    if isinstance(source, ImageDataset | Images | Tensor):
+        images = _in_memory(source, "reference")
+        return Reference(images.name, images)
+    name = os.fspath(source)
+    if not name.strip():
+        raise UserError("`reference` is empty; give mnist, a folder, a .zip or an .npz")
+    path = Path(name).expanduser()
+    if name not in BUNDLED and path.suffix.lower() == ".npz" and path.is_file():
+        statistics = read_statistics(path)
+        if statistics is not None:
+            return Reference(name, open_images(name, preparation) if statistics.has_images else None, statistics)
+    if name not in BUNDLED and is_model(name):
+        raise UserError(f"`reference` {name} is a model; give a dataset, or make images with unistep sample first")
+    return Reference(name, open_images(name, preparation))
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """While entered, errors of datasets name the parameters of here."""
+    try:
+        yield
+    except UserError as error:
+        message = re.sub(r"(--|`?)data\.(\w+) true\b", r"`\2=True`", str(error))
+        raise UserError(re.sub(r"(?:--|`?)data\.(\w+)`?", r"`\1`", message)) from None
