@@ -33,11 +33,6 @@ _NUM_IMAGES = 2000
 
 def run(arguments: list[str]) -> None:
     """Parses, searches, writes and prints."""
-    with spelled({name: f"--{name}" for name in (*SearchConfig.__dataclass_fields__, "write")}):
-        _run(arguments)
-
-
-def _run(arguments: list[str]) -> None:
     parser = new_parser("search", _DESCRIPTION)
     parser.add_argument("model", type=str | None, nargs="?", default=None, help="what is sampled")
     parser.add_class_arguments(SearchConfig, None)
