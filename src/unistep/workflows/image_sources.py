@@ -1,17 +1,15 @@
 """Sources of images, references and feature networks from what a user gives."""
 
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from unistep.data import DataConfig, ImageDataset, open_dataset
-from unistep.data.open import BUNDLED
+from unistep.data import DataConfig, ImageDataset
+from unistep.data.open import BUNDLED, read_dataset
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.images import Images
@@ -156,9 +154,7 @@ def open_images(source: str, preparation: Preparation, count: int | None = None)
         use_labels=False,
         memory_limit=_MEMORY,
     )
-    with _own_names():
-        dataset = open_dataset(config)
-    return DataSource(dataset.images, source, count)
+    return DataSource(read_dataset(config).images, source, count)
 
 
 def open_reference(source: ImagesLike, preparation: Preparation) -> Reference:
@@ -185,13 +181,3 @@ def open_reference(source: ImagesLike, preparation: Preparation) -> Reference:
     if name not in BUNDLED and is_model(name):
         raise UserError(f"`reference` {name} is a model; give a dataset, or make images with unistep sample first")
     return Reference(name, open_images(name, preparation))
-
-
-@contextmanager
-def _own_names() -> Iterator[None]:
-    """While entered, errors of datasets name the parameters of here."""
-    try:
-        yield
-    except UserError as error:
-        message = re.sub(r"(--|`?)data\.(\w+) true\b", r"`\2=True`", str(error))
-        raise UserError(re.sub(r"(?:--|`?)data\.(\w+)`?", r"`\1`", message)) from None
