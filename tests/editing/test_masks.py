@@ -74,7 +74,7 @@ def test_a_picture_is_the_measurement_of_its_place_in_a_canvas():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Inpainting(torch.zeros(4, 4, dtype=torch.bool)), "inpainting knows no pixel"),
+        (lambda: Inpainting(torch.zeros(4, 4, dtype=torch.bool)), "inpainting marks no pixel as known"),
         (lambda: Inpainting(mask.lower((4, 4))).A(torch.zeros(1, 3, 4, 5)), "1x4x4 .* the image 3x4x5"),
         (lambda: Inpainting(torch.ones(3, 4, 4, dtype=torch.bool)).A(torch.zeros(1, 1, 4, 4)), "3x4x4 .* 1x4x4"),
         (lambda: mask.box((4, 4), (0, 0, 5, 1)), "a box of 5x1 pixels at row 0, column 0 does not lie in 4x4"),

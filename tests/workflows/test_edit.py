@@ -140,7 +140,7 @@ def test_a_result_of_several_images(here, grey):
     assert torch.equal(result.measurement[:, :, : SIDE // 2], result.images[:, :, : SIDE // 2])
     originals = torch.stack([item.original for item in result])
     assert result.psnr == pytest.approx(psnr(result.images, originals).mean().item())
-    assert result.known_psnr == pytest.approx(psnr(result.measurement, originals).mean().item())
+    assert result.measurement_psnr == pytest.approx(psnr(result.measurement, originals).mean().item())
     assert [image.size for image in result.pil()] == [(SIDE, SIDE)] * 2
     assert result.output is None and result.sheet is None
     assert result.save(here / "out") == here / "out"

@@ -49,5 +49,5 @@ def _show(result: "EditResult") -> None:
     print(f"{count} image{'s' * (count > 1)}, {several}{cost}{guessed}: {places}")
     if result.psnr is not None:
         print(
-            f"PSNR against the input: {result.psnr:.2f} dB; of what was known of it alone: {result.known_psnr:.2f} dB"
+            f"PSNR against the input: {result.psnr:.2f} dB; of the measurement alone: {result.measurement_psnr:.2f} dB"
         )

@@ -1,4 +1,4 @@
-"""The noise that an image comes from: the probability-flow ODE of a diffusion model, solved from the image up.
+"""Encoding of an image as noise: the probability-flow ODE of a diffusion model, solved from the image up.
 
 dx/dt = (x - D(x, t))/t has one trajectory through every point, so going from sigma_min up to sigma_max and down again
 returns to the image (Song et al. 2021, "Score-based generative modeling through stochastic differential equations",
@@ -7,14 +7,14 @@ not the inverse of Heun's step down. The inverse of a step down x_r = S(x_t) is 
 
     x_t  <-  x_t + (x_r - S(x_t)),
 
-which begins with the step up and draws closer for every part of the image that S does not turn round: S shrinks noise,
-by (s^2 + r^2)^(1/2) / (s^2 + t^2)^(1/2) where the data's standard deviation is s.
+which begins with the step up and converges for every part of the image that S does not reverse: S shrinks noise, by
+(s^2 + r^2)^(1/2) / (s^2 + t^2)^(1/2) where the data's standard deviation is s.
 
 An image without any noise is no typical point at sigma_min: where all images are the same (MNIST's border is black in
-every one) the noise there is zero, and so is all that it comes from. To sample from, or to interpolate, x_T should be
-like Gaussian noise; so with `random` the image is given the noise of sigma_min first, and a larger sigma_min makes that
-felt. Measured on 24 MNIST test images with the embedded models, 18 steps: standard deviation of x_T, PSNR of
-`heun` from it, and of the consistency model in one evaluation:
+every one) the noise there is zero, and so is x_T. For sampling and interpolation x_T should be like Gaussian noise; so
+with `random` the noise of sigma_min is added to the image first, the more with a larger sigma_min. Measured on 24 MNIST
+test images with the embedded models, 18 steps: standard deviation of x_T, PSNR of `heun` from it, and of the
+consistency model in one evaluation:
 
     sigma_min         x_T     heun    consistency
     0.002, no noise   0.47    54.9    23.5
@@ -53,25 +53,26 @@ def encode(
     rho: float = 7.0,
     clip: bool = True,
 ) -> Float[Tensor, "B C H W"]:
-    """The *unit* noise x_T from which `samplers.heun.heun` with the same numbers makes the images again.
+    """Returns the *unit* noise x_T from which `samplers.heun.heun` with the same numbers makes the images again.
 
     A consistency model that was trained on the same data makes nearly the same images from it in one evaluation.
 
     Args:
-        denoiser: the diffusion model.
+        denoiser: diffusion model.
         x: images in [-1, 1].
-        num_steps: of the way up, at least 2; nfe = 2 (num_steps - 1), and 2 num_steps - 1 more for every refinement.
-        class_labels: passed to the denoiser.
+        num_steps: number of noise levels, at least 2; nfe = 2 (num_steps - 1), and 2 num_steps - 1 more for every
+            refinement.
+        class_labels: classes, passed to the denoiser.
         refinements: iterations that bring every step closer to the inverse of the sampler's.
-        random: one draw, of the noise of sigma_min; None adds none.
-        sigma_min, sigma_max, rho: the grid; a sigma_min above the model's own is allowed.
-        clip: clamp every clean image to [-1, 1], as the sampler does.
+        random: source of one draw, the noise of sigma_min; None adds none.
+        sigma_min, sigma_max, rho: noise grid; a sigma_min above the model's own is allowed.
+        clip: whether every clean image is clamped to [-1, 1], as by the sampler.
 
     Raises:
-        UserError: fewer than 2 steps.
+        UserError: there are fewer than 2 steps.
     """
     if num_steps < 2:
-        raise UserError(f"encoding an image takes at least 2 steps, not {num_steps}: raise the number of steps")
+        raise UserError(f"encoding an image takes at least 2 steps, not {num_steps}", "raise the number of steps")
     denoiser = clipped(denoiser, clip)
     sigmas = karras_sigmas(num_steps, sigma_min, sigma_max, rho, dtype=torch.float64).tolist()
 

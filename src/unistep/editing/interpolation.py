@@ -1,4 +1,4 @@
-"""Between images, in noise space: spherical interpolation, and walks through several points.
+"""Interpolation in noise space: spherical, and walks through several points.
 
 Song et al. 2023, "Consistency Models", appendix D, interpolate the noise that two images come from, with the angle psi
 between the two,
@@ -6,11 +6,11 @@ between the two,
     z = sin((1 - t) psi) / sin(psi) z_1 + sin(t psi) / sin(psi) z_2,   psi = arccos(z_1 . z_2 / (|z_1| |z_2|))
 
 for Gaussian noise of n numbers lies close to the sphere of radius sqrt(n): the straight line between two such points
-leaves the sphere, by a factor 0.7 half-way, and the model has seen no noise so weak. Norms of two Gaussian samples
+leaves the sphere, by a factor 0.7 half-way, and models are not trained on noise so weak. Norms of two Gaussian samples
 differ a little; here the norm goes from one to the other evenly, and the angle as above. Where they are equal this is
 the formula above.
 
-The noise of an image is what `encode` finds by the ODE, or the image with noise of some level, see `noised`.
+The noise of an image is found by the ODE, see `encode`; or it is the image with noise of some level, see `noised`.
 """
 
 import torch
@@ -21,14 +21,14 @@ from unistep.errors import UserError
 
 
 def slerp(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
-    """Every pair's point at the share t of the way from a (t = 0) to b (t = 1), both ends to the last bit.
+    """Interpolates every pair from a (t = 0) to b (t = 1), both ends to the last bit.
 
     Args:
         a, b: noise of one level.
-        t: usually in [0, 1]; beyond, the great circle goes on.
+        t: share of the way, usually in [0, 1]; beyond, the great circle goes on.
 
     Raises:
-        UserError: a pair that points in opposite ways, between which no way is the shortest.
+        UserError: a pair points in opposite directions, between which no way is the shortest.
     """
     first, second, t = a.double().flatten(1), b.double().flatten(1), t.double()
     norm_a, norm_b = first.norm(dim=1), second.norm(dim=1)
@@ -48,18 +48,18 @@ def slerp(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], t: Float[Ten
 
 
 def walk(points: Float[Tensor, "K C H W"], frames: int, *, closed: bool = False) -> Float[Tensor, "N C H W"]:
-    """A path through points of noise space, on arcs of great circles: one x_T a frame.
+    """Returns a path through points of noise space on arcs of great circles, one x_T a frame.
 
     Args:
-        points: noise of one level, at least two.
-        frames: from a point to the next, the first of them counted and the next not.
-        closed: go on from the last point to the first, so that the frames can be shown in a loop.
+        points: noise of one level, at least two points.
+        frames: number of frames from a point to the next, the first point counted and the next not.
+        closed: whether the path goes on from the last point to the first, so that the frames can be shown in a loop.
 
     Returns:
         frames * K points where closed, else frames * (K - 1) + 1; every `frames`-th is one of `points`.
 
     Raises:
-        UserError: fewer than two points or than one frame, or two points in a row that are opposite to each other.
+        UserError: there are fewer than two points or than one frame, or two points in a row are opposite.
     """
     if len(points) < 2 or frames < 1:
         raise UserError(f"a walk has at least 2 points and 1 frame between them, not {len(points)} and {frames}")

@@ -1,12 +1,12 @@
-"""How much an image differs from what it was before JPEG, told from the image and the file's quantization table.
+"""Estimation of the error of JPEG compression, from the image and the file's quantization table.
 
 JPEG rounds the cosine transform of 8 x 8 blocks to multiples of a table (ITU-T T.81, annex A.3.4). Rounding it once
 more changes nothing; on a grid of blocks that lies elsewhere it does to the image nearly what the first rounding did
-to the original, so the change tells the error (Nosratinia 2001, "Enhancement of JPEG-compressed images by
+to the original, so that the change estimates the error (Nosratinia 2001, "Enhancement of JPEG-compressed images by
 re-application of JPEG", applies JPEG on moved grids to take its artefacts away).
 
-The error is not Gaussian and not white, but a consistency function takes artefacts away as it does noise, and best
-where it is told a level two or three times the error.
+The error is neither Gaussian nor white, but a consistency function removes artefacts as it does noise, and best at a
+level of two or three times the error.
 """
 
 import math
@@ -22,7 +22,7 @@ _SHIFT = 4  # half a block
 
 
 def jpeg_level(x: Float[Tensor, "B C H W"], table: Int[Tensor, "8 8"]) -> Float[Tensor, " B"]:
-    """Root mean square of the error that JPEG made, in units of [-1, 1], fp32.
+    """Estimates the root mean square of the error of JPEG, in units of [-1, 1], fp32.
 
     Measured on 60 images each, the ratio to the true error at qualities 5 to 40 (75): MNIST 1.04 to 1.11 (1.23),
     CIFAR-10 in grey 0.99 to 1.03 (1.09), in colours 0.82 to 0.79 (0.76), spread over images 0.1; texture of random
@@ -32,11 +32,11 @@ def jpeg_level(x: Float[Tensor, "B C H W"], table: Int[Tensor, "8 8"]) -> Float[
     raises it by no more than 1.
 
     Args:
-        x: the images as the file has them: not resized, and cropped by multiples of 8 pixels if at all.
-        table: luma's in natural order, row by row; Pillow's `image.quantization[0]`.
+        x: images as in the file: not resized, and cropped by multiples of 8 pixels if at all.
+        table: quantization table of luma in natural order, row by row; Pillow's `image.quantization[0]`.
 
     Raises:
-        UserError: an image too small to hold a shifted block, or a table of numbers below 1.
+        UserError: the image is too small to hold a shifted block, or the table has numbers below 1.
     """
     if min(x.shape[2:]) < _SHIFT + 8:
         raise UserError(
@@ -59,7 +59,7 @@ def jpeg_level(x: Float[Tensor, "B C H W"], table: Int[Tensor, "8 8"]) -> Float[
 
 
 def _cosines() -> Tensor:
-    """The orthonormal cosine transform of 8 numbers (DCT-II), a row a frequency."""
+    """Returns the orthonormal cosine transform of 8 numbers (DCT-II), a row a frequency."""
     k = torch.arange(8, dtype=torch.float64)
     rows = 0.5 * torch.cos(math.pi * (2 * k + 1) * k[:, None] / 16)
     rows[0] *= math.sqrt(0.5)

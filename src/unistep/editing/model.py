@@ -11,7 +11,7 @@ from unistep.formats.model import LoadedModel, ModelInfo
 
 @dataclass(frozen=True)
 class EditModel:
-    """What editors need of a model.
+    """A consistency model with its noise range, the shape of its images and its device.
 
     Args:
         denoiser: consistency function.

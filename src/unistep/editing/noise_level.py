@@ -1,4 +1,4 @@
-"""How much Gaussian noise an image carries, told from the image alone.
+"""Estimation of the Gaussian noise in an image, from the image alone.
 
 The finest diagonal Haar coefficient of four pixels
 
@@ -9,19 +9,18 @@ is zero where an image is flat or a ramp, and white noise of standard deviation 
 sigma = median |h| / 0.6745, which edges, being few, hardly disturb (Donoho and Johnstone 1994, "Ideal spatial
 adaptation by wavelet shrinkage", section 4.2; Immerkaer 1996, "Fast noise variance estimation", has the mean instead
 of the median, and h taken twice). In an image of 28 x 28 pixels edges are not few. So only those windows count whose
-twelve pixels around the four vary no more than noise would make them: pixels that are not in h, so that choosing by
-them leaves the noise in h what it was. That needs sigma; it is found by fixed-point iteration from the quietest quarter
-of the windows.
+twelve pixels around the four vary no more than by noise: these pixels are not in h, so that the choice does not bias
+the noise in h. It needs sigma, which is found by fixed-point iteration from the quarter of the windows that vary least.
 
-Noise that was added to 8-bit pixels was also cut off at black and at white, and where an image is black (MNIST's
-background) half of the noise is gone. An image without any value outside [-1, 1] is taken to be such a one. With m the
+Noise that was added to 8-bit pixels was also clipped at black and at white, and where an image is black (MNIST's
+background) half of the noise is gone. An image without any value outside [-1, 1] is taken to be clipped. With m the
 clean value, the clipped value clip(m + sigma n) has the mean and the standard deviation
 
     mean(m) = P(b < n) - P(n < a) + m P(a < n < b) + sigma (phi(a) - phi(b)),     a, b = (-1 - m)/sigma, (1 - m)/sigma
     E[clip^2] = P(b < n) + P(n < a) + (m^2 + sigma^2) P(a < n < b) + sigma ((m - 1) phi(a) - (m + 1) phi(b))
 
 (Foi 2009, "Clipped noisy images: heteroskedastic modeling and practical denoising", has them for general noise), so
-the mean of the twelve pixels says how much of its noise a window has kept, and |h| is divided by that.
+the mean of the twelve pixels gives the share of the noise that a window has kept, and |h| is divided by that.
 """
 
 import math
@@ -41,13 +40,13 @@ _FLOOR = 1e-4  # far below a step of 8 bits
 _CEILING = 100.0
 _BORDER = 1e-6  # beyond [-1, 1] by this much is rounding
 
-# Of clipped noise, h is no Gaussian: where half of the noise is cut off (m = -1 or 1), median |h| is smaller by this
-# share than 0.6745 standard deviations; it fades as the clipped mean moves inwards, by a factor e in so many sigma.
+# Of clipped noise, h is no Gaussian: where half of the noise is clipped (m = -1 or 1), median |h| is smaller by this
+# share than 0.6745 standard deviations; it fades as the clipped mean moves inwards, by a factor e in `_FADES` sigma.
 _HALVED, _FADES = 0.097, 0.19
 
 
 def estimate_noise(x: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
-    """The standard deviation of the Gaussian noise in each image, in units of [-1, 1], fp32.
+    """Estimates the standard deviation of the Gaussian noise in each image, in units of [-1, 1], fp32.
 
     Measured on 200 test images each, mean and spread (standard deviation over images) of the estimate; "clipped" is
     rounded to 8 bits besides:
@@ -61,18 +60,17 @@ def estimate_noise(x: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
         0.5        0.505 +- 0.015    0.505 +- 0.021    0.506 +- 0.036    0.469 +- 0.058
         1          1.005 +- 0.032    1.228 +- 0.138    1.006 +- 0.061    1.001 +- 0.180
 
-    Fine texture counts as noise: of clean photographs about 0.02. Noise that is cut off on both sides is overestimated.
+    Fine texture counts as noise: of clean photographs about 0.02. Noise that is clipped on both sides is overestimated.
 
     Args:
-        x: images. One with a value outside [-1, 1] is free noise; one without was cut off there, as a file's pixels
-            are.
+        x: images; one without any value outside [-1, 1] is taken to be clipped there, as a file's pixels are.
 
     Raises:
-        UserError: images of less than 4 x 4 pixels.
+        UserError: the images have less than 4 x 4 pixels.
     """
     batch, _, height, width = x.shape
     if min(height, width) < 4:
-        raise UserError(f"images of {height}x{width} pixels are too small to estimate their noise; give its sigma")
+        raise UserError(f"images of {height}x{width} pixels are too small to estimate their noise", "give `sigma`")
     coefficient, mean, variance = _windows(x.float())
     clipped = x.abs().flatten(1).amax(1) <= 1 + _BORDER
     quiet = max(int(coefficient.shape[1] * _QUIET), 1)
@@ -90,7 +88,7 @@ def estimate_noise(x: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
 
 
 def _windows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|h| of every 2 x 2 pixels of every channel, and the mean and the variance of the twelve around, each [B, N]."""
+    """Returns |h| of every 2 x 2 pixels of every channel, and mean and variance of the twelve around, each [B, N]."""
     batch, planes = len(x), x.flatten(0, 1)[:, None]
     diagonal = x.new_tensor([[0.5, -0.5], [-0.5, 0.5]])[None, None]
     ring = x.new_ones(1, 1, 4, 4)
@@ -103,14 +101,14 @@ def _windows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _kept(mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """What clipping to [-1, 1] leaves of noise where the clipped mean is `mean` [B, N], in units of sigma [B].
+    """Returns the noise left by clipping to [-1, 1] where the clipped mean is `mean` [B, N], in units of sigma [B].
 
-    Returns the standard deviation, and the median of |h| / 0.6745.
+    The two values are the standard deviation and the median of |h| / 0.6745.
     """
     means, spreads = clipped_moments(torch.linspace(-1, 1, 33, device=mean.device), sigma)
     right = torch.searchsorted(means, mean.contiguous()).clamp(1, means.shape[1] - 1)
     low, high = means.gather(1, right - 1), means.gather(1, right)
-    # Of twelve pixels a mean may well lie below that of black: continued straight on, lest the errors be one-sided.
+    # A mean of twelve pixels may lie below that of black: extrapolated, so that errors are not one-sided.
     share = (mean - low) / (high - low).clamp_min(1e-12)
     spread = spreads.gather(1, right - 1).lerp(spreads.gather(1, right), share)
     spread = torch.maximum(spread, spreads[:, :1] / 2) / sigma[:, None]
@@ -121,7 +119,7 @@ def _kept(mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 def clipped_moments(
     m: Float[Tensor, " M"], sigma: Float[Tensor, " B"]
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
-    """Mean and standard deviation of m + sigma n clipped to [-1, 1], for unit Gaussian n and m in [-1, 1]."""
+    """Returns mean and standard deviation of m + sigma n clipped to [-1, 1], for unit Gaussian n and m in [-1, 1]."""
     m, s = m[None], sigma[:, None]
     a, b = (-1 - m) / s, (1 - m) / s
     below, above = torch.special.ndtr(a), torch.special.ndtr(-b)

@@ -1,4 +1,4 @@
-"""A path through noise space as images, frame by frame."""
+"""Paths through noise, rendered frame by frame."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,17 +24,17 @@ def render_path(
     batch_size: int = 64,
     on_done: Callable[[int], None] | None = None,
 ) -> UInt8[Tensor, "N C H W"]:
-    """The image of every point.
+    """Makes the image of every point of a path.
 
     Args:
-        model: see `unistep.editing.model.edit_model`.
-        path: points x_T that carry noise of the first level.
-        levels: noise levels, descending; what is added at those after the first is the same in every frame, lest they
-            flicker.
-        labels: the class of each frame.
-        seed: of that noise.
+        model: consistency model.
+        path: points x_T with noise of the first level.
+        levels: noise levels, descending; the noise added at those after the first is the same in every frame, so that
+            frames do not flicker.
+        labels: class of each frame.
+        seed: seed of that noise.
         batch_size: frames at once on an accelerator.
-        on_done: told how many frames are done.
+        on_done: called with the number of frames that are done.
     """
     tile = tile_size(model.shape, batch_size, model.device)
     denoiser = clipped(model.denoiser, True)

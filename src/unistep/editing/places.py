@@ -7,7 +7,7 @@ from unistep.errors import UserError
 
 
 def ranked_places(best: Path, count: int) -> list[Path]:
-    """Returns x.png, x-2.png, ... for so many candidates."""
+    """Returns x.png, x-2.png, ... for a number of candidates."""
     return [best, *(best.with_name(f"{best.stem}-{i}.png") for i in range(2, count + 1))]
 
 

@@ -32,7 +32,7 @@ class EditedImage:
         residual: distance of each between the model's estimate and the input, lower is better.
         class_labels: class of each, given, guessed or drawn; None for a model without classes.
         before: image that was given, at the size at which the model took it.
-        known: what is known of it, as a picture.
+        measurement: part of the image that is kept, as a picture; of tasks that measure nothing, the image.
         mask: True where a pixel is known; None where pixels are not known one by one.
         original: whole image that `before` was made of, to compare with; None where there is none.
     """
@@ -42,7 +42,7 @@ class EditedImage:
     residual: Float32[Tensor, " K"]
     class_labels: Int64[Tensor, " K"] | None
     before: UInt8[Tensor, "_ _ _"]
-    known: UInt8[Tensor, "C H W"]
+    measurement: UInt8[Tensor, "C H W"]
     mask: Bool[Tensor, "H W"] | None = None
     original: UInt8[Tensor, "C H W"] | None = None
 
@@ -57,9 +57,9 @@ class EditedImage:
         return None if self.original is None else float(psnr(self.image[None], self.original[None]))
 
     @property
-    def known_psnr(self) -> float | None:
-        """PSNR of what is known in dB; None where there is nothing to compare with."""
-        return None if self.original is None else float(psnr(self.known[None], self.original[None]))
+    def measurement_psnr(self) -> float | None:
+        """PSNR of the measurement in dB; None where there is nothing to compare with."""
+        return None if self.original is None else float(psnr(self.measurement[None], self.original[None]))
 
     def pil(self) -> list[Image.Image]:
         """Returns all candidates as Pillow images."""
@@ -79,8 +79,8 @@ class EditedImage:
             _writing(place, lambda picture=picture, place=place: save_png(picture, place))
         return places
 
-    def row(self, shows_known: bool) -> Row:
-        """Returns the image's row of a sheet; `shows_known` adds what is known."""
+    def row(self, shows_measurement: bool) -> Row:
+        """Returns the image's row of a sheet, with or without the measurement."""
         captions = [f"off by {float(residual):.3f}" for residual in self.residual]
         if self.class_labels is not None:
             pairs = zip(self.class_labels.tolist(), captions, strict=True)
@@ -88,7 +88,7 @@ class EditedImage:
         original = self.original
         if original is not None and torch.equal(original, self.before):
             original = None
-        known = self.known if shows_known else None
+        known = self.measurement if shows_measurement else None
         return Row(original, self.before, known, self.mask, list(self.candidates), captions)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class EditResult:
         items: results in the order of the inputs; empty for an animation.
         evaluations: network evaluations for all candidates of one input, or for one frame, without `guesses`.
         guesses: network evaluations that guessed the class of one input; 0 where it was given or drawn.
-        shows_known: whether a sheet shows what is known of the inputs.
+        shows_measurement: whether a sheet shows the measurements.
         frames: frames [N, C, H, W] of an animation; None for images.
         fps: frames a second.
         columns: columns of the grid of frames.
@@ -114,7 +114,7 @@ class EditResult:
     items: tuple[EditedImage, ...]
     evaluations: int
     guesses: int = 0
-    shows_known: bool = False
+    shows_measurement: bool = False
     frames: UInt8[Tensor, "N C H W"] | None = None
     fps: float = 12.0
     columns: int = 8
@@ -160,12 +160,12 @@ class EditResult:
 
     @property
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
-        """What is known of every input, as a picture.
+        """The measurement of every input, as a picture.
 
         Raises:
             UserError: the images are of several sizes, or these are the frames of an animation.
         """
-        return self._stacked(lambda one: one.known)
+        return self._stacked(lambda one: one.measurement)
 
     @property
     def psnr(self) -> float | None:
@@ -173,9 +173,9 @@ class EditResult:
         return _mean([one.psnr for one in self.items])
 
     @property
-    def known_psnr(self) -> float | None:
-        """Mean PSNR of what is known in dB; None where there is nothing to compare with."""
-        return _mean([one.known_psnr for one in self.items])
+    def measurement_psnr(self) -> float | None:
+        """Mean PSNR of the measurements in dB; None where there is nothing to compare with."""
+        return _mean([one.measurement_psnr for one in self.items])
 
     def __len__(self) -> int:
         return len(self.items) if self.frames is None else len(self.frames)
@@ -243,7 +243,7 @@ class EditResult:
     def _sheet(self, most: int) -> Image.Image:
         if not self.items:
             raise UserError("an animation has no sheet", "save its frames as a .png grid")
-        return edit_sheet([one.row(self.shows_known) for one in self.items[:most]])
+        return edit_sheet([one.row(self.shows_measurement) for one in self.items[:most]])
 
     def _save_frames(self, frames: Tensor, place: Path) -> Path:
         if place.suffix.lower() != ".png":

@@ -1,4 +1,4 @@
-"""How methods are run: the noise of each result, the batches, and the class that a model is given.
+"""Running of methods: the noise of each result, the batches, and the class that a model is given.
 
 Every result has its own noise, from its seed, its number among the inputs and its number among the candidates, and is
 computed at its own place in a batch of one size (see `unistep.generation.generate`), so that it is the same alone and
@@ -49,7 +49,7 @@ class Candidates:
     Args:
         images: results.
         residual: distance between the model's estimate and the input, lower is better.
-        measurement: what is known of each input, as a picture.
+        measurement: measurement of each input as a picture.
         class_labels: classes, given, guessed or drawn; None for a model without classes.
         evaluations: network evaluations for all candidates of one input, without `guesses`.
         guesses: network evaluations that guessed the class of one input; 0 where it was given or drawn.
@@ -123,7 +123,7 @@ def make(
 
 
 def guess_classes(model: EditModel, method: Method, *, seed: int = 0, batch_size: int = 64) -> Int64[Tensor, " N"]:
-    """Returns the class of every input, guessed from what is known of it."""
+    """Returns the class of every input, guessed from its measurement."""
     numbers = range(len(method))
     return _Run(model, method, batch_size, numbers).guess([image_seed(seed, i) for i in numbers])
 
@@ -228,7 +228,7 @@ class _Run:
 
 
 def _rounds(classes: int) -> list[int]:
-    """How many classes are tried in each round of guessing."""
+    """Returns the numbers of classes that are tried in the rounds of guessing."""
     rounds = []
     while classes > 1:
         rounds.append(classes)
@@ -237,7 +237,7 @@ def _rounds(classes: int) -> list[int]:
 
 
 def _seeds(seeds: Seeds, numbers: Sequence[int], candidates: int) -> list[list[int]]:
-    """The generator seed of every candidate of every input; those of other numbers of candidates begin the same."""
+    """Returns the generator seed of every candidate of every input; more candidates begin with the same."""
     shifts = [j << _CANDIDATE_SHIFT for j in range(candidates)]
     if isinstance(seeds, int):
         return [[image_seed(seeds, number + shift) for shift in shifts] for number in numbers]

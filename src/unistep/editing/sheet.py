@@ -21,7 +21,7 @@ class Row(NamedTuple):
     Args:
         original: whole image that `before` was made of; None where there is none.
         before: image that was given.
-        known: what is known of it, as a picture; None where that is `before`.
+        known: measurement as a picture; None where that is `before`.
         mask: True where a pixel is known; None where pixels are not known one by one.
         after: results, best first.
         captions: text under each result; empty for none.
@@ -40,7 +40,7 @@ def edit_sheet(rows: Sequence[Row], *, known: str = "known", after: str = "after
 
     Args:
         rows: rows of the sheet.
-        known: heading of what is known.
+        known: heading of the measurements.
         after: heading of the results, which are numbered where there are several.
     """
     columns: list[tuple[str, list[Any]]] = [

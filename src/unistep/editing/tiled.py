@@ -5,9 +5,9 @@ denoised, and the estimates x0 are averaged with weights w that fall towards the
 
     x0(p) = sum_i w_i(p) D(tile_i)(p) / sum_i w_i(p)
 
-(Bar-Tal et al. 2023, "MultiDiffusion", eq. 5, for clean estimates). Neighbouring tiles see the same noise where they
-overlap, and every step begins from the blend, so they agree without seams; what lies farther apart than a tile, they
-cannot know of each other. Editors need nothing more: what they measure is the whole image.
+(Bar-Tal et al. 2023, "MultiDiffusion", eq. 5, for clean estimates). Neighbouring tiles have the same noise where they
+overlap, and every step begins from the blend, so that they agree without seams; parts that lie farther apart than a
+tile are made independently. Editors need nothing more: they measure the whole image.
 """
 
 import torch
@@ -22,13 +22,13 @@ class Tiled:
     """A `Denoiser` of images of any size from `side` up.
 
     Args:
-        denoiser: of images of `side` x `side` pixels.
-        side: of its images.
-        batch: tiles that the network sees at once; the last batch is filled up, so that all have this size.
-        overlap: the least share of a tile's side that it has in common with the next, below 1.
+        denoiser: denoiser of images of `side` x `side` pixels.
+        side: side of the denoiser's images in pixels.
+        batch: tiles in a batch; the last batch is filled up, so that all have this size.
+        overlap: least share of a tile's side that it has in common with the next, in [0, 1).
 
     Raises:
-        UserError: an image is smaller than a tile.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, denoiser: Denoiser, side: int, *, batch: int = 16, overlap: float = 0.5) -> None:
@@ -64,7 +64,11 @@ class Tiled:
         return total / weight
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Top and left of every tile of an image."""
+        """Returns top and left of every tile of an image.
+
+        Raises:
+            UserError: the image is smaller than a tile.
+        """
         if min(height, width) < self.side:
             raise UserError(
                 f"an image of {width}x{height} is smaller than a tile of {self.side}x{self.side}; enlarge it"
@@ -77,7 +81,7 @@ class Tiled:
         return [round(i * (length - self.side) / steps) for i in range(steps + 1)] if steps else [0]
 
     def _window(self, like: Tensor) -> Tensor:
-        """A pyramid: 1 in the middle, positive at the edges."""
+        """Returns the weights of a tile, a pyramid: 1 in the middle, positive at the edges."""
         ramp = torch.arange(self.side, device=like.device, dtype=like.dtype)
         ramp = torch.minimum(ramp + 1, self.side - ramp) / ((self.side + 1) / 2)
         return ramp[:, None] * ramp[None, :]

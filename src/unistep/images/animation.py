@@ -1,6 +1,6 @@
-"""Images one after the other, as a GIF or an MP4; the file appears whole or not at all.
+"""Animations: images as a GIF or an MP4; the file appears whole or not at all.
 
-Small frames are enlarged by a whole factor, for players blur what they enlarge themselves. GIFs are written by Pillow,
+Small frames are enlarged by a whole factor, because players enlarge with blur. GIFs are written by Pillow,
 with 256 greys or, for colours, a palette for every frame; MP4s are H.264 in yuv420p, which every player and browser
 shows, by ffmpeg, which the extra `video` brings.
 """
@@ -22,17 +22,18 @@ SUFFIXES = (".gif", ".mp4")
 def save_animation(
     frames: UInt8[Tensor, "N C H W"], path: Path, *, fps: float = 12.0, min_width: int = 256, loop: bool = True
 ) -> Path:
-    """Writes the frames by the ending of `path`.
+    """Writes frames as a GIF or an MP4, by the ending of `path`.
 
     Args:
-        frames: of 1 or 3 channels.
-        path: ends in .gif or .mp4.
-        fps: frames a second; a GIF rounds their time to hundredths of a second.
-        min_width: frames are enlarged by a whole factor to about this width.
-        loop: a GIF begins again at its end.
+        frames: frames of 1 or 3 channels.
+        path: a .gif or an .mp4.
+        fps: frames a second; a GIF rounds the time of a frame to hundredths of a second.
+        min_width: width in pixels to which frames are about enlarged, by a whole factor.
+        loop: whether a GIF begins again at its end.
 
     Raises:
-        UserError: another ending, no frames, the extra is missing, or the place cannot be written to.
+        UserError: the ending is another, there are no frames, the extra `video` is missing, or the place cannot be
+            written to.
     """
     suffix = path.suffix.lower()
     check_animation(path)
@@ -49,10 +50,10 @@ def save_animation(
 
 
 def check_animation(path: Path) -> None:
-    """Refuses, before any work is done, what could not be written.
+    """Refuses an animation that could not be written.
 
     Raises:
-        UserError: another ending than .gif and .mp4, or an .mp4 without the extra.
+        UserError: the ending is neither .gif nor .mp4, or the extra `video` for an .mp4 is missing.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: an animation ends in {' or '.join(SUFFIXES)}; name it so")

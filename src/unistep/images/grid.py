@@ -1,4 +1,4 @@
-"""Many images in one PNG."""
+"""Grids: many images in one PNG."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from unistep.files import whole_file
 
 
 def grid(images: UInt8[Tensor, "N C H W"], columns: int, *, gap: int = 2) -> UInt8[Tensor, "C GH GW"]:
-    """Images row by row on a white ground, `gap` pixels apart."""
+    """Returns images row by row on a white ground, `gap` pixels apart."""
     n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = torch.full((c, rows * (h + gap) + gap, columns * (w + gap) + gap), 255, dtype=torch.uint8)
@@ -22,7 +22,7 @@ def grid(images: UInt8[Tensor, "N C H W"], columns: int, *, gap: int = 2) -> UIn
 
 
 def to_pil(image: UInt8[Tensor, "C H W"]) -> Image.Image:
-    """A grey (C = 1) or colour (C = 3) image."""
+    """Returns a grey (C = 1) or colour (C = 3) Pillow image."""
     array = image.cpu().numpy()
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
 

@@ -1,4 +1,4 @@
-"""Several grids in one PNG, each under a heading."""
+"""Sheets: several grids in one PNG, each under a heading."""
 
 from collections.abc import Sequence
 from pathlib import Path

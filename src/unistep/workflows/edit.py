@@ -82,8 +82,8 @@ def edit(
             quarter of the model's side.
         factor: how many times larger the result is, as 4, or 2x4 for height x width; default: 4.
         blur: standard deviation of the blur to be undone, in pixels of the model.
-        share: share of what is known: of the pixels for the mask `random`, default 0.5; of the coefficients for
-            compressed sensing, default 0.25.
+        share: share that is known: of the pixels by the mask `random`, default 0.5; of the coefficients in compressed
+            sensing, default 0.25.
         sigma: noise level in units of [-1, 1]: of the noise or artefacts to be removed, default: estimated; or of the
             noise that is added, which decides how far the result may go from the image.
         strength: the same as a share of the model's way, from 0 to 1; instead of `sigma`.
@@ -114,7 +114,7 @@ def edit(
         progress: show a progress bar on a terminal.
 
     Returns:
-        The results, best first, with what was known of every image; or the frames of a walk.
+        The results of every image, best first, with their measurements; or the frames of a path.
 
     Raises:
         UserError: an image that cannot be read, options that contradict each other, the task or the model, a place that
@@ -226,7 +226,7 @@ def _opener(teacher: "str | os.PathLike[str] | LoadedModel") -> "Callable[[torch
 
 
 def _advice(model: "LoadedModel") -> str:
-    """What to say where images are not of the model's kind."""
+    """Returns the note for images that are not of the model's kind."""
     if model.path.resolve() != EMBEDDED.resolve():
         return ""
     return "the embedded model makes grey digits of 28x28 pixels and nothing else; name a `model` of images like yours"

@@ -3,15 +3,14 @@
     x0 = f(x, sigma),   x = clean image + sigma noise
 
 One evaluation gives an image of the model's distribution that the noisy one may have come from. Further steps noise it
-again to lower levels and map it back, as in algorithm 1 of Song et al. 2023, "Consistency Models": they mend what one
-evaluation got wrong, and no longer see the noisy image. A diffusion denoiser D in the place of f gives in one
-evaluation the mean of all clean images, which is the closest on average and blurred.
+again to lower levels and map it back, as in algorithm 1 of Song et al. 2023, "Consistency Models": they correct errors
+of the first evaluation without the noisy image. A diffusion denoiser D in the place of f gives in one evaluation the
+mean of all clean images, which is the closest on average and blurred.
 
-An image from a file has lost the part of its noise that was cut off at black and at white, and the model has never seen
-noise that never darkens black: `restore_clipped` gives it another. On 64 MNIST images with the embedded model the PSNR
-of one evaluation is
+An image from a file has lost the part of its noise that was clipped at black and at white, and models are not trained
+on such noise: `restore_clipped` adds it. On 64 MNIST images with the embedded model the PSNR of one evaluation is
 
-    sigma      noise uncut    cut off    restored
+    sigma      free noise     clipped    restored
     0.2        30.6           27.8       30.6
     0.5        25.1           24.3       25.0
     1          21.0           20.5       20.3
@@ -49,23 +48,23 @@ def denoise(
     rho: float = 7.0,
     clip: bool = True,
 ) -> Float[Tensor, "B C H W"]:
-    """The images without their noise.
+    """Removes the Gaussian noise of images.
 
     Args:
-        denoiser: the consistency function.
-        x: noisy images, in units of [-1, 1]; they need not stay in it, and better so, see `restore_clipped`.
+        denoiser: consistency function.
+        x: noisy images, in units of [-1, 1]; the noise should not be clipped to it, see `restore_clipped`.
         sigma: standard deviation of the noise in the same units, of all images or of each; None estimates it. At
             sigma_min and below an image is nearly left as it is.
-        class_labels: passed to the denoiser.
-        steps: evaluations of every image.
-        random: one draw a step but the first; None will do for one step.
-        sigma_min, sigma_max: where the model's trajectories end and begin.
-        rho: how the levels of further steps are spaced.
-        clip: clamp the image to [-1, 1] after every evaluation.
+        class_labels: classes, passed to the denoiser.
+        steps: number of evaluations.
+        random: source of one draw for every step but the first; None for one step.
+        sigma_min, sigma_max: levels at which the model's trajectories end and begin.
+        rho: exponent of the grid of further steps.
+        clip: whether the image is clamped to [-1, 1] after every evaluation.
 
     Raises:
-        UserError: a level that is negative, not finite or above sigma_max, or images too small to estimate it.
-        ValueError: more than one step and no `random`.
+        UserError: a level is negative, not finite or above sigma_max, or the images are too small to estimate it.
+        ValueError: there are several steps and no `random`.
     """
     if steps > 1 and random is None:
         raise ValueError("further steps add fresh noise: give a noise source, or steps=1")
@@ -88,14 +87,14 @@ def denoise(
 def restore_clipped(
     x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"] | float, noise: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """Noisy images that were cut off at -1 and 1, with new noise beyond.
+    """Returns noisy images that were clipped to [-1, 1] with new noise beyond.
 
-    Pixels at -1 and 1 are taken for black and white ones whose noise went outwards; the others are left alone. Worth
-    its while up to sigma 0.5; beyond, grey pixels reach the ends too.
+    Pixels at -1 and 1 are taken for black and white ones whose noise went outwards; the others stay. Useful up to
+    sigma 0.5; beyond, grey pixels reach the ends too.
 
     Args:
         x: images in [-1, 1].
-        sigma: the standard deviation of their noise, of all or of each.
+        sigma: standard deviation of their noise, of all or of each.
         noise: unit Gaussian noise.
     """
     beyond = noise.abs() * expand(_each(sigma, x), x.ndim).to(x.dtype)
@@ -146,7 +145,7 @@ class DenoisingEdit(NoisedEdit):
         self, rows: Sequence[int], sigma: float, random: NoiseSource
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, " B"]]:
         x, own = self.x[list(rows)], self.sigmas[list(rows)].to(self.x.device)
-        # Noise is added to that which is there.
+        # Noise is added to the image's own.
         total = own.clamp_min(sigma)
         added = (total**2 - own**2).sqrt()[:, None, None, None] * draw(random, x)
         return self._restored(x, own, random) + added, total
@@ -159,5 +158,5 @@ class DenoisingEdit(NoisedEdit):
 
 
 def _each(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """A level for every image, of the dtype that `level` has."""
+    """Returns a level for every image, of the dtype of `level`."""
     return sigma.to(level(0.0, x)) if isinstance(sigma, Tensor) else level(sigma, x)

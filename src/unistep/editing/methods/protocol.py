@@ -55,5 +55,5 @@ class Method(Protocol):
         ...
 
     def measurement(self) -> UInt8[Tensor, "N C H W"]:
-        """Returns what is known of the inputs, as pictures."""
+        """Returns the measurements of the inputs as pictures; of a method that measures nothing, the inputs."""
         ...

@@ -1,4 +1,4 @@
-"""The operators of zero-shot editing, one a file, and an example of each for images of a given shape."""
+"""The operators of editing, one a file, and the table of examples, a row or more each, that tests run over."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from unistep.editing.operators.mask import Inpainting, Outpainting
 from unistep.editing.operators.super_resolution import SuperResolution
 
 Shape = tuple[int, int, int]
-"""(channels, height, width) of images."""
+"""Channels, height and width of images."""
 
 
 def _seeded() -> torch.Generator:
@@ -43,8 +43,8 @@ OPERATORS: dict[str, Callable[[Shape], Part]] = {
     "blurred patches": lambda shape: Composition(GaussianBlur(1.0, border="wrap"), SuperResolution(2)),
     "patches of a wide blur": lambda shape: Composition(GaussianBlur(2.0, border="wrap"), SuperResolution(2)),
 }
-"""Examples: what is known, and the operator that measures it in images of a shape.
+"""Examples by name: operators for images of a shape.
 
-Every one is refused, here or by `A`, with a `UserError` where the shape makes no sense: luma of grey images, patches
-that do not divide the image, boxes of no pixel.
+Each is refused, here or by `A`, with a `UserError` where the shape does not fit: luma of grey images, patches that do
+not divide the image, boxes of no pixel.
 """

@@ -1,8 +1,8 @@
-"""Colour from grey: what is known is the luma, Y = 0.2989 R + 0.5870 G + 0.1140 B (ITU-R BT.601).
+"""Colorization: the measurement is the luma, Y = 0.2989 R + 0.5870 G + 0.1140 B (ITU-R BT.601).
 
-With u the unit vector along these weights, u u^T is the orthogonal projection of a pixel on what its luma says. It is
-the first vector of the orthogonal basis of Song et al. 2023, "Consistency Models", algorithm 4; the others, and the
-sign that a QR decomposition happens to give it, cancel.
+With u the unit vector along these weights, u u^T is the orthogonal projection of a pixel on its measured part.
+u is the first vector of the orthogonal basis of Song et al. 2023, "Consistency Models", algorithm 4; the others cancel,
+and so does the sign that a QR decomposition happens to give u.
 
 The weights are divided by their sum, 0.9999, so that a grey pixel is its own luma and a grey picture a measurement.
 """
@@ -24,22 +24,22 @@ class Colorization:
     stationary = True
 
     def A(self, x: Float[Tensor, "B 3 H W"] | Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
-        """The luma.
+        """Returns the luma.
 
         Raises:
-            UserError: images that are not of three channels.
+            UserError: the images do not have three channels.
         """
         if x.shape[1] != 3:
             raise UserError(f"colorization needs images of 3 channels, not {x.shape[1]}: take a model of RGB images")
         return (x * _weights(x)).sum(dim=1, keepdim=True)
 
     def A_pinv(self, y: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """The images of that luma whose colours lie along the weights; they may leave [-1, 1]."""
+        """Returns the images of that luma whose colours lie along the weights; they may leave [-1, 1]."""
         weights = _weights(y)
         return y * weights / weights.square().sum()
 
     def A_T(self, y: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """The transpose of A."""
+        """Applies the transpose of A."""
         return y * _weights(y)
 
 

@@ -44,7 +44,7 @@ class Part(Operator, Protocol):
     """Whether the measurement is an image, and an image moved by a pixel of it (around the borders) has it moved."""
 
     def A_T(self, y: Float[Tensor, "B *M"]) -> Float[Tensor, "B C H W"]:
-        """The transpose of A."""
+        """Applies the transpose of A."""
         ...
 
 
@@ -52,8 +52,8 @@ class Composition:
     """Measures with `second` what `first` measured.
 
     Args:
-        first: its measurement must be an image [B, C, H, W], as luma, patches and blurred images are.
-        second: takes such images.
+        first: operator whose measurement is an image [B, C, H, W], as luma, patches and blurred images are.
+        second: operator of such images.
     """
 
     def __init__(self, first: Part, second: Part) -> None:
@@ -63,10 +63,10 @@ class Composition:
         self.stationary = first.stationary and second.stationary
 
     def A(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B *M"]:
-        """The measurement of the measurement.
+        """Returns the second measurement of the first.
 
         Raises:
-            UserError: the first operator's measurement is no image, or not one that the second takes.
+            UserError: the first measurement is no image, or none that the second operator takes.
         """
         between = self.first.A(x)
         if between.ndim != 4:
@@ -74,7 +74,7 @@ class Composition:
         return self.second.A(between)
 
     def A_pinv(self, y: Float[Tensor, "B *M"]) -> Float[Tensor, "B C H W"]:
-        """The image of least norm with the measurement y, or with the nearest to y that an image has."""
+        """Returns the image of least norm with the measurement y, or with the nearest to y that an image has."""
         if self.first.tight:
             return self.first.A_pinv(self.second.A_pinv(y))
         if self.stationary:
@@ -82,7 +82,7 @@ class Composition:
         return _least_squares(self.A, self.A_T, y)
 
     def A_T(self, y: Float[Tensor, "B *M"]) -> Float[Tensor, "B C H W"]:
-        """The transpose of A."""
+        """Applies the transpose of A."""
         return self.first.A_T(self.second.A_T(y))
 
     def _by_division(self, y: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
@@ -98,7 +98,7 @@ class Composition:
 def _least_squares(
     A: Callable[[Tensor], Tensor], A_T: Callable[[Tensor], Tensor], y: Float[Tensor, "B *M"]
 ) -> Float[Tensor, "B C H W"]:
-    """Conjugate gradients for A^T A x = A^T y from 0; every image stops by itself."""
+    """Solves A^T A x = A^T y by conjugate gradients from 0; every image stops by itself."""
     rest = y.to(_widest(y))
     gradient = A_T(rest)
     x, direction, size = torch.zeros_like(gradient), gradient, _squares(gradient)

@@ -1,9 +1,9 @@
-"""An image from few random numbers: what is known are some of its coefficients in a random orthogonal basis.
+"""Compressed sensing: the measurement is some of the image's coefficients in a random orthogonal basis.
 
 The signs of all pixels are flipped at random, the result is transformed by an orthonormal cosine transform along each
 axis, and a random choice of its coefficients is kept (a subsampled randomised transform; Do et al. 2012, "Fast and
-efficient compressive sensing using structurally random matrices"). Every coefficient then hears of every pixel, and a
-basis of n numbers costs n signs instead of an [n, n] matrix.
+efficient compressive sensing using structurally random matrices"). Every coefficient then depends on every pixel, and
+a basis of n numbers costs n signs instead of an [n, n] matrix.
 
 With n pixels, Q the rows kept and D the signs, A = Q D / sqrt(n), so that |A x| <= max |x|: a number is a mean of the
 pixels with signs and weights, as a single-pixel camera takes it. The rows are orthogonal, and A+ = n A^T.
@@ -22,12 +22,12 @@ class CompressedSensing:
     """Measures a share of the coefficients of images in a random orthogonal basis.
 
     Args:
-        shape: (channels, height, width) of the images.
-        share: of the coefficients, in (0, 1]; their number is rounded, and one at least is kept.
-        generator: draws the signs and the choice; the same seed gives the same basis.
+        shape: channels, height and width of the images.
+        share: share of the coefficients that is kept, in (0, 1]; their number is rounded, and at least 1.
+        generator: generator of the signs and of the choice.
 
     Raises:
-        UserError: a share outside (0, 1].
+        UserError: `share` is outside (0, 1].
     """
 
     tight = True
@@ -43,10 +43,10 @@ class CompressedSensing:
         self._bases = [_cosines(size) for size in shape]
 
     def A(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """The coefficients that are kept, in the order in which they were chosen.
+        """Returns the coefficients that are kept, in the order in which they were chosen.
 
         Raises:
-            UserError: images of another shape than the basis.
+            UserError: the images have another shape than the basis.
         """
         if x.shape[1:] != self.signs.shape:
             basis, image = ("x".join(str(n) for n in shape) for shape in (self.signs.shape, x.shape[1:]))
@@ -56,7 +56,7 @@ class CompressedSensing:
         return coefficients.flatten(1)[:, self.kept.to(x.device)] / math.sqrt(self.signs.numel())
 
     def A_pinv(self, y: Float[Tensor, "B K"]) -> Float[Tensor, "B C H W"]:
-        """The images of these coefficients whose others are 0."""
+        """Returns the images with these coefficients, the others being 0."""
         coefficients = y.new_zeros(len(y), self.signs.numel())
         coefficients[:, self.kept.to(y.device)] = y * math.sqrt(self.signs.numel())
         c, h, w = self._bases_for(y)
@@ -64,7 +64,7 @@ class CompressedSensing:
         return x * self.signs.to(x)
 
     def A_T(self, y: Float[Tensor, "B K"]) -> Float[Tensor, "B C H W"]:
-        """The transpose of A."""
+        """Applies the transpose of A."""
         return self.A_pinv(y) / self.signs.numel()
 
     def _bases_for(self, like: Tensor) -> list[Tensor]:

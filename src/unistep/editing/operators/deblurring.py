@@ -1,6 +1,6 @@
-"""Sharp from blurred: what is known is the image after a Gaussian blur, in the band that the blur leaves.
+"""Deblurring: the measurement is the image after a Gaussian blur, in the band that the blur leaves.
 
-What lies beyond the borders is blurred into the image, and nobody knows it. Here the image is reflected there. If it
+Pixels beyond the borders, which are unknown, are blurred into the image. Here the image is reflected there. If it
 wrapped around, as is usual with the Fourier transform, a photograph would have an edge at its borders that the blurred
 one does not show, and A+ would put it there, twenty times as strong, with waves through all of the image.
 
@@ -35,12 +35,12 @@ class GaussianBlur:
 
     Args:
         sigma: standard deviation of the blur, in pixels.
-        threshold: the share of a frequency's amplitude that the blur must leave for it to be known, in (0, 1).
-        border: what lies beyond the image: its reflection, or, with "wrap", the image again. Compositions that begin
-            with a blur are inverted fast and exactly where it wraps around.
+        threshold: share of a frequency's amplitude that the blur must leave for the frequency to be kept, in (0, 1).
+        border: pixels beyond the image: "reflect" its reflection, "wrap" the image again. Compositions that begin
+            with a blur that wraps around are inverted fast and exactly.
 
     Raises:
-        UserError: a sigma that is not above 0, a threshold outside (0, 1).
+        UserError: `sigma` is not above 0, or `threshold` is outside (0, 1).
     """
 
     tight = False
@@ -55,19 +55,19 @@ class GaussianBlur:
         self.name = f"deblurring sigma {sigma:g}"
 
     def A(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """The blurred images."""
+        """Blurs images."""
         return self._filtered(x, lambda k: k)
 
     def A_pinv(self, y: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """The images of the band that become y."""
+        """Returns the images of the band that become y."""
         return self._filtered(y, lambda k: torch.where(k > 0, 1 / k, 0))
 
     def A_T(self, y: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """The transpose of A, which is A: the kernel is even."""
+        """Applies the transpose of A, which is A: the kernel is even."""
         return self.A(y)
 
     def _filtered(self, x: Tensor, response: Callable[[Tensor], Tensor]) -> Tensor:
-        """Images whose frequencies are multiplied by `response(k^)`, k^ being 0 outside the band."""
+        """Returns images whose frequencies are multiplied by `response(k^)`, k^ being 0 outside the band."""
         height, width = x.shape[2:]
         # Half precision has no transform.
         whole = x if x.dtype == torch.float64 else x.float()
@@ -81,7 +81,7 @@ class GaussianBlur:
 
 
 def _transfer(size: int, sigma: float) -> Float[Tensor, " size"]:
-    """The transform of a Gaussian of sum 1, wrapped around `size` pixels: real and even, 1 at frequency 0."""
+    """Returns the transform of a Gaussian of sum 1, wrapped around `size` pixels: real and even, 1 at frequency 0."""
     wraps = math.ceil(9 * sigma / size)
     kernel = torch.exp(-0.5 * (torch.arange(-wraps * size, (wraps + 1) * size, dtype=torch.float64) / sigma) ** 2)
     kernel = kernel.view(-1, size).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Known pixels: inpainting, outpainting, and the masks that say which pixels are known.
+"""Inpainting and outpainting: the measurement is the pixels that a mask marks as known; and masks.
 
 A x keeps the pixels of x where the mask is True, A+ y puts them back and is 0 elsewhere. The rows of A are unit
 vectors, so that A+ is the transpose of A and A+ A sets the unknown pixels to 0.
@@ -15,14 +15,14 @@ from unistep.errors import UserError
 
 
 class Inpainting:
-    """Measures the pixels that a mask knows, channel by channel, row by row.
+    """Measures the pixels at which a mask is True, channel by channel, row by row.
 
     Args:
-        mask: [H, W] or [1, H, W] for images of any number of channels, [C, H, W] for a mask for every channel.
-        name: as tasks and sheets call it.
+        mask: True where a pixel is known; [H, W] or [1, H, W] for all channels, [C, H, W] for a mask of each.
+        name: name of the operator.
 
     Raises:
-        UserError: a mask that knows no pixel.
+        UserError: no pixel is known.
     """
 
     tight = True
@@ -30,15 +30,17 @@ class Inpainting:
 
     def __init__(self, mask: Bool[Tensor, "H W"] | Bool[Tensor, "C H W"], name: str = "inpainting") -> None:
         if not bool(mask.any()):
-            raise UserError(f"the mask of {name} knows no pixel: leave some of the image, or sample without an input")
+            raise UserError(
+                f"the mask of {name} marks no pixel as known: leave some of the image, or sample without an input"
+            )
         self.mask = mask if mask.ndim == 3 else mask[None]
         self.name = name
 
     def A(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """The known pixels.
+        """Returns the known pixels.
 
         Raises:
-            UserError: images of another size, or of other channels, than the mask.
+            UserError: the images have another size, or other channels, than the mask.
         """
         channels, height, width = self.mask.shape
         if tuple(x.shape[2:]) != (height, width) or channels not in (1, x.shape[1]):
@@ -49,7 +51,7 @@ class Inpainting:
         return x[:, self._known(x.shape[1], x)]
 
     def A_pinv(self, y: Float[Tensor, "B K"]) -> Float[Tensor, "B C H W"]:
-        """Images with the known pixels y, and 0, which is grey, elsewhere."""
+        """Returns images with the known pixels y, and 0, which is grey, elsewhere."""
         channels, height, width = self.mask.shape
         if channels == 1:
             channels = y.shape[1] // int(self.mask.sum())
@@ -58,7 +60,7 @@ class Inpainting:
         return x
 
     def A_T(self, y: Float[Tensor, "B K"]) -> Float[Tensor, "B C H W"]:
-        """The transpose of A, which is A_pinv."""
+        """Applies the transpose of A, which is A_pinv."""
         return self.A_pinv(y)
 
     def _known(self, channels: int, like: Tensor) -> Bool[Tensor, "C H W"]:
@@ -66,14 +68,14 @@ class Inpainting:
 
 
 class Outpainting(Inpainting):
-    """A picture amid a larger canvas: the inpainting of all around it. `picture.flatten(1)` is its measurement.
+    """Measures a picture inside a larger canvas, of which it keeps the pixels; the rest is inpainted.
 
     Args:
-        canvas: (height, width) of the images.
-        place: (top, left, height, width) of the picture in it.
+        canvas: height and width of the images.
+        place: top, left, height and width of the picture in the canvas.
 
     Raises:
-        UserError: a picture that leaves the canvas.
+        UserError: the picture leaves the canvas.
     """
 
     def __init__(self, canvas: tuple[int, int], place: tuple[int, int, int, int]) -> None:
@@ -81,10 +83,14 @@ class Outpainting(Inpainting):
 
 
 def box(size: tuple[int, int], place: tuple[int, int, int, int]) -> Bool[Tensor, "H W"]:
-    """A box to be painted, at `place`: (top, left, height, width); `size` is (height, width) of the images.
+    """Returns a mask in which a box is to be painted.
+
+    Args:
+        size: height and width of the images.
+        place: top, left, height and width of the box.
 
     Raises:
-        UserError: a box that is empty or leaves the image.
+        UserError: the box is empty or leaves the image.
     """
     top, left, height, width = place
     if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
@@ -97,7 +103,15 @@ def box(size: tuple[int, int], place: tuple[int, int, int, int]) -> Bool[Tensor,
 
 
 def centre(size: tuple[int, int], share: float = 0.5) -> Bool[Tensor, "H W"]:
-    """A box in the middle to be painted: `share`, in (0, 1], of the height and of the width, and a pixel at least."""
+    """Returns a mask in which a box in the middle is to be painted.
+
+    Args:
+        size: height and width of the images.
+        share: share of the height and of the width that the box takes, in (0, 1], at least a pixel.
+
+    Raises:
+        UserError: `share` is outside (0, 1].
+    """
     if not 0 < share <= 1:
         raise UserError(f"the share {share:g} of the image's sides must lie in (0, 1]")
     height, width = (max(1, round(share * side)) for side in size)
@@ -105,7 +119,16 @@ def centre(size: tuple[int, int], share: float = 0.5) -> Bool[Tensor, "H W"]:
 
 
 def random(size: tuple[int, int], share: float, generator: torch.Generator) -> Bool[Tensor, "H W"]:
-    """Pixels here and there are known: `share`, in (0, 1], of all, rounded, and one at least."""
+    """Returns a mask in which random pixels are known.
+
+    Args:
+        size: height and width of the images.
+        share: share of the pixels that is known, in (0, 1], rounded, at least one pixel.
+        generator: generator of the choice.
+
+    Raises:
+        UserError: `share` is outside (0, 1].
+    """
     if not 0 < share <= 1:
         raise UserError(f"the share {share:g} of known pixels must lie in (0, 1]")
     known = torch.zeros(size[0] * size[1], dtype=torch.bool)
@@ -115,20 +138,20 @@ def random(size: tuple[int, int], share: float, generator: torch.Generator) -> B
 
 
 def lower(size: tuple[int, int]) -> Bool[Tensor, "H W"]:
-    """The lower half is to be painted; of an odd number of rows, the one in the middle is known."""
+    """Returns a mask in which the lower half is to be painted; a row in the middle is known."""
     return box(size, (size[0] - size[0] // 2, 0, size[0] // 2, size[1]))
 
 
 def upper(size: tuple[int, int]) -> Bool[Tensor, "H W"]:
-    """The upper half is to be painted; of an odd number of rows, the one in the middle is known."""
+    """Returns a mask in which the upper half is to be painted; a row in the middle is known."""
     return lower(size).flip(0)
 
 
 def right(size: tuple[int, int]) -> Bool[Tensor, "H W"]:
-    """The right half is to be painted; of an odd number of columns, the one in the middle is known."""
+    """Returns a mask in which the right half is to be painted; a column in the middle is known."""
     return lower((size[1], size[0])).T
 
 
 def left(size: tuple[int, int]) -> Bool[Tensor, "H W"]:
-    """The left half is to be painted; of an odd number of columns, the one in the middle is known."""
+    """Returns a mask in which the left half is to be painted; a column in the middle is known."""
     return right(size).flip(1)

@@ -1,9 +1,9 @@
-"""What is known of an image: a linear operator, and the image that lies nearest to an estimate and agrees with it.
+"""Linear operators that measure images, and the image nearest to an estimate that agrees with a measurement.
 
 A measurement y = A x keeps a part of an image x: some pixels, its luma, the means of its patches. With the
-pseudoinverse A+ every estimate x splits into what the measurement says, A+ A x, and the rest, (I - A+ A) x, of which it
-says nothing. The editors replace the first part (Song et al. 2023, "Consistency Models", algorithm 4, in the form of
-Wang, Yu and Zhang 2022, "Zero-shot image restoration using denoising diffusion null-space model", eq. 9):
+pseudoinverse A+ every estimate x splits into the measured part, A+ A x, and the rest, (I - A+ A) x, on which the
+measurement does not depend. Editors replace the first part (Song et al. 2023, "Consistency Models", algorithm 4, in the
+form of Wang, Yu and Zhang 2022, "Zero-shot image restoration using denoising diffusion null-space model", eq. 9):
 
     x  ->  A+ y + (I - A+ A) x,    after which    A x = y.
 
@@ -17,51 +17,57 @@ from jaxtyping import Float
 from torch import Tensor
 
 EXACT = 2e-3
-"""How far an image may be from a measurement, in units of [-1, 1]: a quarter of a step of 8 bits."""
+"""Largest distance of an image from its measurement, in units of [-1, 1]: a quarter of a step of 8 bits."""
 
 ROUNDED = 6e-3
-"""The same of a measurement that was rounded to 8 bits: three quarters of a step. Rounding moved it by up to half of
-one, and an image that met it better would be fitted to that; the last quarter is for rounding the image."""
+"""The same for a measurement that was rounded to 8 bits: three quarters of a step. Rounding moved it by up to half of
+one, and an image nearer to it would be fitted to the rounding; the last quarter is for rounding the image."""
 
 _ROUNDS = 1000
-_WINDOW = 100  # rounds in which the disagreement must fall by a tenth, or no more are made
+_WINDOW = 100  # rounds in which the residual must fall by a tenth, or it ends
 
 
 @runtime_checkable
 class Operator(Protocol):
-    """A linear map of images with its pseudoinverse; both take and give batches, and know no state.
+    """A linear map of images with its pseudoinverse; both map batches to batches, without state.
 
     `A(A_pinv(y)) = y` holds for every measurement y of an image, and `A_pinv(A(x))` is the orthogonal projection of x.
     Measurements are scaled like images: |A x| does not much exceed the largest |x|.
     """
 
     name: str
-    """As tasks and sheets call it."""
+    """Name in messages; its beginning gives the task whose noise levels are the default."""
 
     def A(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B *M"]:
-        """The measurement of images."""
+        """Returns the measurement of images."""
         ...
 
     def A_pinv(self, y: Float[Tensor, "B *M"]) -> Float[Tensor, "B C H W"]:
-        """The image of least norm with a measurement."""
+        """Returns the image of least norm with a measurement."""
         ...
 
 
 def agree(operator: Operator, x: Float[Tensor, "B C H W"], known: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """The images nearest to x that agree with a measurement y; `known` is A+ y."""
+    """Returns the images nearest to x that agree with a measurement y; `known` is A+ y."""
     return known + x - operator.A_pinv(operator.A(x))
 
 
 def agree_in_range(
     operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"], tolerance: float = EXACT
 ) -> Float[Tensor, "B C H W"]:
-    """Images near x that agree with y and lie in [-1, 1], as far as there are such.
+    """Returns images near x that agree with y and lie in [-1, 1], as far as there are such.
 
-    Clamping what agrees would undo some of the agreement, and making it agree again would leave the range. Taking turns
-    is projected gradient descent on |A+ (A x - y)|^2, with momentum (FISTA; Beck and Teboulle 2009), without which
-    masks are met at once but blurs not in thousands of rounds. It ends when x is within `tolerance` of agreeing, both
-    as the largest error of A x and as the root mean square of the pixels' way to agreement, or when it comes no nearer;
-    every image by itself. Of a y that no image has, A A+ y is met.
+    Clamping an image that agrees changes its measurement, and restoring the measurement leaves the range. Alternating
+    both is projected gradient descent on |A+ (A x - y)|^2, here with momentum (FISTA; Beck and Teboulle 2009), without
+    which a mask takes one round but a blur thousands. It ends when x is within `tolerance`, both as the largest error
+    of A x and as the root mean square of A+ (A x - y), or when it comes no nearer; every image by itself. A y that no
+    image has is replaced by A A+ y.
+
+    Args:
+        operator: operator that measures.
+        x: estimates.
+        y: measurement.
+        tolerance: distance from the measurement at which it ends.
     """
     known = operator.A_pinv(y)
     goal = operator.A(known)
@@ -91,5 +97,5 @@ def agree_in_range(
 
 
 def residual(operator: Operator, x: Float[Tensor, "B C H W"], y: Float[Tensor, "B *M"]) -> Float[Tensor, " B"]:
-    """How far images are from a measurement: the root mean square of A x - y."""
+    """Returns the distance of images from a measurement: the root mean square of A x - y."""
     return (operator.A(x) - y).flatten(1).square().mean(dim=1).sqrt()

@@ -1,4 +1,4 @@
-"""More pixels: what is known is the mean of every patch.
+"""Super-resolution: the measurement is the mean of every patch.
 
 The rows of A are 1/n on a patch of n pixels, so A A^T = I/n and A+ = n A^T repeats every mean over its patch (Song et
 al. 2023, "Consistency Models", algorithm 4, where an orthogonal basis of each patch begins with the constant vector).
@@ -14,10 +14,10 @@ class SuperResolution:
     """Measures the means of patches, channel by channel.
 
     Args:
-        factor: the side of a patch in pixels, or (height, width).
+        factor: side of a patch in pixels, or (height, width).
 
     Raises:
-        UserError: a factor below 1.
+        UserError: the factor is below 1.
     """
 
     tight = True
@@ -30,10 +30,10 @@ class SuperResolution:
         self.name = f"super-resolution x{self._text()}"
 
     def A(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        """The means, an image of H / factor x W / factor pixels.
+        """Returns the means, an image of H / factor x W / factor pixels.
 
         Raises:
-            UserError: sizes that are no multiple of the factor.
+            UserError: the image size is no multiple of the factor.
         """
         (batch, channels, height, width), (fh, fw) = x.shape, self.factor
         if height % fh or width % fw:
@@ -41,11 +41,11 @@ class SuperResolution:
         return x.reshape(batch, channels, height // fh, fh, width // fw, fw).mean(dim=(3, 5))
 
     def A_pinv(self, y: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
-        """Every mean over its patch."""
+        """Repeats every mean over its patch."""
         return y.repeat_interleave(self.factor[0], dim=2).repeat_interleave(self.factor[1], dim=3)
 
     def A_T(self, y: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
-        """The transpose of A."""
+        """Applies the transpose of A."""
         return self.A_pinv(y) / (self.factor[0] * self.factor[1])
 
     def _text(self) -> str:

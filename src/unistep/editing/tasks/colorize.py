@@ -31,4 +31,4 @@ class Colorize(DegradableTask):
     def read(self, context: EditContext, image: ImageInput, number: int) -> Given:
         picture = context.read(image, self.input_shape(context.model))
         operator, original = self.operator(context, picture, image), self.original(picture)
-        return self.measured(context, image, picture, operator, original=original, shows_measurement=True)
+        return self.measured(context, image, picture, operator, original=original, shows_y=True)

@@ -20,7 +20,7 @@ class CompressedSensing(DegradableTask):
 
     default = DefaultLevels(2.0, 0.05, steps=12, settle=12)
     operator_name = "compressed sensing"
-    shows_known = True
+    shows_measurement = True
 
     share: float = 0.25
 

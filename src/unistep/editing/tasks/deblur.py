@@ -21,7 +21,7 @@ class Deblur(DegradableTask):
 
     default = DefaultLevels(2.0, 0.05, steps=2, settle=4)
     operator_name = "deblurring"
-    shows_known = True
+    shows_measurement = True
 
     blur: float | None = None
 
@@ -39,7 +39,7 @@ class Deblur(DegradableTask):
         operator = self.operator(context, picture, image)
         if self.degrade:
             original = self.original(picture)
-            return self.measured(context, image, picture, operator, original=original, shows_measurement=True)
+            return self.measured(context, image, picture, operator, original=original, shows_y=True)
         pixels = picture.pixels
         y = operator.A(operator.A_pinv(context.values(pixels)))  # the nearest that an image can be blurred to
         inside = picture.frame.inside

@@ -37,7 +37,7 @@ class Inpaint(DegradableTask):
 
     default = DefaultLevels(5.0, 0.2, steps=9, settle=3)
     operator_name = "inpainting"
-    shows_known = True
+    shows_measurement = True
 
     mask: str | os.PathLike[str] | Image.Image | None = None
     share: float = 0.5

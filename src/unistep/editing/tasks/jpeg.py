@@ -58,7 +58,7 @@ class Jpeg(ImageTask):
             content = _compressed(picture, self.quality)
             pixels = _pixels(content, len(pixels))
         if sigma is None:
-            # Resampled artefacts tell nothing of the table.
+            # Resampled artefacts are no longer those of the table.
             whole = self.degrade or not picture.frame.resized
             found = _estimate(content if self.degrade else _content(image), len(pixels)) if whole else None
             sigma = self.default.sigma_first if found is None else found
@@ -101,7 +101,7 @@ def _pixels(content: bytes, channels: int) -> UInt8[Tensor, "C H W"]:
 
 
 def _estimate(content: bytes | None, channels: int) -> float | None:
-    """The noise level that a file's artefacts are taken for; None where it is no JPEG, or too small to tell."""
+    """Returns the noise level of a file's artefacts; None where it is no JPEG, or too small."""
     if content is None:
         return None
     try:

@@ -89,7 +89,7 @@ class MeasurementTask(ImageTask):
         *,
         mask: Bool[Tensor, "_ _"] | None = None,
         original: UInt8[Tensor, "_ _ _"] | None = None,
-        shows_measurement: bool = False,
+        shows_y: bool = False,
     ) -> Given:
         """Returns the input for a whole picture, which is measured.
 
@@ -97,13 +97,13 @@ class MeasurementTask(ImageTask):
             context, image, picture, operator: see `operator`.
             mask: mask of the known pixels.
             original: image to compare with.
-            shows_measurement: whether the picture that was given is the measurement, as in a grey image.
+            shows_y: whether `before` is the measurement, as a grey image; default: the picture.
         """
         y = operator.A(context.values(picture.pixels))
         return Given(
             name=image.name,
             note=note_of(picture),
-            before=to_uint8(y)[0].cpu() if shows_measurement else picture.pixels,
+            before=to_uint8(y)[0].cpu() if shows_y else picture.pixels,
             y=y,
             size=size_of(picture.pixels),
             inside=picture.frame.inside,

@@ -27,7 +27,7 @@ class Outpaint(MeasurementTask):
 
     default = DefaultLevels(5.0, 0.2, steps=9, settle=3)
     operator_name = "outpainting"
-    shows_known = True
+    shows_measurement = True
 
     margin: int | str | Sequence[int] | None = None
 

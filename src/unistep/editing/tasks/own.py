@@ -27,7 +27,7 @@ class OperatorTask(MeasurementTask):
     """
 
     operator_name = ""
-    shows_known = True
+    shows_measurement = True
 
     operators: Sequence[Operator]
     measurement: Shaped[Tensor, "N *M"] | None = None

@@ -1,4 +1,4 @@
-"""What tasks are made of: options, the context of one call, and an input that is read and ready.
+"""Base classes of tasks, the context of one call, and inputs that are read and ready.
 
 A task is a frozen dataclass whose fields are its options. `ImageTask` edits images, each by itself; its families are
 `MeasurementTask`, which keeps what an operator measures, and the tasks that begin with the image and noise. Tasks that
@@ -168,7 +168,7 @@ def size_of(pixels: Tensor) -> Shape:
 
 
 def note_of(picture: Picture) -> str:
-    """Returns what was done to a picture, with its name; empty for nothing."""
+    """Returns the note of a picture, with its name and size; empty where nothing was done to it."""
     width, height = picture.frame.source
     return f"{picture.name} is {width}x{height}: {picture.note}" if picture.note else ""
 
@@ -184,7 +184,7 @@ class EditTask(ABC):
     """
 
     default: ClassVar[DefaultLevels]
-    shows_known: ClassVar[bool] = False  # whether a sheet shows what is known, where that is not what was given
+    shows_measurement: ClassVar[bool] = False  # whether it differs from the picture that was given
 
     steps: int | None = None
     timesteps: Sequence[int] | None = None
@@ -307,7 +307,7 @@ class ImageTask(EditTask):
                     done[i] = _edited(inputs.pop(i), made, row)
                     if on_image:
                         on_image(i, done[i])
-        return EditResult(tuple(done[i] for i in range(count)), evaluations, guesses, self.shows_known)
+        return EditResult(tuple(done[i] for i in range(count)), evaluations, guesses, self.shows_measurement)
 
 
 def _parts(given: Sequence[Given]) -> Iterator[list[int]]:
@@ -329,15 +329,15 @@ def _edited(given: Given, made: Candidates, row: int) -> EditedImage:
         residual=made.residual[row],
         class_labels=None if made.class_labels is None else made.class_labels[row],
         before=cut_margin(before, inside) if before.shape[1:] == given.size[1:] else before,
-        known=cut_margin(made.measurement[row], inside).clone(),
+        measurement=cut_margin(made.measurement[row], inside).clone(),
         mask=None if given.mask is None else cut_margin(given.mask, inside),
         original=None if given.original is None else cut_margin(given.original, inside),
     )
 
 
 def _log_notes(notes: Sequence[str]) -> None:
-    told = [note for note in notes if note]
-    for note in told[:_MOST_NOTES]:
+    notes = [note for note in notes if note]
+    for note in notes[:_MOST_NOTES]:
         _log.info("%s", note)
-    if len(told) > _MOST_NOTES:
-        _log.info("and so on for %d more", len(told) - _MOST_NOTES)
+    if len(notes) > _MOST_NOTES:
+        _log.info("and so on for %d more", len(notes) - _MOST_NOTES)

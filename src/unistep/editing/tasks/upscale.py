@@ -37,7 +37,7 @@ class Upscale(DegradableTask):
         picture = context.read(image, self.input_shape(context.model))
         operator, original = self.operator(context, picture, image), self.original(picture)
         if self.degrade:
-            return self.measured(context, image, picture, operator, original=original, shows_measurement=True)
+            return self.measured(context, image, picture, operator, original=original, shows_y=True)
         fh, fw = self._factors(context.model)
         left, top, right, bottom = picture.frame.inside
         inside = (left * fw, top * fh, right * fw, bottom * fh)
