@@ -1,8 +1,14 @@
 """What docs/extending.md shows works, run as one program; commands of docs/methods.md parse; links lead somewhere."""
 
+import filecmp
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -13,6 +19,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+import unistep
 from unistep.cli.train import parse_run
 from unistep.core.distance import l2
 from unistep.core.noise import karras_sigmas
@@ -22,6 +29,7 @@ from unistep.formats.model_folder.folder import load_model
 from unistep.objectives.consistency import ConsistencyObjective
 from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.protocol import Objective
+from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.workflows.train import train
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,6 +43,14 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[list[str]]:
     lines = [line for text in blocks(page, "") for line in text.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("unistep ")]
+
+
+def files_and_rows(page: str) -> list[tuple[str, str, str, str]]:
+    """Each new file with the row after it: path and text of the file, path of the table and text of the row."""
+    text = (DOCS / page).read_text()
+    pattern = r"```python\n# src/(unistep/\S+)\n(.*?)```.*?```diff\n# src/(unistep/\S+)\n(.*?)```"
+    found = re.findall(pattern, text, re.DOTALL)
+    return [(file, code, table, re.sub(r"^\+", "", row, flags=re.MULTILINE)) for file, code, table, row in found]
 
 
 def headings(page: Path) -> set[str]:
@@ -123,7 +139,7 @@ def test_the_recipe_of_the_page_trains_a_model_that_opens(tmp_path, monkeypatch)
     (recipe,) = blocks("extending.md", "yaml")
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(recipe)
-    ((_, _, *words),) = commands("extending.md")
+    ((_, _, *words),) = [words for words in commands("extending.md") if words[1] == "train"]
     config, folder = parse_run(words)
     assert str(folder) == "runs/mine"
     assert config.student.method.num_scales(0, 1200) == 11 and config.student.method.num_scales(1199, 1200) == 161
@@ -210,6 +226,92 @@ def test_a_task_of_editing_is_a_file_and_a_row(tmp_path, monkeypatch, capsys, mo
     assert "  interlace           make every second row" in capsys.readouterr().out
     with pytest.raises(unistep.UserError, match="`share` is for inpaint, compressed-sensing, interlace, not for vary"):
         unistep.edit(model, "in.png", "vary", share=0.3)
+
+
+# ------------------------------------------------------------------------------------- one file and one row
+
+
+EXTENSIONS = {Path(file).stem: (file, code, table, row) for file, code, table, row in files_and_rows("extending.md")}
+
+
+@pytest.fixture
+def extended(tmp_path) -> Callable[..., str]:
+    """extended("midpoint", ["sample", ...], ...): what the commands print in a copy with one file and one row more."""
+
+    def run(name: str, *command_lines: list[object], before: str = "") -> str:
+        file, code, table, row = EXTENSIONS[name]
+        root, source = tmp_path / "copy", Path(unistep.__file__).parent
+        shutil.copytree(source, root / "unistep", copy_function=os.link, ignore=shutil.ignore_patterns("__pycache__"))
+        assert not (root / file).exists()
+        (root / file).write_text(code)
+        old = (root / table).read_text()
+        head, start, rest = re.split(r"^((?:_ROWS|FORMATS).* = \(\n)", old, maxsplit=1, flags=re.MULTILINE)
+        rows, end, tail = rest.partition("\n)\n")
+        (root / table).unlink()  # it is linked to the package's
+        (root / table).write_text(head + start + rows + "\n" + row.rstrip("\n") + end + tail)
+        script = "from unistep.cli.main import main; import json, sys; " + before
+        script += "\nfor words in json.loads(sys.argv[1]):\n    main(words)"
+        words = json.dumps([[str(word) for word in line] for line in command_lines])
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        ended = subprocess.run(
+            [sys.executable, "-c", script, words], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, ended.stderr
+        changed = filecmp.dircmp(source, root / "unistep", ignore=["__pycache__"])
+        new, different = [], []
+        for here in walked(changed):
+            new += [str(Path(here.right, name).relative_to(root)) for name in here.right_only]
+            different += [str(Path(here.right, name).relative_to(root)) for name in here.diff_files]
+            assert here.left_only == []
+        assert (new, different) == ([file], [table])
+        return ended.stdout
+
+    return run
+
+
+def walked(compared: filecmp.dircmp) -> Iterator[filecmp.dircmp]:
+    yield compared
+    for below in compared.subdirs.values():
+        yield from walked(below)
+
+
+def test_the_solver_of_the_page(extended, tmp_path):
+    flags = ["--num-images", 2, "--no-progress"]
+    lines = [
+        ["sample", EMBEDDED_TEACHER, "--solver", n, "--steps", 12, *flags, "--output", f"{n}.npz"]
+        for n in ("midpoint", "heun")
+    ]
+    out = extended("midpoint", *lines)
+    assert "24 evaluations each" in out and "23 evaluations each" in out
+    midpoint, heun = (np.load(tmp_path / f"{name}.npz")["arr_0"].astype(float) for name in ("midpoint", "heun"))
+    # Both are second order: from the same noise nearly the same digits.
+    assert 0 < np.abs(midpoint - heun).mean() < 8
+
+
+def test_the_network_of_the_page(extended, tmp_path):
+    save = """
+from pathlib import Path
+from unistep.formats.model import ModelInfo
+from unistep.formats.model_folder.folder import save_model
+from unistep.networks.table import build_network, find_network
+row = find_network("pixel")
+save_model(Path("pixel"), build_network(row.config_class()(bumps=5)), ModelInfo(noise_embedding="edm"), card="")
+"""
+    sample = ["sample", "pixel", "--num-images", 3, "--no-progress", "--output", "out.npz"]
+    out = extended("pixel", ["inspect", "pixel", "--json"], sample, before=save)
+    report = json.loads(out[: out.rindex("}") + 1])
+    assert report["network"]["type"] == "PixelNetwork" and report["network"]["config"]["bumps"] == 5
+    assert json.loads((tmp_path / "pixel" / "unet" / "config.json").read_text())["_class_name"] == "PixelNetwork"
+    assert np.load(tmp_path / "out.npz")["arr_0"].shape == (3, 8, 8, 1)
+
+
+def test_the_format_of_the_page(extended, tmp_path):
+    lines = [["convert", EMBEDDED, "digits.model"], ["inspect", "digits.model"]]
+    for name, model in (("packed", "digits.model"), ("folder", EMBEDDED)):
+        lines.append(["sample", model, "--num-images", 4, "--no-progress", "--output", f"{name}.npz"])
+    assert "digits.model: packed model folder, fp16" in extended("packed", *lines)
+    packed, folder = (np.load(tmp_path / f"{name}.npz")["arr_0"] for name in ("packed", "folder"))
+    assert np.array_equal(packed, folder)
 
 
 # ------------------------------------------------------------------------------------------------ both pages
