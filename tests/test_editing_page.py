@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unistep.cli.main import COMMANDS
+from unistep.cli.main import COMMANDS, main
 from unistep.core.pixels import to_float
 from unistep.editing.operators.mask import Inpainting, lower
 from unistep.editing.tasks import TASKS
@@ -48,9 +48,20 @@ def _is_parsed(*arguments: object, **values: object) -> None:
     raise _Parsed
 
 
+@pytest.mark.slow
+def test_python_writes_what_the_command_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(PYTHON[0], {})
+    files = {str(p): p.read_bytes() for p in [*Path("painted").iterdir(), Path("sheet.png")]}
+    assert len(files) == 4 * 4 + 1
+    for words in COMMAND_LINES[:2]:
+        main([*words[1:], *(["--no-progress"] if words[1] == "edit" else [])])
+    assert {name: Path(name).read_bytes() for name in files} == files
+
+
 def test_python_that_edits_runs():
     names: dict[str, object] = {}
-    exec(PYTHON[0], names)
+    exec(PYTHON[1], names)
     digits, best, mean = names["digits"], names["best"], names["mean"]
     assert isinstance(digits, torch.Tensor) and isinstance(best, torch.Tensor)
     operator = Inpainting(lower((28, 28)))
@@ -63,7 +74,7 @@ def test_python_that_edits_runs():
 
 def test_python_of_an_own_operator_runs():
     names: dict[str, object] = {}
-    exec(PYTHON[1], names)
+    exec(PYTHON[2], names)
     images, rows = names["images"], names["rows"]
     assert isinstance(images, torch.Tensor) and isinstance(rows, torch.Tensor)
     assert (images[:, :, ::2] / 127.5 - 1 - rows).abs().max() < 2 / 255

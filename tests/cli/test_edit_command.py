@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from unistep.editing.model import EditModel
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
+from unistep.runtime.interrupt import Interrupted
 
 SIDE = 16
 KNOWN = ["inpaint", "outpaint", "upscale", "deblur", "compressed-sensing"]
@@ -340,6 +342,31 @@ def test_refusals(refused: Any, model: Path, arguments: list[object], words: lis
     picture().resize((32, 16)).save("wide.png")
     Path("bad.png").write_bytes(b"not an image")
     refused([*arguments, *(["--model", "model"] if len(arguments) > 1 else [])], *words)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_signal_leaves_whole_files(edit: Any, monkeypatch: pytest.MonkeyPatch, after: int):
+    from unistep.editing.tasks import task as module
+
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    made, make = [], module.make
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        if len(made) == after:
+            raise Interrupted(signal.SIGTERM)
+        made.append(options["numbers"])
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(module, "make", stopped)
+    Path("in").mkdir()
+    for i in range(3):
+        picture(seed=i).save(f"in/{i}.png")
+    outcome = edit("vary", "--output", "out/", "--steps", 1, given="in")
+    assert outcome.code == 128 + signal.SIGTERM and outcome.out == ""
+    kept = "what was written so far is whole; repeat the command for the rest" if after else "nothing was written"
+    assert outcome.err == f"stopped by SIGTERM; {kept}\n"
+    written = list(Path("out").glob("*")) if after else []
+    assert Path("out").exists() == bool(after) and [pixels(p).shape for p in written] == [(SIDE, SIDE)] * after
 
 
 def test_help_lists_the_tasks(run: Any):
