@@ -3,7 +3,6 @@
 Nothing heavy is imported here: `unistep --help` answers at once.
 """
 
-import difflib
 import errno
 import importlib
 import io
@@ -11,6 +10,9 @@ import os
 import sys
 from importlib.metadata import version
 from typing import NoReturn
+
+from unistep.errors import UserError
+from unistep.text import did_you_mean
 
 COMMANDS = {
     "train": "train a model by a recipe or a YAML file; resume a run",
@@ -21,7 +23,7 @@ COMMANDS = {
     "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",
     "recipes": "list the recipes that ship, or print one",
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
-    "inspect": "tell what a model is: architecture, noise range, classes, size",
+    "inspect": "describe a model: architecture, noise range, classes, size",
     "data": "inspect a dataset: counts, sizes, classes, mean and standard deviation",
 }
 
@@ -32,7 +34,7 @@ Consistency models: images in one network evaluation.
 commands:
 {commands}
 
-`unistep COMMAND --help` tells a command's options.  `unistep --version` tells the version.
+`unistep COMMAND --help` lists a command's options.  `unistep --version` prints the version.
 
 examples:
   unistep demo                                    digits from the embedded model
@@ -78,9 +80,7 @@ def _run(arguments: list[str]) -> None:
         return
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
-        _fail(f"unknown command {name!r}{f'; did you mean {near[0]}?' if near else ''} (unistep --help lists them)")
-    from unistep.errors import UserError
+        _fail(f"unknown command {name!r}{did_you_mean(name, COMMANDS)} (unistep --help lists them)")
 
     try:
         importlib.import_module(f"unistep.cli.{name}").run(rest)
