@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from unistep.checks import MAX_SEED, check_range
-from unistep.editing.tasks import check_options, make_task, task_named
+from unistep.editing.tasks import make_task
 from unistep.errors import UserError
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, ModelLike, as_model, open_any
 
@@ -193,11 +193,10 @@ def edit(
 def _task(
     task: "str | Operator | Sequence[Operator]", given: dict[str, Any], measurement: "Tensor | None"
 ) -> "EditTask":
-    """The task with its options."""
+    """Returns the task with its options."""
     if isinstance(task, str):
         if measurement is not None:
             raise UserError("`measurement` is for an operator as `task`, not for a name", "give `image`")
-        check_options(task_named(task).name, given)
         return make_task(task, given)
     import dataclasses
 
@@ -215,7 +214,7 @@ def _task(
 
 
 def _opener(teacher: "str | os.PathLike[str] | LoadedModel") -> "Callable[[torch.device], LoadedModel]":
-    """Opens the teacher of an interpolation when the model's device is known."""
+    """Returns a function that opens the teacher of an interpolation on the model's device."""
 
     def open_teacher(device: "torch.device") -> "LoadedModel":
         if isinstance(teacher, str | os.PathLike):

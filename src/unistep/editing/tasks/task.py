@@ -75,7 +75,7 @@ class EditContext:
         seed: seed of the run; image i uses the stream (seed, i).
         seeds: one seed an image in place of `seed`.
         class_labels: one class for all images, or one an image; None guesses or draws them.
-        fit: way to fit images of other sizes, see `unistep.images.read`.
+        fit: way to fit images of other sizes, see `unistep.images.frame`.
         batch_size: results at once on an accelerator.
         advice: note for images that are not of the model's kind: larger, or coloured where it makes grey ones.
     """
