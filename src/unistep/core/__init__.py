@@ -1,1 +1,1 @@
-"""The mathematics: stateless functions of tensors, without files, devices or global random state."""
+"""Mathematics: stateless functions of tensors, without files, devices or global random state."""

@@ -1,9 +1,9 @@
-"""EDM's augmentation of training images, of which the network is told (Karras et al. 2022, appendix F.2).
+"""EDM's augmentation of training images, on which the network is conditioned (Karras et al. 2022, appendix F.2).
 
-A network that is told how each of its training images was augmented can be asked, by labels of zeros, for images that
-were not: the augmentation does not leak into the samples (Jun et al. 2020, "Distribution augmentation for generative
+A network that is conditioned on how each training image was augmented makes, by labels of zeros, images that were not:
+the augmentation does not leak into the samples (Jun et al. 2020, "Distribution augmentation for generative
 modeling"). The transformations are geometric ones of Karras et al. 2020, "Training generative adversarial networks with
-limited data", appendix B, in this order, with p the `probability`, w unit Gaussian unless it says otherwise:
+limited data", appendix B, in this order, with p the `probability`, w unit Gaussian unless it is defined otherwise:
 
     label     number             transformation                                                  applied with
     0         0 or 1             x-flip: left and right change places                            1/2
@@ -14,10 +14,10 @@ limited data", appendix B, in this order, with p the `probability`, w unit Gauss
                                  a uniform in +-pi with aniso_rotate_prob, else 0
     7, 8      w_x, w_y           shift by translate_std (w_x W, w_y H) pixels                    p
 
-What is not applied has zeros. x grows to the right and y downwards; rotations are counter-clockwise to the eye, and so
-is the angle a of the axis, from x. These are the order and the definitions of the published networks (`map_augment` of
-9 numbers), including that x-flips do not depend on p (so the data are not to be flipped elsewhere), that y-flips come
-half as often as the others, and that the labels 5 and 6 do not tell (w, a) from (-w, a + pi).
+A transformation that is not applied has zeros. x grows to the right and y downwards; rotations are counter-clockwise to
+the eye, and so is the angle a of the axis, from x. These are the order and the definitions of the published networks
+(`map_augment` of 9 numbers), including that x-flips do not depend on p (so the data are not to be flipped elsewhere),
+that y-flips come half as often as the others, and that the labels 5 and 6 are the same for (w, a) and (-w, a + pi).
 
 Flips are exact. The rest is one affine map, applied to an image magnified twice by the low-pass filter of the wavelet
 sym6 and reduced again by the same filter: the filter is orthonormal, so that nothing is lost where nothing moves.
@@ -62,14 +62,14 @@ _BEFORE = 5
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How often and how strongly images are transformed; the defaults are EDM's.
+    """Probability and strength of the transformations; the defaults are EDM's.
 
     Args:
-        probability: of each transformation (EDM: 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ); 0 is none at all.
+        probability: probability of each transformation (EDM: 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ); 0 is none.
         scale_std: standard deviation of log2 of the scaling.
         rotate_max: largest rotation, in half turns.
         aniso_std: standard deviation of log2 of the anisotropic scaling.
-        aniso_rotate_prob: probability that its axis is a random one and not x.
+        aniso_rotate_prob: probability that the axis of the anisotropic scaling is a random one and not x.
         translate_std: standard deviation of the shift, in sides of the image.
 
     Raises:
@@ -113,7 +113,7 @@ class Transforms:
     shift: Float[Tensor, "B 2"]
 
     def labels(self) -> Float[Tensor, "B 9"]:
-        """What the network is told."""
+        """The labels that the network is conditioned on."""
         return torch.stack(
             [
                 self.x_flip.to(self.scale.dtype),
@@ -129,9 +129,14 @@ class Transforms:
         )
 
     def inverse(self, config: AugmentConfig, height: int, width: int) -> Float[Tensor, "B 2 3"]:
-        """The affine map from a place (x, y) in the result to the place in the flipped image that is shown there.
+        """The affine map from a place (x, y) in the result to the place in the flipped image that it shows.
 
-        Both in pixels from the centre of the image.
+        Args:
+            config: strength of the transformations.
+            height, width: size of the images in pixels.
+
+        Returns:
+            One map an image, between places in pixels from the centre of the image.
         """
         scale, aniso = (config.scale_std * self.scale).exp2(), (config.aniso_std * self.aniso).exp2()
         shift = self.shift * self.shift.new_tensor([config.translate_std * width, config.translate_std * height])
@@ -143,12 +148,12 @@ class Transforms:
             return torch.cat([linear, -linear @ shift[:, :, None]], dim=2)
 
     def moves(self) -> Bool[Tensor, " B"]:
-        """Whether there is more to do to an image than to flip it."""
+        """Returns whether an image is transformed beyond flips."""
         return (torch.stack([self.scale, self.rotation, self.aniso, *self.shift.unbind(1)]) != 0).any(0)
 
 
 def draw_transforms(config: AugmentConfig, random: ImageRandom) -> Transforms:
-    """Random transformations: 9 uniform and 4 Gaussian numbers an image, whatever they decide."""
+    """Draws random transformations, by 9 uniform and 4 Gaussian numbers an image in any case."""
     p, uniform, normal = config.probability, random.rand(9), random.randn(4)
     coin_x, coin_y, angle, axis, has_axis, *applied = uniform.unbind(1)
     scales, rotates, stretches, shifts = (gate < p for gate in applied)
@@ -167,15 +172,16 @@ def draw_transforms(config: AugmentConfig, random: ImageRandom) -> Transforms:
 def augment(
     x: Float[Tensor, "B C H W"], config: AugmentConfig, random: ImageRandom
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"]]:
-    """Images transformed at random, and what the network is told of it.
+    """Transforms images at random.
 
     Args:
         x: images; they are not changed.
-        config: how often and how strongly. With probability 0 nothing is drawn and `x` itself is returned.
-        random: one generator an image; no image depends on the others of its batch.
+        config: probability and strength; with probability 0 nothing is drawn and `x` itself is returned.
+        random: random stream of each image; no image depends on the others of its batch.
 
     Returns:
-        the images, of the dtype of `x`, and fp32 labels, on the device of `x`.
+        The images, in the dtype of `x`, and the labels that the network is conditioned on, in fp32, on the device of
+        `x`.
     """
     if config.probability == 0:
         return x, torch.zeros(len(x), AUGMENT_LABELS, device=x.device)
@@ -185,7 +191,13 @@ def augment(
 
 @torch.no_grad()
 def apply(x: Float[Tensor, "B C H W"], transforms: Transforms, config: AugmentConfig) -> Float[Tensor, "B C H W"]:
-    """The transformed images; those that are at most flipped are so to the last bit."""
+    """Transforms images; flips alone are exact to the last bit.
+
+    Args:
+        x: images.
+        transforms: transformation of each image.
+        config: strength of the transformations.
+    """
     x_flip, y_flip = (flip.to(x.device)[:, None, None, None] for flip in (transforms.x_flip, transforms.y_flip))
     x = torch.where(x_flip, x.flip(3), x)
     x = torch.where(y_flip, x.flip(2), x)
@@ -199,7 +211,12 @@ def apply(x: Float[Tensor, "B C H W"], transforms: Transforms, config: AugmentCo
 
 @torch.no_grad()
 def warp(x: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 2 3"]) -> Float[Tensor, "B C H W"]:
-    """The images under affine maps whose inverses are given, as by `Transforms.inverse`."""
+    """Maps images by affine maps.
+
+    Args:
+        x: images.
+        inverse: inverse of each map, as `Transforms.inverse` returns it.
+    """
     height, width = x.shape[2:]
     up_y, down_y = _filters(height, x.device)
     up_x, down_x = _filters(width, x.device)
@@ -211,7 +228,7 @@ def warp(x: Float[Tensor, "B C H W"], inverse: Float[Tensor, "B 2 3"]) -> Float[
 
 
 def _full_precision(device: torch.device) -> torch.autocast:
-    """Switches mixed precision off, which would round the images that the network is to learn."""
+    """Switches mixed precision off, which would round the training images."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -222,7 +239,7 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 def _places(inverse: Tensor, height: int, width: int) -> Tensor:
-    """Where in the magnified period each sample of the magnified result lies, in `grid_sample`'s units of [-1, 1]."""
+    """Places in the magnified period of the samples of the magnified result, in `grid_sample`'s units of [-1, 1]."""
 
     def samples(size: int) -> Tensor:
         n = torch.arange(-_BEFORE, 2 * size + len(_SYM6) - _BEFORE - 2, device=inverse.device)
@@ -240,7 +257,7 @@ def _places(inverse: Tensor, height: int, width: int) -> Tensor:
 
 
 def _period(size: int) -> int:
-    """After how many pixels a line with its reflections, which do not repeat its ends, begins again."""
+    """Period in pixels of a line with its reflections, which do not repeat its ends."""
     return max(2 * size - 2, 1)
 
 
@@ -248,8 +265,8 @@ def _period(size: int) -> int:
 def _filters(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Magnification and reduction of a line of `size` pixels as matrices: [2 period + 1, size], [size, 2 size + 10].
 
-    The first gives one period of the line and its reflections, and the first sample of the next. The second
-    wants as many samples before and after the magnified line as the filter reaches.
+    The first makes one period of the line and its reflections, and the first sample of the next. The second
+    takes as many samples before and after the magnified line as the filter reaches.
     """
     taps, period = torch.tensor(_SYM6, dtype=torch.float64), _period(size)
     up = torch.zeros(2 * period + 1, size, dtype=torch.float64)

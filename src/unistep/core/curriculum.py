@@ -1,4 +1,4 @@
-"""Curricula: the number of noise levels N(k), the target's averaging mu(k) and the pair mapping r(t), all pure.
+"""Curricula: the number of noise levels N(k), the decay of the target's average mu(k), the pair mapping r(t).
 
 `step` k counts from 0; N counts levels, so that there are N - 1 pairs.
 
@@ -36,19 +36,40 @@ def _scales_progressive(step: int, total_steps: int, start: int, end: int) -> in
 
 
 def num_scales_progressive(step: int, total_steps: int, start: int, end: int) -> int:
-    """N(k) of consistency training: about `start` levels at step 0, `end` + 1 when `total_steps` are done."""
+    """N(k) of consistency training.
+
+    Args:
+        step: training step k, from 0.
+        total_steps: number of steps K.
+        start: s0; there are about so many levels at step 0.
+        end: s1; there are `end` + 1 levels after `total_steps`.
+    """
     return _scales_progressive(step, total_steps, start, end) + 1
 
 
 def ema_decay_adaptive(step: int, total_steps: int, start_scales: int, end_scales: int, start_ema: float) -> float:
-    """mu(k) of consistency training: the target averages over as many steps as the levels are fine."""
+    """mu(k) of consistency training, the decay of the target's average.
+
+    Args:
+        step: training step k, from 0.
+        total_steps: number of steps K.
+        start_scales, end_scales: s0 and s1 of N(k).
+        start_ema: mu0, the decay at step 0; 0 is no average at any step.
+    """
     scales = _scales_progressive(step, total_steps, start_scales, end_scales)
-    # start_ema 0 switches the averaging off at every step: the limit of the formula, whose logarithm is infinite.
+    # The limit of the formula at start_ema 0, where the logarithm is infinite.
     return math.exp(start_scales * math.log(start_ema) / scales) if start_ema > 0 else 0.0
 
 
 def num_scales_doubling(step: int, total_steps: int, start: int, end: int) -> int:
-    """N(k) of improved consistency training: `start` + 1 levels, doubled at equal intervals up to `end` + 1."""
+    """N(k) of improved consistency training, doubled at equal intervals.
+
+    Args:
+        step: training step k, from 0.
+        total_steps: number of steps K.
+        start: s0; there are `start` + 1 levels at step 0.
+        end: s1; there are at most `end` + 1 levels.
+    """
     doublings = math.floor(total_steps / (math.log2(end // start) + 1))
     # min before the power of two: a step far beyond total_steps must not build a huge integer.
     exponent = min(step // max(doublings, 1), math.ceil(math.log2(end / start)))
@@ -66,11 +87,11 @@ def ect_r(
     """r(t) of easy consistency tuning: 0 <= r < t. Where r is 0 the target is the clean image itself.
 
     Args:
-        t: the larger noise level of each pair.
-        stage: a >= 0; every stage divides the relative gap (t - r)/t by q. Fractions lie between.
-        q: > 1.
-        k, b: height and steepness of the adjustment that widens the gap at small t; unused with adj="const".
-        adj: "sigmoid" as above, "const" n(t) = 1.
+        t: larger noise level of each pair.
+        stage: a, at least 0, a fraction between two stages; every stage divides the relative gap (t - r)/t by q.
+        q: factor of a stage, above 1.
+        k, b: height and steepness of the adjustment n(t), which widens the gap at small t; unused with adj="const".
+        adj: adjustment n(t): "sigmoid" as above, "const" is 1.
 
     Raises:
         UserError: q^(a+1) is so large that t and r are one number, and the weight 1/(t - r) infinite.

@@ -1,4 +1,4 @@
-"""The one protocol that samplers, editors, objectives and metrics see instead of a network class."""
+"""The protocol by which samplers, editors, objectives and metrics call a model, whatever its network."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A noisy image and its noise level in, a clean image out.
+    """A function from a noisy image and its noise level to a clean image.
 
-    A diffusion denoiser D(x_t, sigma), which gives the mean of the clean images that x_t may have come from, and a
-    consistency function f(x_t, sigma), which gives the end of the trajectory through x_t, have this same type.
+    A diffusion denoiser D(x_t, sigma) returns the mean of the clean images given x_t, a consistency function
+    f(x_t, sigma) the end of the trajectory through x_t; both have this type.
     """
 
     def __call__(
@@ -21,5 +21,14 @@ class Denoiser(Protocol):
         class_labels: Int[Tensor, " B"] | None = None,
         /,
     ) -> Float[Tensor, "B C H W"]:
-        """Returns the clean images x0, nominally in [-1, 1] but not clipped, for the noise levels `sigma`."""
+        """Returns clean images.
+
+        Args:
+            x_t: noisy images.
+            sigma: noise level of each image.
+            class_labels: class of each image; None for an unconditional model.
+
+        Returns:
+            Images x0, nominally in [-1, 1] but not clipped.
+        """
         ...

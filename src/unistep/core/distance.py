@@ -31,7 +31,12 @@ def l2_32(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Ten
 
 
 def pseudo_huber(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], c: float = 0.0) -> Float[Tensor, " B"]:
-    """Quadratic below `c` and linear above; with c = 0 the Euclidean norm, whose gradient at a = b is 0, not NaN."""
+    """The pseudo-Huber distance, quadratic below `c` and linear above.
+
+    Args:
+        a, b: images.
+        c: constant; 0 is the Euclidean norm, whose gradient at a = b is 0, not NaN.
+    """
     difference = (a - b).flatten(1)
     if c == 0:
         return torch.linalg.vector_norm(difference, dim=1)

@@ -32,9 +32,17 @@ def karras_sigmas(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " N"]:
-    """The grid of `num` levels, descending: index 0 is sigma_max, index num-1 is sigma_min; no trailing zero.
+    """The Karras grid, descending: index 0 is sigma_max, index num-1 is sigma_min; no trailing zero.
 
-    A grid of one level is [sigma_max].
+    Args:
+        num: number of levels; a grid of one level is [sigma_max].
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the grid.
+        device: device of the result.
+        dtype: dtype of the computation and the result.
+
+    Raises:
+        ValueError: fewer than one level.
     """
     if num < 1:
         raise ValueError(f"a grid needs at least one noise level, not {num}")
@@ -49,10 +57,19 @@ def karras_sigma(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> Float[Tensor, "..."]:
-    """The levels at the given indices of the grid of `num` >= 2 levels; indices may be fractions.
+    """Noise levels at indices of the Karras grid.
 
-    Computed and returned in the dtype of `index` where that is a floating type, else in fp32. The levels at indices 0
-    and num-1 are sigma_max and sigma_min to the last bit: f(x, sigma_min) = x is exact only there.
+    The levels at indices 0 and num-1 are sigma_max and sigma_min to the last bit: f(x, sigma_min) = x is exact only
+    there.
+
+    Args:
+        index: indices, from 0 at sigma_max; fractions lie between two levels.
+        num: number of levels of the grid, at least 2.
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the grid.
+
+    Returns:
+        Noise levels in the dtype of `index` if that is a floating type, else in fp32.
     """
     index = index if index.is_floating_point() else index.to(torch.float32)
     last = _last(num, index.dtype)
@@ -69,14 +86,29 @@ def karras_index(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> Float[Tensor, "..."]:
-    """The inverse of `karras_sigma`: the (fractional) index of each level, 0 at sigma_max, num-1 at sigma_min."""
+    """The inverse of `karras_sigma`.
+
+    Args:
+        sigma: noise levels.
+        num: number of levels of the grid, at least 2.
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the grid.
+
+    Returns:
+        The index of each level, a fraction between two levels; 0 at sigma_max, num-1 at sigma_min.
+    """
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return (sigma ** (1 / rho) - high) / (low - high) * _last(num, sigma.dtype)
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln(sigma) ~ N(P_mean, P_std^2). EDM: -1.2, 1.2; iCT and ECT: -1.1, 2.0."""
+    """The distribution ln(sigma) ~ N(P_mean, P_std^2).
+
+    Args:
+        P_mean: mean of ln(sigma); -1.2 in EDM, -1.1 in iCT and ECT.
+        P_std: standard deviation of ln(sigma); 1.2 in EDM, 2.0 in iCT and ECT.
+    """
 
     P_mean: float = -1.2
     P_std: float = 1.2
@@ -96,10 +128,23 @@ def discretized_lognormal(
     *,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, " N"]:
-    """The probability of each pair of neighbouring levels of the grid of `num` levels; float64, sums to 1.
+    """The log-normal distribution over pairs of neighbouring levels of the grid.
 
     Entry i (of num - 1) belongs to the pair t = sigma_i, r = sigma_{i+1}:
     p_i is proportional to erf((ln t - P_mean) / (sqrt(2) P_std)) - erf((ln r - P_mean) / (sqrt(2) P_std)).
+
+    Args:
+        num: number of levels of the grid, at least 2.
+        P_mean, P_std: mean and standard deviation of ln(sigma).
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the grid.
+        device: device of the result.
+
+    Returns:
+        The probability of each pair; float64, sums to 1.
+
+    Raises:
+        ValueError: fewer than two levels.
     """
     if num < 2:
         raise ValueError(f"a pair needs at least two noise levels, not {num}")
@@ -110,7 +155,12 @@ def discretized_lognormal(
 
 
 def sample_index(probabilities: Float[Tensor, " N"], uniform: Float[Tensor, " B"]) -> Int64[Tensor, " B"]:
-    """Draws indices from `probabilities` by inverting their cumulative sum at the uniform numbers in [0, 1)."""
+    """Draws indices by inverting the cumulative sum of their probabilities.
+
+    Args:
+        probabilities: probability of each index.
+        uniform: a uniform number in [0, 1) for each draw.
+    """
     cumulative = probabilities.to(torch.float64).cumsum(0)
     return torch.searchsorted(cumulative, uniform.to(torch.float64) * cumulative[-1], right=True)
 
@@ -122,7 +172,17 @@ def pair_sigmas(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """The pair (t, r), t > r, of neighbouring levels that each index in 0 .. num-2 names: levels index and index+1."""
+    """Pairs of neighbouring levels of the grid.
+
+    Args:
+        index: index of the larger level of each pair, in 0 .. num-2.
+        num: number of levels of the grid, at least 2.
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the grid.
+
+    Returns:
+        The levels t at `index` and r at `index` + 1; t > r.
+    """
     t = karras_sigma(index, num, sigma_min, sigma_max, rho)
     r = karras_sigma(index + 1, num, sigma_min, sigma_max, rho)
     return t, r

@@ -1,8 +1,8 @@
-"""How a network becomes a denoiser: D(x, sigma) = c_skip * x + c_out * F(c_in * x, c_noise).
+"""Preconditioning, which makes a network a denoiser: D(x, sigma) = c_skip * x + c_out * F(c_in * x, c_noise).
 
 EDM (Karras et al. 2022, table 1) chooses the four scalings so that F's input, its output and its training target have
 unit variance for data of standard deviation sigma_data. Consistency models (Song et al. 2023, "Consistency Models",
-appendix C) shift c_skip and c_out by sigma_min, so that f(x, sigma_min) = x whatever the network says:
+appendix C) shift c_skip and c_out by sigma_min, so that f(x, sigma_min) = x for any network:
 
              EDM                                             consistency
     c_skip   sigma_data^2 / (sigma^2 + sigma_data^2)         sigma_data^2 / ((sigma - sigma_min)^2 + sigma_data^2)
@@ -50,7 +50,7 @@ class Scaling(Protocol):
         ...
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The noise level as the network is told it."""
+        """The noise level in the form that the network takes."""
         ...
 
 
@@ -75,7 +75,7 @@ class EDMScaling:
 
     Args:
         sigma_data: standard deviation of the images.
-        noise_embedding: "adm" tells the network 250 ln(sigma), "edm" ln(sigma)/4.
+        noise_embedding: c_noise of the network: "adm" 250 ln(sigma), "edm" ln(sigma)/4.
     """
 
     sigma_data: float = 0.5
@@ -94,7 +94,7 @@ class EDMScaling:
         return _c_in(sigma, self.sigma_data)
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The noise level as the network is told it; finite at sigma = 0."""
+        """The noise level in the form that the network takes; finite at sigma = 0."""
         return _c_noise(sigma, self.noise_embedding)
 
 
@@ -103,9 +103,9 @@ class ConsistencyScaling:
     """The scalings of consistency functions: f(x, sigma_min) = x exactly.
 
     Args:
-        sigma_min: the noise level at which trajectories end.
+        sigma_min: noise level at which trajectories end.
         sigma_data: standard deviation of the images.
-        noise_embedding: "adm" tells the network 250 ln(sigma), "edm" ln(sigma)/4.
+        noise_embedding: c_noise of the network: "adm" 250 ln(sigma), "edm" ln(sigma)/4.
     """
 
     sigma_min: float = 0.002
@@ -125,7 +125,7 @@ class ConsistencyScaling:
         return _c_in(sigma, self.sigma_data)
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The noise level as the network is told it; finite at sigma = 0."""
+        """The noise level in the form that the network takes; finite at sigma = 0."""
         return _c_noise(sigma, self.noise_embedding)
 
 
@@ -151,8 +151,8 @@ class VPScaling(_NoisePrediction):
 
     Args:
         beta_d: extent of the noise schedule.
-        beta_min: its slope at 0.
-        M: the network is told times from 0 to M - 1.
+        beta_min: slope of the noise schedule at 0.
+        M: number of times; c_noise is between 0 and M - 1.
     """
 
     beta_d: float = 19.9
@@ -160,7 +160,7 @@ class VPScaling(_NoisePrediction):
     M: int = 1000
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The noise level as the network is told it; 0 at sigma = 0."""
+        """The noise level in the form that the network takes; 0 at sigma = 0."""
         # The root of t^2 beta_d / 2 + t beta_min = ln(1 + sigma^2), written so that nothing cancels at small sigma.
         y = 2 * self.beta_d * (sigma**2).log1p()
         t = y / ((self.beta_min**2 + y).sqrt() + self.beta_min) / self.beta_d
@@ -188,16 +188,16 @@ class VEScaling:
         return torch.ones_like(sigma)
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The noise level as the network is told it; finite at sigma = 0."""
+        """The noise level in the form that the network takes; finite at sigma = 0."""
         return (0.5 * sigma + 1e-44).log()
 
 
 @dataclass(frozen=True)
 class IDDPMScaling(_NoisePrediction):
-    """The scalings of improved DDPM, whose networks know `M` + 1 noise levels: `u_0` the highest, `u_M` = 0.
+    """The scalings of improved DDPM, whose networks have `M` + 1 noise levels: `u_0` the highest, `u_M` = 0.
 
     Args:
-        C_1: keeps the highest levels finite.
+        C_1: smallest ratio of the schedule, which keeps the highest levels finite.
         C_2: offset of the cosine schedule.
         M: number of steps.
     """
@@ -236,8 +236,8 @@ class Preconditioned(nn.Module):
     """A network and a scaling: a `Denoiser`.
 
     Args:
-        network: called as network(x, c_noise, class_labels, generator=generator); the generator draws its dropout.
-        scaling: `EDMScaling` makes a diffusion denoiser of it, `ConsistencyScaling` a consistency function.
+        network: network, called as network(x, c_noise, class_labels, generator=generator); the generator draws dropout.
+        scaling: scalings: `EDMScaling` makes a diffusion denoiser, `ConsistencyScaling` a consistency function.
     """
 
     def __init__(self, network: nn.Module, scaling: Scaling) -> None:
@@ -254,12 +254,18 @@ class Preconditioned(nn.Module):
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """The clean images for the noisy images `x_t` at noise levels `sigma`, in the dtype of `x_t`.
+        """Returns clean images in the dtype of `x_t`.
 
-        A network of lower precision is thus combined with x_t in the precision of x_t: at small sigma the output
-        is nearly c_skip * x_t, which half precision would round.
+        The output of a network of lower precision is combined with x_t in the precision of x_t: at small sigma the
+        result is nearly c_skip * x_t, which half precision would round.
 
-        `augment_labels` tell how the images were augmented; None, which any network takes, that they were not.
+        Args:
+            x_t: noisy images.
+            sigma: noise level of each image.
+            class_labels: class of each image; None for an unconditional network.
+            generator: generator of the dropout masks; None draws none.
+            augment_labels: labels of each image's augmentation; None is none, and the only value for a network that
+                was not trained with augmentation.
         """
         c_skip, c_out, c_in = (
             expand(c(sigma), x_t.ndim).to(x_t.dtype)

@@ -13,7 +13,7 @@ def to_float(images: UInt8[Tensor, "..."]) -> Float32[Tensor, "..."]:
 def to_uint8(images: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     """Values in [-1, 1] (others are clamped) as the nearest pixels, rounded as diffusers rounds them.
 
-    The arithmetic is fp32 whatever the input: half precision cannot tell neighbouring pixels near 255 apart.
+    The arithmetic is fp32 for any input: half precision does not resolve neighbouring pixels near 255.
     """
     return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 

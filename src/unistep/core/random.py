@@ -80,7 +80,7 @@ def image_seed(seed: int, index: int, stream: int = IMAGES) -> int:
     Args:
         seed: seed of the run, any integer modulo 2**64.
         index: number of the image in the run, any integer modulo 2**64.
-        stream: one of this module's streams.
+        stream: stream of the seed, a constant of this module.
     """
     key = _mix64(((seed ^ stream) + _GAMMA) & _MASK64)
     low = _mix32(_mix32((index ^ key) & _MASK32) ^ (key >> 32))
@@ -92,7 +92,7 @@ class ImageRandom:
     """Independent generators, one an image of a batch; row i of every draw comes from generator i alone.
 
     Args:
-        seeds: one seed per image, each in [0, 2**64); `image_seed` makes good ones.
+        seeds: seed of each image, in [0, 2**64), as `image_seed` makes them.
         device: device on which the numbers are drawn and returned.
     """
 

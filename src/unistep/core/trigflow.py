@@ -45,21 +45,40 @@ def sin_cos(sigma: Float[Tensor, " B"], sigma_data: float = 0.5) -> tuple[Float[
 def rotated(
     x_sigma: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], sigma_data: float = 0.5
 ) -> Float[Tensor, "B C H W"]:
-    """x_t of x_sigma."""
+    """x_t of x_sigma.
+
+    Args:
+        x_sigma: images with noise of standard deviation sigma.
+        sigma: noise level of each image.
+        sigma_data: standard deviation of the images.
+    """
     return expand(sin_cos(sigma, sigma_data)[1], x_sigma.ndim) * x_sigma
 
 
 def unrotated(
     x_t: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], sigma_data: float = 0.5
 ) -> Float[Tensor, "B C H W"]:
-    """x_sigma of x_t."""
+    """x_sigma of x_t.
+
+    Args:
+        x_t: rotated images.
+        sigma: noise level of each image.
+        sigma_data: standard deviation of the images.
+    """
     return x_t / expand(sin_cos(sigma, sigma_data)[1], x_t.ndim)
 
 
 def end_point(
     F: Float[Tensor, "B C H W"], x_t: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], sigma_data: float = 0.5
 ) -> Float[Tensor, "B C H W"]:
-    """f = cos(t) x_t - sin(t) sigma_d F."""
+    """f = cos(t) x_t - sin(t) sigma_d F.
+
+    Args:
+        F: network outputs in TrigFlow's sign.
+        x_t: rotated images.
+        t: angle of each image.
+        sigma_data: standard deviation of the images.
+    """
     t = expand(t, x_t.ndim)
     return t.cos() * x_t - t.sin() * sigma_data * F
 
@@ -77,6 +96,13 @@ def velocity(
     (cos(t) x_t - D) / sin(t) is a small difference of large numbers at small t. Of a `Preconditioned` network, whatever
     its scaling, the velocity is therefore formed from the network's output, which keeps all digits; of anything else
     it has an error of about 1e-7 |x| sigma_d / sigma in fp32.
+
+    Args:
+        denoiser: denoiser of any kind.
+        x_sigma: images with noise of standard deviation sigma.
+        sigma: noise level of each image, above 0.
+        class_labels: class of each image; None for an unconditional model.
+        sigma_data: standard deviation of the images.
     """
     # The coefficients are differences too; they are one number an image.
     exact = sigma if sigma.device.type == "mps" else sigma.double()
@@ -104,5 +130,5 @@ def network_output(
     *,
     sigma_data: float = 0.5,
 ) -> Float[Tensor, "B C H W"]:
-    """F(x_t / sigma_d, t) of any denoiser: its `velocity` in units of sigma_d."""
+    """F(x_t / sigma_d, t) of any denoiser: its `velocity` in units of sigma_d, with the same arguments."""
     return velocity(denoiser, x_sigma, sigma, class_labels, sigma_data=sigma_data) / sigma_data

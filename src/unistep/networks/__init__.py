@@ -1,1 +1,1 @@
-"""Networks, one a file. Denoisers' networks (rows of `table.NETWORKS`) take (x, c_noise, class_labels) and return x."""
+"""Networks: those of denoisers, rows of `table.NETWORKS`, and those of features and of LPIPS."""

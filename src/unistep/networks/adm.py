@@ -32,7 +32,12 @@ from unistep.networks.layers import (
 
 
 class Stage(nn.Module):
-    """All blocks of one resolution, submodules as diffusers names them; no attentions, or one a residual block."""
+    """All blocks of one resolution, submodules as diffusers names them.
+
+    Args:
+        resnets: residual blocks.
+        attentions: attention after each residual block; empty for none.
+    """
 
     def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -42,7 +47,7 @@ class Stage(nn.Module):
     def block(
         self, i: int, h: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B D H W"]:
-        """Residual block `i` and the attention after it."""
+        """Applies residual block `i` and the attention after it."""
         h = self.resnets[i](h, emb, generator)
         return self.attentions[i](h) if self.attentions else h
 
@@ -59,7 +64,7 @@ class DownStage(Stage):
     def forward(
         self, h: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
     ) -> list[Tensor]:
-        """The output of every block, each of them a skip connection; the last goes on."""
+        """Returns the output of every block, each of them a skip connection; the last is the input of what follows."""
         outputs = []
         for i in range(len(self.resnets)):
             h = self.block(i, h, emb, generator)
@@ -95,7 +100,7 @@ class UpStage(Stage):
         emb: Shaped[Tensor, "B E"],
         generator: torch.Generator | None,
     ) -> Shaped[Tensor, "B D H2 W2"]:
-        """Every block takes the last of `skips`, which it removes."""
+        """Applies all blocks; each takes the last of `skips` and removes it."""
         for i in range(len(self.resnets)):
             h = self.block(i, torch.cat([h, skips.pop()], dim=1), emb, generator)
         for sampler in self.upsamplers:

@@ -1,4 +1,4 @@
-"""The architecture of the ADM U-Net in the fields of diffusers' `UNet2DModel`; see `unistep.networks.adm`."""
+"""The architecture of the ADM U-Net, `unistep.networks.adm`, in the fields of diffusers' `UNet2DModel`."""
 
 from dataclasses import dataclass
 
@@ -120,7 +120,7 @@ class UNetConfig:
                 )
 
     def outline(self) -> Outline:
-        """The layers, for people who look at a model."""
+        """The layers in a few numbers."""
         size = self.sample_size or 64
         attends = [kind.startswith("Attn") for kind in self.down_block_types]
         return Outline(

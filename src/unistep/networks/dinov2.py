@@ -1,8 +1,8 @@
 """The vision transformer of DINOv2: an image in, one vector out.
 
 Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision" (arXiv 2304.07193), on the network of
-Dosovitskiy et al. 2020 (arXiv 2010.11929). Patches of 14 pixels become tokens, a class token goes before them, and each
-of `depth` blocks adds to all of them
+Dosovitskiy et al. 2020 (arXiv 2010.11929). Patches of 14 pixels become tokens, a class token stands before them, and
+each of `depth` blocks adds to all of them
 
     x <- x + gamma_1 * attention(norm(x)),    x <- x + gamma_2 * mlp(norm(x)),
 
@@ -13,7 +13,7 @@ The positions of the patches were learned on a grid of 37x37 (518 pixels). For h
 bicubically (a = -3/4, no filter), with the steps 37 / (h + 0.1) and 37 / (w + 0.1): the original code adds the 0.1 so
 that rounding loses no row, and the published networks, and all FD-DINOv2, are measured with it.
 
-The parameters bear the names of the original files.
+The parameters have the names of the original files.
 """
 
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ class VisionTransformerConfig:
     """The size of the network; the defaults are ViT-L/14.
 
     Args:
-        width: numbers a token, a multiple of the heads.
-        depth: blocks.
-        heads: of the attention; 64 numbers each in all published networks.
-        patch_size: pixels of a patch's side.
-        grid: patches of a side of the images it was trained on.
+        width: length of a token, a multiple of the number of heads.
+        depth: number of blocks.
+        heads: number of attention heads; 64 numbers each in all published networks.
+        patch_size: side of a patch in pixels.
+        grid: patches along a side of the training images.
     """
 
     width: int = 1024
@@ -50,7 +50,7 @@ class VisionTransformerConfig:
 
 
 class VisionTransformer(nn.Module):
-    """See the module's text.
+    """The vision transformer of a `VisionTransformerConfig`; None is ViT-L/14.
 
     Raises:
         UserError: the width is no multiple of the number of heads.
@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
         return self.norm(tokens[:, 0])
 
     def _positions(self, height: int, width: int) -> Float[Tensor, "1 N D"]:
-        """The vectors that are added to h x w patches, row by row."""
+        """The position vectors of h x w patches, row by row."""
         grid = self.config.grid
         learned = self.pos_embed[:, 1:]
         if height == width == grid:

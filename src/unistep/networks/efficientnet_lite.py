@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, a small classifier of ImageNet whose features tell natural images apart.
+"""EfficientNet-Lite0, a small classifier of ImageNet whose features discriminate natural images.
 
 Tan and Le 2019, "EfficientNet" (arXiv 1905.11946), table 1, in the variant that Google published for phones: no
 squeeze-and-excitation, ReLU6 in place of Swish. 4.7 million parameters, 0.4 billion multiply-adds an image.
@@ -6,7 +6,7 @@ squeeze-and-excitation, ReLU6 in place of Swish. 4.7 million parameters, 0.4 bil
 It comes from TensorFlow, whose "SAME" padding of a strided convolution is one pixel less at the top and left than at
 the bottom and right; batch normalisation adds 1e-3 to the variance.
 
-The parameters bear the names of the published file.
+The parameters have the names of the published file.
 """
 
 import copy
@@ -22,7 +22,7 @@ NUM_CLASSES = 1000
 _STEM_WIDTH = 32
 _EPS = 1e-3
 
-# Of each stage: blocks, kernel size, stride of the first block, expansion, width.
+# Blocks, kernel size, stride of the first block, expansion and width of each stage.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -44,7 +44,7 @@ _PAIRS = (
 
 
 class EfficientNetLite0(nn.Module):
-    """Images of 224 pixels in, features and logits of 1,000 classes out."""
+    """A network from images of 224 pixels to features and logits of 1,000 classes."""
 
     def __init__(self) -> None:
         super().__init__()

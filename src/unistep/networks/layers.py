@@ -1,4 +1,4 @@
-"""The parts U-Nets are made of: dropout with an explicit generator, time embedding, residual block, attention.
+"""Layers of U-Nets: dropout with an explicit generator, time embedding, residual block, attention.
 
 Parameter names are those of diffusers' blocks, so that weights need no renaming.
 """
@@ -15,10 +15,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Dropout(nn.Module):
-    """Inverted dropout whose mask comes from the generator given to the call.
+    """Inverted dropout with a mask from the generator of the call.
 
-    Student and target networks called with equally seeded generators see the same mask, on every device.
-    Identity in `eval()` mode, for `p = 0` and where no generator is given.
+    Student and target networks called with equally seeded generators have the same mask, on every device.
+    It is the identity in `eval()` mode, for `p = 0` and without a generator.
+
+    Args:
+        p: probability that a number is set to 0.
     """
 
     def __init__(self, p: float) -> None:
@@ -43,17 +46,23 @@ def sinusoidal_embedding(c_noise: Float[Tensor, " B"], dim: int) -> Float[Tensor
 
 
 def silu(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """SiLU of a tensor that nobody else needs: in place, where no gradient will ask for it."""
+    """SiLU of a tensor that is not used elsewhere: in place if no gradients are recorded."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def check_call(
     x: Shaped[Tensor, "B C H W"], class_labels: Shaped[Tensor, " B"] | None, *, conditional: bool, resolutions: int
 ) -> None:
-    """Refuses what a U-Net of so many resolutions, conditional or not, cannot be called with.
+    """Checks the arguments of a U-Net's call.
+
+    Args:
+        x: images.
+        class_labels: class of each image, or None.
+        conditional: true for a class-conditional network.
+        resolutions: number of resolutions of the network.
 
     Raises:
-        ValueError: labels are missing or too many; sides that cannot be halved so often.
+        ValueError: labels are missing, or given to an unconditional network; sides that cannot be halved so often.
     """
     if (class_labels is None) == conditional:
         need = "needs class_labels" if conditional else "is unconditional: class_labels must be None"
@@ -67,7 +76,7 @@ def check_call(
 
 
 def memory_format(weight: Shaped[Tensor, "..."]) -> torch.memory_format:
-    """The memory format of a convolution's weight, which its input should have too."""
+    """The memory format of a convolution's weight, which is best for its input too."""
     return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
 
 
@@ -86,8 +95,13 @@ class TimeEmbedding(nn.Module):
 class ResBlock(nn.Module):
     """Residual block of ADM: GroupNorm, SiLU, [resample], conv, + embedding, GroupNorm, SiLU, dropout, conv.
 
-    `scale_shift` modulates the second norm (`h (1 + scale) + shift`); else the embedding is added before it.
-    `resample` is "up" (nearest, x2), "down" (mean of 2x2) or None, applied to both branches.
+    Args:
+        in_channels, out_channels: channels of input and output.
+        emb_channels: width of the embedding.
+        groups, eps: groups and epsilon of every GroupNorm.
+        dropout: probability of dropout.
+        scale_shift: true if the embedding modulates the second norm, `h (1 + scale) + shift`; otherwise it is added.
+        resample: "up" (nearest, x2) or "down" (mean of 2x2), applied to both branches; None keeps the resolution.
     """
 
     def __init__(
@@ -134,9 +148,13 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels with heads of `head_dim`, residual; scaled dot product by SDPA.
+    """Residual self-attention over pixels.
 
-    `head_dim` divides `channels`; `groups` None is attention without a norm.
+    Args:
+        channels: channels of input and output.
+        head_dim: channels of a head, a divisor of `channels`.
+        groups: groups of the norm; None is no norm.
+        eps: epsilon of the norm.
     """
 
     def __init__(self, channels: int, head_dim: int, *, groups: int | None, eps: float) -> None:
@@ -188,7 +206,7 @@ class Upsample(nn.Module):
 
 
 def zero_init(module: M) -> M:
-    """Zero a module's parameters: residual branches start as the identity."""
+    """Sets a module's parameters to 0, so that a residual branch starts as the identity."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module

@@ -1,4 +1,4 @@
-"""LPIPS, a learned perceptual distance: how far apart two images are in the features of a VGG16.
+"""LPIPS, a learned perceptual distance: the distance of two images in the features of a VGG16.
 
 Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (arXiv 1801.03924), eq. 1,
 in its version 0.1 for VGG16. With y^l the features after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, divided by
@@ -11,7 +11,7 @@ There are two of it in the literature, with the same weights. The original pools
 VGG16 pools by the average; it is the default here. Their numbers differ. Images below 256 pixels are resized to 224
 before, as OpenAI's code does; from 256 up they are taken as they are.
 
-The parameters bear the names of the published files: `features.N.weight` and `features.N.bias` as torchvision counts
+The parameters have the names of the published files: `features.N.weight` and `features.N.bias` as torchvision counts
 the layers of a VGG16, `lin0.model.1.weight` to `lin4.model.1.weight` as the authors' package has them.
 """
 
@@ -73,11 +73,11 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
-        """The distance of every a to its b.
+        """Returns the distance of every a to its b.
 
         Args:
-            a, b: images in [-1, 1] of 3 channels, or of 1, which is taken for grey. Where only one of them needs
-                gradients, nothing of the other is kept for them.
+            a, b: images in [-1, 1] of 3 channels, or of 1, grey. If only one of them needs gradients, no
+                intermediate results of the other are kept.
 
         Returns:
             One number an image, 0 where both are equal; not negative with the published weights.

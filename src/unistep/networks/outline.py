@@ -1,4 +1,4 @@
-"""The layers of a network in a few numbers, for people who look at a model."""
+"""The layers of a network in a few numbers, as `unistep inspect` shows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Resolution:
     Args:
         size: side in pixels.
         channels: number of channels.
-        attention: whether blocks of this resolution attend.
+        attention: true if blocks of this resolution attend.
     """
 
     size: int
@@ -28,8 +28,8 @@ class Outline:
         patch_size: side in pixels of the patches that are folded into channels; 1 is none.
         blocks_per_resolution: residual blocks of each resolution on the way down; one more on the way up.
         attention_head_dim: channels of an attention head; None is a single head.
-        middle_attention: whether the middle block attends.
-        embedding: how the noise level and the class enter, in words.
+        middle_attention: true if the middle block attends.
+        embedding: way in which the noise level and the class enter, in words.
     """
 
     resolutions: tuple[Resolution, ...]
@@ -46,7 +46,7 @@ def resolutions(size: int, widths: Sequence[int], attends: Sequence[bool]) -> tu
     Args:
         size: side of the first in pixels.
         widths: channels of each.
-        attends: whether each attends.
+        attends: true for each that attends.
     """
     rows = enumerate(zip(widths, attends, strict=True))
     return tuple(Resolution(size >> i, width, attention) for i, (width, attention) in rows)

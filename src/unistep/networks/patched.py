@@ -1,7 +1,7 @@
 """A U-Net on folded images: `p x p` pixels become channels, the network works at 1/p of the resolution.
 
-Small grey images spend most of a pixel-space U-Net's time on narrow, high-resolution feature maps. Folding
-28x28x1 into 14x14x4 (pixel unshuffle) loses nothing and costs a quarter per layer, which buys width instead.
+On small grey images a U-Net in pixel space spends most of its time on narrow feature maps of high resolution. Folding
+28x28x1 into 14x14x4 (pixel unshuffle) loses nothing and divides the cost of a layer by four, which allows more width.
 """
 
 import torch
@@ -28,7 +28,7 @@ class PatchedUNet(nn.Module):
         self.unet = UNet(config.inner())
 
     def cast_blocks(self, dtype: torch.dtype) -> "PatchedUNet":
-        """As `UNet.cast_blocks`."""
+        """Casts all but the embeddings and the output head, in place; see `UNet.cast_blocks`."""
         self.unet.cast_blocks(dtype)
         return self
 

@@ -1,4 +1,4 @@
-"""The architecture of a U-Net on folded images; see `unistep.networks.patched`."""
+"""The architecture of a U-Net on folded images, `unistep.networks.patched`."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -29,7 +29,7 @@ class PatchedUNetConfig(UNetConfig):
                 )
 
     def inner(self) -> UNetConfig:
-        """The config of the network that sees folded images."""
+        """The config of the network behind the fold."""
         own = {f.name: getattr(self, f.name) for f in fields(UNetConfig)}
         p = self.patch_size
         own["sample_size"] = self.sample_size // p if self.sample_size else None
@@ -38,7 +38,7 @@ class PatchedUNetConfig(UNetConfig):
         return UNetConfig(**own)
 
     def outline(self) -> Outline:
-        """The layers, for people who look at a model; resolutions are those of the folded image."""
+        """The layers in a few numbers; resolutions are those of the folded image."""
         outline, p = super().outline(), self.patch_size
         folded = tuple(replace(resolution, size=resolution.size // p) for resolution in outline.resolutions)
         return replace(outline, resolutions=folded, patch_size=p)

@@ -6,8 +6,8 @@
     encoder_type      standard      residual
     resample_filter   1, 1          1, 3, 3, 1
 
-Fields and parameters bear the names of EDM's checkpoints: `enc.32x32_block0.norm0.weight`. The network is told
-`c_noise` = ln(sigma) / 4 in EDM's own models. Source: Karras et al. 2022 (arXiv 2206.00364), appendix C.1, table 7.
+Fields and parameters have the names of EDM's checkpoints: `enc.32x32_block0.norm0.weight`. In EDM's own models
+`c_noise` is ln(sigma) / 4. Source: Karras et al. 2022 (arXiv 2206.00364), appendix C.1, table 7.
 """
 
 import math
@@ -35,9 +35,9 @@ from unistep.networks.song_layers import (
 class SongUNet(nn.Module):
     """U-Net of `SongUNetConfig`.
 
-    Call: `(x [B, C, H, W], c_noise [B], class_labels [B] | None, generator=None) -> [B, D, H, W]`. `generator` draws,
-    in training mode, the dropout masks and which labels are hidden. `augment_labels` [B, augment_dim] tell how the
-    images were augmented; None, which is right for sampling, tells that they were not. H and W must be multiples of
+    Call: `(x [B, C, H, W], c_noise [B], class_labels [B] | None, generator=None) -> [B, D, H, W]`. In training mode
+    `generator` draws the dropout masks and the labels that are hidden. `augment_labels` [B, augment_dim] are the labels
+    of the images' augmentation; None, as in sampling, is no augmentation. H and W must be multiples of
     2^(resolutions - 1).
 
     Raises:
@@ -171,7 +171,7 @@ class SongUNet(nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def _show_again(self, level: Level, h: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the image, or what became of it, to the features of a coarser level; gives both."""
+        """Adds the image, downsampled, to the features of a coarser level; returns features and image."""
         if self.config.encoder_type == "skip":
             aux = self.enc[f"{level.name}_aux_down"](aux)
             return h + self.enc[f"{level.name}_aux_skip"](aux), aux

@@ -1,4 +1,4 @@
-"""The architecture of DDPM++ and NCSN++, and the residual blocks that it asks for; see `unistep.networks.song`."""
+"""The architecture of DDPM++ and NCSN++, `unistep.networks.song`, and the residual blocks that it consists of."""
 
 from dataclasses import dataclass
 
@@ -114,7 +114,7 @@ class SongUNetConfig:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is not one of {', '.join(known)}")
 
     def outline(self) -> Outline:
-        """The layers, for people who look at a model."""
+        """The layers in a few numbers."""
         attends = [self.sample_size >> i in self.attn_resolutions for i in range(len(self.channel_mult))]
         return Outline(
             resolutions=resolutions(self.sample_size, [self.model_channels * m for m in self.channel_mult], attends),
@@ -127,7 +127,16 @@ class SongUNetConfig:
 
 @dataclass(frozen=True)
 class Part:
-    """A residual block by its name, with what the config decides of it; `takes_skip` counts in `in_channels`."""
+    """A residual block.
+
+    Args:
+        name: name of the block in checkpoints.
+        in_channels: channels of the input, those of a skip connection included.
+        out_channels: channels of the output.
+        resample: "up", "down" or None.
+        attention: true if attention follows.
+        takes_skip: true if a skip connection is concatenated to the input.
+    """
 
     name: str
     in_channels: int
@@ -139,7 +148,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Level:
-    """A resolution: its residual blocks in the order they run."""
+    """The residual blocks of a resolution.
+
+    Args:
+        name: size of the feature maps, as "16x16".
+        encoder, decoder: blocks on the way down and up, in the order they run.
+    """
 
     name: str
     encoder: tuple[Part, ...]

@@ -1,4 +1,4 @@
-"""The parts of `SongUNet`: noise embeddings, resampling by a filter, and the residual block with its attention.
+"""Layers of `SongUNet`: noise embeddings, resampling by a filter, and the residual block with its attention.
 
 Parameter and buffer names are those of EDM's checkpoints, so that weights need no renaming. Formulas: Karras et al.
 2022 (arXiv 2206.00364), appendix C.1 and table 7, after Song et al. 2021 (arXiv 2011.13456).
@@ -92,9 +92,15 @@ class Resample(nn.Module):
 
 
 class ResampleConv(Resample):
-    """`Resample` and then a convolution; with `fused`, which goes down only, the convolution and then the filter.
+    """`Resample` and then a convolution.
 
-    The two orders differ at the border, where the one pads the filtered image and the other the image itself.
+    Args:
+        in_channels, out_channels: channels of input and output.
+        kernel: side of the convolution.
+        direction: "up" or "down".
+        taps: filter along one axis.
+        fused: true to convolve first and then filter, of direction "down" only; the result differs at the border, as
+            the image is padded and not the filtered image.
     """
 
     def __init__(
@@ -122,12 +128,18 @@ class ResampleConv(Resample):
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """A convolution that keeps the size, its weights uniform (Glorot) times `gain`, its bias 0."""
+    """A convolution that keeps the size.
+
+    Args:
+        in_channels, out_channels: channels of input and output.
+        kernel: side of the kernel, odd.
+        gain: factor of Glorot's uniform weights; the bias is 0.
+    """
     return xavier(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), gain)
 
 
 def head(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """The convolution that ends a network or a branch of it, nearly zero at first."""
+    """The convolution at the end of a network or a branch of it, initialized nearly to 0."""
     return conv(in_channels, out_channels, 3, _NEARLY_ZERO)
 
 
@@ -142,7 +154,15 @@ def xavier(layer: Layer, gain: float = 1.0) -> Layer:
 class SongBlock(nn.Module):
     """Residual block: norm, SiLU, [resample], conv, + embedding, norm, SiLU, dropout, conv; then single-head attention.
 
-    Both sums are scaled by sqrt(1/2), which keeps their variance. `resample` is "up", "down" or None.
+    Both sums are scaled by sqrt(1/2), which keeps their variance.
+
+    Args:
+        in_channels, out_channels: channels of input and output.
+        emb_channels: width of the embedding.
+        resample: "up", "down" or None.
+        taps: filter of the resampling along one axis.
+        attention: true if attention follows.
+        dropout: probability of dropout.
     """
 
     def __init__(
@@ -192,7 +212,7 @@ class SongBlock(nn.Module):
         return (self.attend(h) + h) * SKIP_SCALE if self.attention else h
 
     def attend(self, h: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
-        """Attention of every pixel to all, by one head as wide as the image."""
+        """Applies attention over all pixels, by one head of all channels."""
         b, c, height, width = h.shape
         # Channel 3 i + j of qkv is channel i of q, k or v; SDPA takes pixels before channels.
         q, k, v = self.qkv(self.norm2(h)).reshape(b, 1, c, 3, -1).transpose(2, 4).unbind(3)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class NetworkConfig(Protocol):
-    """What the config of every network has."""
+    """The fields that the config of every network has."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -61,8 +61,8 @@ class Network:
         config: `module:class` of the config, a frozen dataclass.
         network: `module:class` of the network.
         class_name: name of the network in a model folder (`_class_name`); by default that of the class.
-        noise_embedding: how a new network is given the noise level: "adm" as 250 ln(sigma), "edm" as ln(sigma)/4.
-        of_diffusers: whether `class_name` is a class of diffusers', which then opens such a folder.
+        noise_embedding: c_noise of a network that is trained from the start: "adm" 250 ln(sigma), "edm" ln(sigma)/4.
+        of_diffusers: true if `class_name` is a class of diffusers', which then opens such a folder.
     """
 
     name: str

@@ -26,7 +26,7 @@ def ancestral(
 ) -> Float[Tensor, "B C H W"]:
     """Samples a diffusion model with fresh noise at every step; first order, `num_steps` evaluations.
 
-    A step from t to r goes down to r^2/t and comes back up to r with one draw of noise; the last step draws none.
+    A step from t to r is Euler's step down to r^2/t and noise that raises the level to r; the last step draws none.
 
     Args:
         denoiser: diffusion model.
@@ -35,7 +35,7 @@ def ancestral(
         class_labels: class of each image; None for an unconditional model.
         noise: source of the fresh noise; one draw for every step but the last.
         sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
-        clip: whether outputs of the denoiser and the result are clamped to [-1, 1].
+        clip: true to clamp the outputs of the denoiser and the result to [-1, 1].
 
     Returns:
         Images at noise level 0.

@@ -31,7 +31,15 @@ def sample_onestep(
     *,
     clip: bool = True,
 ) -> Float[Tensor, "B C H W"]:
-    """One evaluation. `x_T` is noise of standard deviation sigma_max; with `clip` the result is in [-1, 1]."""
+    """Samples a consistency model by one evaluation.
+
+    Args:
+        denoiser: consistency function.
+        x_T: Gaussian noise of standard deviation sigma_max.
+        sigma_max: noise level at which trajectories begin.
+        class_labels: class of each image; None for an unconditional model.
+        clip: true to clamp the result to [-1, 1].
+    """
     return clipped(denoiser, clip)(x_T, level(sigma_max, x_T), class_labels)
 
 
@@ -46,20 +54,20 @@ def sample_multistep(
     sigma_max: float = 80.0,
     clip: bool = True,
 ) -> Float[Tensor, "B C H W"]:
-    """One evaluation at every level of `sigmas` above sigma_min.
+    """Samples a consistency model by one evaluation at every level of `sigmas` above sigma_min.
 
     A last level at or below sigma_min is allowed and costs nothing: no noise is added there, and
     f(x, sigma_min) = x.
 
     Args:
-        denoiser: the consistency function.
+        denoiser: consistency function.
         x_T: *unit* Gaussian noise; multiplied by the first level here.
-        sigmas: the levels, strictly descending from sigma_max.
-        class_labels: passed to the denoiser.
-        random: one draw for every level above sigma_min but the first.
-        sigma_min: the level at which the model's trajectories end; 0 for models trained so.
-        sigma_max: the level at which they begin.
-        clip: clamp the image to [-1, 1] after every evaluation.
+        sigmas: noise levels, strictly descending from sigma_max.
+        class_labels: class of each image; None for an unconditional model.
+        random: source of the fresh noise; one draw for every level above sigma_min but the first.
+        sigma_min: noise level at which trajectories end; 0 for models trained so.
+        sigma_max: noise level at which trajectories begin.
+        clip: true to clamp the images to [-1, 1] after every evaluation.
 
     Raises:
         UserError: the levels are not strictly descending from sigma_max.
@@ -78,7 +86,14 @@ def sample_multistep(
 def renoise(
     x0: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C H W"], sigma: float, sigma_min: float
 ) -> Float[Tensor, "B C H W"]:
-    """The image that carries the noise of sigma_min, brought to level `sigma`; below sigma_min nothing is added."""
+    """Raises images that carry the noise of sigma_min to a higher level.
+
+    Args:
+        x0: images.
+        noise: unit Gaussian noise.
+        sigma: noise level of the result; at or below sigma_min nothing is added.
+        sigma_min: noise level of `x0`.
+    """
     return x0 + noise * math.sqrt(max(sigma**2 - sigma_min**2, 0.0))
 
 
@@ -89,7 +104,13 @@ def sigmas_from_indices(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> list[float]:
-    """The levels at indices of the Karras grid of `num_scales` levels; index 0 is sigma_max, the last sigma_min.
+    """The noise levels at indices of the Karras grid.
+
+    Args:
+        timesteps: indices, ascending from 0, the index of sigma_max.
+        num_scales: number of levels of the grid.
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the grid.
 
     Raises:
         UserError: the indices do not start at 0, do not increase, or leave 0 .. num_scales - 1.

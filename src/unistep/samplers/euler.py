@@ -27,7 +27,7 @@ def euler(
         num_steps: number of steps, at least 1.
         class_labels: class of each image; None for an unconditional model.
         sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
-        clip: whether outputs of the denoiser and the result are clamped to [-1, 1].
+        clip: true to clamp the outputs of the denoiser and the result to [-1, 1].
 
     Returns:
         Images at noise level 0.

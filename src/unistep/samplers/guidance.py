@@ -13,12 +13,12 @@ from unistep.core.denoiser import Denoiser
 
 
 class Guided:
-    """A `Denoiser` guided with `scale` w; two evaluations in one batch.
+    """A `Denoiser` with guidance; two evaluations in one batch.
 
     Args:
-        denoiser: trained with label dropout.
-        scale: w.
-        null_label: the class that stands for none.
+        denoiser: class-conditional diffusion model, trained with label dropout.
+        scale: guidance scale w; 1 is none.
+        null_label: class that stands for none.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, null_label: int) -> None:
@@ -33,10 +33,15 @@ class Guided:
         class_labels: Int[Tensor, " B"] | None = None,
         /,
     ) -> Float[Tensor, "B C H W"]:
-        """The guided clean images.
+        """Returns the guided clean images.
+
+        Args:
+            x_t: noisy images.
+            sigma: noise level of each image.
+            class_labels: class of each image.
 
         Raises:
-            ValueError: no labels: there is nothing to guide towards.
+            ValueError: no labels are given.
         """
         conditional, unconditional = self._both(x_t, sigma, class_labels)
         return conditional + (self.scale - 1) * (conditional - unconditional)
@@ -44,7 +49,13 @@ class Guided:
     def correction(
         self, x_t: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None
     ) -> Float[Tensor, "B C H W"]:
-        """What guidance adds to the clean image: (w - 1) (D(x, sigma, c) - D(x, sigma))."""
+        """The difference of the guided and the plain clean image: (w - 1) (D(x, sigma, c) - D(x, sigma)).
+
+        Args:
+            x_t: noisy images.
+            sigma: noise level of each image.
+            class_labels: class of each image.
+        """
         conditional, unconditional = self._both(x_t, sigma, class_labels)
         return (self.scale - 1) * (conditional - unconditional)
 

@@ -29,7 +29,7 @@ def heun(
         class_labels: class of each image; None for an unconditional model.
         churn: noise added before each step; None adds none, and the solver is deterministic.
         sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
-        clip: whether outputs of the denoiser and the result are clamped to [-1, 1].
+        clip: true to clamp the outputs of the denoiser and the result to [-1, 1].
 
     Returns:
         Images at noise level 0.

@@ -1,4 +1,4 @@
-"""Where a stochastic sampler takes its fresh noise from."""
+"""Sources of the fresh noise of stochastic samplers."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from unistep.core.random import ImageRandom
 
 NoiseSource = ImageRandom | Callable[[Tensor], Tensor]
-"""One generator per image, or a function that returns unit Gaussian noise shaped like the images it is given."""
+"""One generator an image, or a function from images to unit Gaussian noise of their shape."""
 
 
 def draw(source: NoiseSource, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Unit Gaussian noise of the shape, dtype and device of `x`.
+    """Draws unit Gaussian noise of the shape, dtype and device of `x`.
 
     Raises:
         ValueError: an `ImageRandom` of another number of images than `x` has.

@@ -1,6 +1,6 @@
-"""What the solvers of the probability-flow ODE share: the grid of noise levels, the churn, and the loop over the steps.
+"""Common parts of the solvers of the probability-flow ODE: noise levels, churn, and the loop over the steps.
 
-A solver goes from sigma_max to 0 along the Karras grid: `num_steps` levels from sigma_max to sigma_min are followed by
+A solver runs from sigma_max to 0 along the Karras grid: `num_steps` levels from sigma_max to sigma_min are followed by
 0, so that `num_steps` steps are made. It takes unit Gaussian noise `x_T`, multiplies it by sigma_max, and returns
 images x0. With `clip` every output of the denoiser and the result are clamped to [-1, 1].
 """
@@ -69,7 +69,7 @@ def noise_levels(
     Args:
         num_steps: number of steps, at least 1.
         sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
-        to_zero: whether the level after sigma_min is 0; otherwise sigma_min is the last.
+        to_zero: true to append 0 after sigma_min; otherwise sigma_min is the last level.
 
     Raises:
         UserError: fewer than one step.
@@ -102,7 +102,7 @@ def solve(
         class_labels: classes that the denoiser is called with.
         last_step: step function for the step to level 0; None is `step`.
         churn: noise added before each step; None adds none.
-        clip: whether outputs of the denoiser and the result are clamped to [-1, 1].
+        clip: true to clamp the outputs of the denoiser and the result to [-1, 1].
 
     Returns:
         Images at the last level.

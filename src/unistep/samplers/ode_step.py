@@ -4,7 +4,7 @@ In the EDM convention the ODE of a denoiser D is (Karras et al. 2022, eq. 1 and 
 
     dx/dt = (x - D(x, t)) / t
 
-Levels are given per image, so that the objectives can step every image of a batch along its own pair.
+Every image has its own levels, so that the objectives can step each image of a batch along its own pair.
 """
 
 import torch
@@ -18,14 +18,27 @@ from unistep.core.parameterization import expand
 def slope(
     x: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], x0: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """dx/dt at (x, t) where the denoiser says x0; t > 0."""
+    """dx/dt at (x, t).
+
+    Args:
+        x: images.
+        t: noise level of each image, above 0.
+        x0: output of the denoiser at (x, t).
+    """
     return (x - x0) / expand(t, x.ndim).to(x.dtype)
 
 
 def move(
     x: Float[Tensor, "B C H W"], d: Float[Tensor, "B C H W"], t: Float[Tensor, " B"], r: Float[Tensor, " B"]
 ) -> Float[Tensor, "B C H W"]:
-    """The straight line from (x, t) along the slope d to r."""
+    """The straight line from (x, t) to level r.
+
+    Args:
+        x: images.
+        d: slope dx/dt of the line.
+        t: noise level of each image.
+        r: noise level at the end.
+    """
     return x + d * expand(r - t, x.ndim).to(x.dtype)
 
 
@@ -36,7 +49,15 @@ def euler_step(
     r: Float[Tensor, " B"],
     class_labels: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """First order, one evaluation; r may be 0."""
+    """Euler's step: first order, one evaluation.
+
+    Args:
+        denoiser: diffusion model.
+        x: images [B, C, H, W].
+        t: noise level of each image, above 0.
+        r: lower noise level of each image, which may be 0.
+        class_labels: class of each image; None for an unconditional model.
+    """
     return move(x, slope(x, t, denoiser(x, t, class_labels)), t, r)
 
 
@@ -47,7 +68,15 @@ def heun_step(
     r: Float[Tensor, " B"],
     class_labels: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """Second order, two evaluations (Karras et al. 2022, algorithm 1); r must be positive."""
+    """Heun's step (Karras et al. 2022, algorithm 1): second order, two evaluations.
+
+    Args:
+        denoiser: diffusion model.
+        x: images [B, C, H, W].
+        t: noise level of each image, above 0.
+        r: lower noise level of each image, above 0.
+        class_labels: class of each image; None for an unconditional model.
+    """
     d_t = slope(x, t, denoiser(x, t, class_labels))
     x_r = move(x, d_t, t, r)
     d_r = slope(x_r, r, denoiser(x_r, r, class_labels))
@@ -61,19 +90,34 @@ def dpm2_step(
     r: Float[Tensor, " B"],
     class_labels: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """Second order, two evaluations: the slope half-way between t and r on a rho = 3 Karras grid; r may be 0."""
+    """The step of DPM-Solver-2: second order, two evaluations.
+
+    The slope is that half-way between t and r on a Karras grid of rho = 3.
+
+    Args:
+        denoiser: diffusion model.
+        x: images [B, C, H, W].
+        t: noise level of each image, above 0.
+        r: lower noise level of each image, which may be 0.
+        class_labels: class of each image; None for an unconditional model.
+    """
     middle = ((t ** (1 / 3) + r ** (1 / 3)) / 2) ** 3
     x_middle = euler_step(denoiser, x, t, middle, class_labels)
     return move(x, slope(x_middle, middle, denoiser(x_middle, middle, class_labels)), t, r)
 
 
 def level(sigma: float, x: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
-    """One noise level for every image of `x`; fp32 at least, for half precision rounds levels visibly."""
+    """The noise level of every image of a batch, in fp32 at least, as half precision would round it visibly.
+
+    Args:
+        sigma: noise level.
+        x: images.
+    """
     return torch.full((len(x),), sigma, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def clipped(denoiser: Denoiser, clip: bool) -> Denoiser:
-    """The denoiser with its output clamped to [-1, 1], or as it is."""
+    """The denoiser with its output clamped to [-1, 1] if `clip` is true."""
     if not clip:
         return denoiser
 

@@ -1,6 +1,6 @@
 """The solvers of the probability-flow ODE that a diffusion model can be sampled with: one row each.
 
-A new solver is one file, whose function is called as the others are (`unistep.samplers.ode` has what they share), and
+A new solver is one file, whose function is called as the others are (`unistep.samplers.ode` has their common parts), and
 one row here. A solver is imported when it is used: the names alone need no torch.
 """
 
@@ -24,7 +24,7 @@ class Solver:
             sigma_max, rho, clip), where x_T is unit Gaussian noise.
         evaluations: number of network evaluations an image for a number of steps.
         order: order of convergence.
-        stochastic: whether the solver draws fresh noise, from a `NoiseSource` given as the keyword `noise`.
+        stochastic: true if the solver draws fresh noise, from a `NoiseSource` given as the keyword `noise`.
     """
 
     name: str
