@@ -120,11 +120,16 @@ def list_images(images: Images, field: str = "image") -> list[ImageInput]:
         images = list(images)
     elif isinstance(images, str | os.PathLike | Image.Image | Tensor):
         images = [images]
+    elif not isinstance(images, Iterable):
+        images = [images]
     found: list[ImageInput] = []
     for image in images:
         if isinstance(image, str | os.PathLike):
             found += _list_files(image, field)
             continue
+        if not isinstance(image, Image.Image | Tensor):
+            kinds = "files, Pillow images, or uint8 tensors [C, H, W]"
+            raise UserError(f"is of type {type(image).__name__}", f"give {kinds}", field=field)
         if isinstance(image, Tensor) and (image.dtype != torch.uint8 or image.ndim != 3):
             form = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
             raise UserError(f"is {form}; give uint8 [C, H, W] or [N, C, H, W]", field=field)

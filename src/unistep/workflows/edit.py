@@ -203,7 +203,7 @@ def _task(
     from unistep.editing.operators.operator import Operator
     from unistep.editing.tasks.own import OperatorTask
 
-    operators = [task] if isinstance(task, Operator) else list(task)
+    operators = list(task) if isinstance(task, Sequence) else [task]
     if not operators or not all(isinstance(one, Operator) for one in operators):
         raise UserError("is neither the name of a task nor an operator", field="task")
     taken = [field.name for field in dataclasses.fields(OperatorTask)]
