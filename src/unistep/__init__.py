@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
     from unistep.workflows.sample import sample
+    from unistep.workflows.search import search
 
     __version__ = version("unistep")
 
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "open_dataset",
     "sample",
+    "search",
 ]
 
 # Imported when first asked for: `import unistep` alone costs nothing.
@@ -47,6 +49,7 @@ _MODULES = {
     "load": "unistep.workflows.models",
     "open_dataset": "unistep.data.open",
     "sample": "unistep.workflows.sample",
+    "search": "unistep.workflows.search",
 }
 
 

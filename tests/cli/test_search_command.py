@@ -14,12 +14,10 @@ import torch
 from PIL import Image
 
 from unistep.cli.main import COMMANDS
-from unistep.cli.search_config import steps_of
-from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation.plan import consistency_plan, default_plan
 from unistep.runtime.interrupt import Interrupted
-from unistep.search import sampler_schedules as module
+from unistep.searching import sampler_schedules as module
 from unistep.workflows.models import EMBEDDED_TEACHER, open_any
 
 FILES = {"search.json", "curve.png"}
@@ -97,7 +95,7 @@ def test_it_goes_on_and_never_measures_twice(search: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "generate", stopped_at_the_fourth)
     outcome = search()
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err == "stopped by SIGINT; what was measured is kept in search; repeat the command to go on\n"
+    assert outcome.err == "stopped by SIGINT; what was computed is kept in search; repeat the command to go on\n"
     assert os.listdir("search") == ["search.json"] and len(record()["scores"]) == 3
     whole = search()
     assert whole.code == 0, whole
@@ -173,41 +171,13 @@ def test_what_is_no_better_is_not_kept(search: Any, model: Path, monkeypatch: py
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize(
-    ("text", "steps"),
-    [("2", [2]), ("2..4", [2, 3, 4]), ("4,2", [2, 4]), ("[2, 4]", [2, 4]), ("2..3,3..5", [2, 3, 4, 5]), ("8..8", [8])],
-)
-def test_numbers_of_steps(text: str, steps: list[int]):
-    assert steps_of(text) == steps
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1", "one step begins at sigma_max and has nothing to choose; numbers of steps lie between 2 and 64"),
-        ("0", "--steps 0: numbers of steps lie between 2 and 64"),
-        ("2..65", "--steps 2..65: numbers of steps lie"),
-        ("2..999999999", "numbers of steps lie"),
-        ("4..2", "the range 4..2 is empty; give 2..4"),
-        ("two", "--steps two: give numbers of steps, as 2 or 2,4 or 2..8"),
-        ("", "--steps '': give numbers"),
-        ("2,", "--steps 2,: give numbers"),
-        ("2...4", "--steps 2...4: give numbers"),
-        ("-2", "--steps -2: give numbers"),
-    ],
-)
-def test_numbers_that_are_none(text: str, message: str):
-    with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        steps_of(text)
-
-
 def test_refused_before_anything_is_made(refused: Any, here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "generate", None)
     mnist = ["--reference", "mnist-test"]
-    refused(["search"], "--reference is missing: give a dataset or statistics", "--reference mnist")
+    refused(["search"], "--reference is missing; give a dataset or statistics")
     refused(["search", *mnist, "--steps", 1], "--steps 1", "nothing to choose")
     refused(["search", *mnist, "--steps", 40], "--steps 40", "grid has 39 levels above sigma_min; give fewer")
-    refused(["search", *mnist, "--num_images", 19], "--num_images 19 must be at least 20")
+    refused(["search", *mnist, "--num_images", 19], "--num-images 19 must be at least 20")
     refused(["search", *mnist, "--metric", "fid"], "--metric fid: must be one of fd, sfd")
     refused(["search", *mnist, "--metric", "sfd"], "sfd needs spatial features, which mnist lacks")
     refused(["search", *mnist, "--write"], "the embedded model is part of the package", "unistep convert", "FOLDER")
@@ -241,7 +211,7 @@ def test_a_batch_that_is_too_large(search: Any, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module, "generate", full)
     outcome = search("--batch_size", 999)
-    assert outcome.code == 2 and "--batch_size 999: too many for the memory of cpu; give fewer" in outcome.err
+    assert outcome.code == 2 and "--batch-size 999: too many for the memory of cpu; give fewer" in outcome.err
 
 
 def test_the_model_keeps_what_the_search_does_not_touch(search: Any, model: Path):

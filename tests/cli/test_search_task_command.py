@@ -15,7 +15,7 @@ from PIL import Image
 
 from unistep.editing.tasks import TASKS
 from unistep.runtime.interrupt import Interrupted
-from unistep.search import edit_schedules as module
+from unistep.searching import edit_schedules as module
 from unistep.workflows.models import EMBEDDED_TEACHER
 
 WHOLE = ["--images", "data.npz", "--num_images", 20, "--steps", 1]
@@ -49,7 +49,7 @@ def test_what_is_found_can_be_given_to_edit(search: Any, run: Any, here: Path):
     assert set(os.listdir("search")) == {"search.json", "curve.png"}
     lines = outcome.out.splitlines()
     heading = "model, inpaint: PSNR in dB of 20 fresh images, higher is better"
-    assert heading in " ".join(outcome.out.split()) and "off what is" in outcome.out and "the task's" in outcome.out
+    assert heading in " ".join(outcome.out.split()) and "residual" in outcome.out and "the task's" in outcome.out
     found = [f["sigmas"] for f in record()["found"]]
     assert [len(own) for own in found] == [1, 2]
     assert lines[-2:] == [
@@ -72,7 +72,7 @@ def test_what_is_found_can_be_given_to_edit(search: Any, run: Any, here: Path):
     ("task", "known"),
     [
         ("inpaint", {"mask": "mask.png"}),
-        ("outpaint", {"margin": "2"}),
+        ("outpaint", {"margin": 2}),
         ("upscale", {"factor": "2x4"}),
         ("deblur", {"blur": 0.6}),
         ("compressed-sensing", {"share": 0.5}),
@@ -89,21 +89,21 @@ def test_every_task(search: Any, run: Any, task: str, known: dict[str, Any]):
     assert printed == ["unistep", "edit", task, "--model", "model", *flags, *levels]
     assert run(*printed[1:], "--input", "image.png", "--output", "out.png").code == 0
     settings = record()["settings"]
-    assert settings["task"] == task and known.items() <= settings["what is known"].items()
+    assert settings["task"] == task and known.items() <= settings["measurement"].items()
 
 
 def test_without_settling(search: Any):
     outcome = search("upscale", "--settle", 0)
-    assert outcome.code == 0 and record()["settings"]["what is known"]["settle"] == 0
+    assert outcome.code == 0 and record()["settings"]["measurement"]["settle"] == 0
     assert "--settle" not in outcome.out
-    assert "what is known" in search("upscale").err  # another search than that of the record
+    assert "measurement" in search("upscale").err  # another search than that of the record
 
 
 def test_other_measures(search: Any, model: Path, monkeypatch: pytest.MonkeyPatch):
-    from unistep.search.full_reference import FullReferenceMetric
+    from unistep.searching.full_reference import FullReferenceMetric
 
     darkness = FullReferenceMetric("LPIPS", "lower", "0", lambda made, true: made.float().mean((1, 2, 3)))
-    monkeypatch.setattr("unistep.search.full_reference.lpips", lambda resources: darkness)
+    monkeypatch.setattr("unistep.searching.full_reference.lpips", lambda resources: darkness)
     outcome = search("upscale", "--metric", "lpips")
     assert outcome.code == 0 and "LPIPS of 20 fresh images, lower is better" in " ".join(outcome.out.split())
     scores = record()["scores"]
@@ -130,13 +130,13 @@ def test_it_goes_on_and_never_measures_twice(search: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "make", stopped_at_the_fourth)
     outcome = search("upscale")
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err == "stopped by SIGINT; what was measured is kept in search; repeat the command to go on\n"
+    assert outcome.err == "stopped by SIGINT; what was computed is kept in search; repeat the command to go on\n"
     whole = search("upscale")
     assert whole.code == 0 and len(made) == 1 + len(record()["scores"]) + len(record()["fresh"])
     count = len(made)
     assert search("upscale").out == whole.out and len(made) == count
     other = search("upscale", "--factor", 2)
-    assert other.code == 2 and "is of a search that differs in what is known" in other.err, other
+    assert other.code == 2 and "is of a search that differs in measurement" in other.err, other
 
 
 def test_refused_before_anything_is_made(refused: Any, model: Path, monkeypatch: pytest.MonkeyPatch):
@@ -147,7 +147,7 @@ def test_refused_before_anything_is_made(refused: Any, model: Path, monkeypatch:
 
     listed = "inpaint, outpaint, colorize, upscale, deblur, compressed-sensing"
     no(task="denoise", words=f"--task denoise: must be one of {listed}")
-    no(task="inpaint", words="--mask is missing: say what is to be painted, as --mask lower")
+    no(task="inpaint", words="--mask is missing; give the part to be painted, as lower")
     no("--mask", "nowhere.png", task="inpaint", words="--mask nowhere.png: there is no such file")
     no("--mask", "box:0,0,9,9", task="inpaint", words="does not lie in 8x8 pixels")
     no(task="colorize", words="colorize needs a model of colour images")
@@ -155,15 +155,15 @@ def test_refused_before_anything_is_made(refused: Any, model: Path, monkeypatch:
     no("--factor", "3", task="upscale", words="--factor 3: the model's 8 pixels have no such parts; of use are 2, 4, 8")
     no("--blur", "1", words="--blur is for deblur, not for upscale; leave it out")
     no("--blur", "0", task="deblur", words="--blur 0 must lie above 0")
-    no("--write", words="--write is not for --task: an edit's levels are printed for unistep edit")
+    no("--write", words="--write is not for --task: the levels of an edit are no part of a model")
     no("--reference", "mnist", words="--reference is not for --task, whose results are compared with their")
     no("--resolution", "8", words="--resolution is not for --task: images are brought to the model's size")
-    no("--metric", "fd", words="--metric fd does not tell whose edit it is: give psnr, lpips, class")
-    no("--num_images", "26", words="--num_images 26: as many fresh images judge the result, and data.npz has 50")
+    no("--metric", "fd", words="--metric fd does not compare results with their images; give psnr, lpips, class")
+    no("--num_images", "26", words="--num-images 26: as many fresh images judge the result, and data.npz has 50")
     no("--steps", "0", words="--steps 0: numbers of steps lie between 1 and 64")
     no("--images", "nowhere", words="--images nowhere: ")
     no("--lpips-vgg", "nowhere.pt", "--lpips-heads", "nowhere.pt", "--metric", "lpips", words="nowhere.pt")
-    refused(["search", "model", "--task", "upscale"], "--images is missing: give whole images to edit and compare with")
+    refused(["search", "model", "--task", "upscale"], "--images is missing; give whole images to edit and compare with")
     refused(["search", EMBEDDED_TEACHER, "--task", "upscale", *WHOLE], "is a diffusion model")
     refused(["search", "--reference", "mnist", "--metric", "psnr"], "--metric psnr compares edits with images")
     refused(["search", "--reference", "mnist", "--mask", "lower"], "--mask is for the search for an edit's levels")

@@ -101,7 +101,6 @@ def evaluate(
     check_range("num_images", num_images, 2, _MAX_IMAGES)
     check_range("batch_size", batch_size, 1, _MAX_BATCH)
     check_range("seed", seed, 0, MAX_SEED)
-    check_range("resolution", resolution, 1, 16384)
     check_choice("resize", resize, ("legacy-tensorflow", "clean"))
     check_file("output", output, (".json",))
     check_file("save_reference", save_reference, (".npz",))

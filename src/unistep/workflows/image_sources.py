@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unistep.checks import check_range
 from unistep.data import DataConfig, ImageDataset
 from unistep.data.open import BUNDLED, read_dataset
 from unistep.errors import UserError
@@ -34,11 +35,19 @@ class Preparation:
         resolution: side in pixels to which they are cropped and resized; None keeps them.
         channels: 1 or 3; None keeps theirs.
         skip_bad: whether files that cannot be read are left out.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     resolution: int | None = None
     channels: int | None = None
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("resolution", self.resolution, 1, 16384)
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"{self.channels} must be 1 (grey) or 3 (colour)", field="channels")
 
 
 @dataclass(frozen=True)
@@ -130,9 +139,14 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
 
 
 def _in_memory(images: ImageDataset | Images | Tensor, name: str, count: int | None = None) -> DataSource:
-    pixels = images if isinstance(images, Tensor) else images.pixels if isinstance(images, Images) else images.images
     place = images.path if isinstance(images, Images) else None
-    return DataSource(pixels.cpu(), name if place is None else str(place), count)
+    return DataSource(pixels_of(images), name if place is None else str(place), count)
+
+
+def pixels_of(images: ImageDataset | Images | Tensor) -> Tensor:
+    """Returns the pixels [N, C, H, W] of images in memory, on the CPU."""
+    pixels = images if isinstance(images, Tensor) else images.pixels if isinstance(images, Images) else images.images
+    return pixels.cpu()
 
 
 def open_images(source: str, preparation: Preparation, count: int | None = None) -> DataSource:

@@ -19,7 +19,7 @@ class FullReferenceRow:
         name: name that asks for it.
         text: description of one line.
         better: direction of improvement.
-        opener: place of the function below `unistep.search` that takes `Resources` and returns a
+        opener: place of the function below `unistep.searching` that takes `Resources` and returns a
             `FullReferenceMetric`, as "full_reference.psnr".
     """
 

@@ -16,8 +16,8 @@ from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource
 from unistep.metrics.statistics import Statistics
 from unistep.metrics.table import METRICS
-from unistep.search.metric import SearchMetric, jackknife, open_search_metric
-from unistep.search.table import SAMPLE_METRICS
+from unistep.searching.metric import SearchMetric, jackknife, open_search_metric
+from unistep.searching.table import SAMPLE_METRICS
 
 
 class Pixels:
@@ -97,7 +97,7 @@ def test_statistics_do_for_frechet_distances(features, tmp_path):
 
 def test_of_many_vectors_some_from_everywhere(monkeypatch, features, tmp_path):
     """Data are often sorted by class."""
-    monkeypatch.setattr("unistep.search.metric._MOST_VECTORS", 70)
+    monkeypatch.setattr("unistep.searching.metric._MOST_VECTORS", 70)
     found = opened("kd", Pixels(), reference(300), tmp_path)
     some = Pixels()(images(300)[::5], ["pool"])["pool"]
     assert found.value(features["pool"]) == pytest.approx(kernel_distance(features["pool"], some).value)

@@ -19,16 +19,16 @@ class SearchRecord:
     """Numbers of schedules, written whole after each of them.
 
     Args:
-        path: place of the file.
+        path: place of the file; None keeps it in memory alone.
         settings: everything that the numbers depend on, by a name for people; JSON.
         scores: numbers on the images of the search, by schedule.
         fresh: numbers on fresh images, and those without each group of images, by schedule.
         residuals: means over fresh images of an edit's residual, by schedule; empty for samplers.
         labels: classes that were guessed, by the name of the images; guessing costs as much as many candidates.
-        found: results as JSON; see `unistep.search.scores`.
+        found: results as JSON; see `unistep.searching.scores`.
     """
 
-    path: Path
+    path: Path | None
     settings: dict[str, Any]
     scores: dict[Schedule, float] = field(default_factory=dict)
     fresh: dict[Schedule, tuple[float, tuple[float, ...]]] = field(default_factory=dict)
@@ -36,12 +36,8 @@ class SearchRecord:
     labels: dict[str, list[int]] = field(default_factory=dict)
     found: list[dict[str, Any]] = field(default_factory=list)
 
-    def write(self) -> None:
-        """Writes the file, which appears whole.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of the file."""
         content: dict[str, Any] = {
             "found": self.found,
             "scores": {_text(own): value for own, value in self.scores.items()},
@@ -54,25 +50,45 @@ class SearchRecord:
             content["beside"] = {_text(own): value for own, value in self.residuals.items()}
         if self.labels:
             content["labels"] = self.labels
+        return content
+
+    def write(self) -> None:
+        """Writes the file where it has a place.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self.path is not None:
+            self.write_to(self.path)
+
+    def write_to(self, path: Path) -> None:
+        """Writes a file, which appears whole.
+
+        Args:
+            path: place of the file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         try:
-            with whole_file(self.path) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            with whole_file(path) as temporary:
+                temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}; choose another `output`") from None
+            raise UserError(f"cannot write {path}: {error.strerror or error}; choose another `output`") from None
 
 
-def open_record(path: Path, settings: dict[str, Any]) -> SearchRecord:
+def open_record(path: Path | None, settings: dict[str, Any]) -> SearchRecord:
     """Reads the record at a path; one that is not there is empty.
 
     Args:
-        path: place of the file.
+        path: place of the file; None is a record in memory.
         settings: settings of the search; those of the file must be the same.
 
     Raises:
         UserError: the file is of a search with other settings, or no record.
     """
     settings = json.loads(json.dumps(settings))
-    if not path.exists():
+    if path is None or not path.exists():
         return SearchRecord(path, settings)
     other = "delete it, or give another `output`"
     check_regular_file(path, other, most_bytes=_MOST_BYTES)

@@ -1,6 +1,6 @@
 """Search for the timesteps of a model: candidates are scored by a metric of the images they make.
 
-The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.search.scores`). The
+The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (see `unistep.searching.scores`). The
 schedule that was found is compared with one that is evenly spaced and with the model's own.
 """
 
@@ -21,11 +21,11 @@ from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.metric import Better
 from unistep.runtime.progress import Progress
-from unistep.search.cached_denoiser import CachedDenoiser
-from unistep.search.golden_section import search_timesteps
-from unistep.search.metric import SearchMetric
-from unistep.search.record import Schedule, SearchRecord
-from unistep.search.scores import EVEN, OWN, Found, Scores, listed
+from unistep.searching.cached_denoiser import CachedDenoiser
+from unistep.searching.golden_section import search_timesteps
+from unistep.searching.metric import SearchMetric
+from unistep.searching.record import Schedule, SearchRecord
+from unistep.searching.scores import EVEN, OWN, Found, Scores, listed
 
 
 def search_settings(

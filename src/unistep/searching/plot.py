@@ -9,7 +9,7 @@ from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.formats.model import ModelInfo
-from unistep.search.scores import EVEN, FOUND, OWN, USUAL, Found, listed
+from unistep.searching.scores import EVEN, FOUND, OWN, USUAL, Found, listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

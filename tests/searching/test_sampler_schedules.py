@@ -15,18 +15,18 @@ from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.metrics.features.info import FeatureInfo
 from unistep.metrics.table import METRICS
 from unistep.networks.adm import UNetConfig
-from unistep.search import sampler_schedules as module
-from unistep.search.metric import SearchMetric
-from unistep.search.plot import save_curves
-from unistep.search.record import SearchRecord, open_record
-from unistep.search.sampler_schedules import (
+from unistep.searching import sampler_schedules as module
+from unistep.searching.metric import SearchMetric
+from unistep.searching.plot import save_curves
+from unistep.searching.record import SearchRecord, open_record
+from unistep.searching.sampler_schedules import (
     ScheduleSearch,
     check_searchable,
     search_settings,
     with_schedules,
     worth_keeping,
 )
-from unistep.search.scores import EVEN, FOUND, OWN
+from unistep.searching.scores import EVEN, FOUND, OWN
 from unistep.workflows.models import EMBEDDED, open_any, own_schedule_file
 
 LEVELS, BEST = 20, 13

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unistep.samplers.consistency import sample_multistep
-from unistep.search.cached_denoiser import CachedDenoiser
+from unistep.searching.cached_denoiser import CachedDenoiser
 
 SHAPE = (3, 1, 4, 4)
 BYTES = 3 * 16 * 4

@@ -2,9 +2,9 @@
 
 Whole images are measured (blurred, masked, and so on), edited from their measurements, and compared with themselves.
 Other than a sampler an edit need not begin with pure noise, so its first level is searched like the others
-(`unistep.search.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. The schedule
-that was found is compared with these (see `unistep.search.scores`). Denoising and JPEG begin at the noise of each
-input, and are not searched.
+(`unistep.searching.golden_section`), on a Karras grid of 40 levels to which the task's own levels are added. The
+schedule that was found is compared with these (see `unistep.searching.scores`). Denoising and JPEG begin at the noise
+of each input, and are not searched.
 
 The residual of the measurements is reported and not optimised: at low noise a model returns its input, and everything
 fits.
@@ -33,11 +33,11 @@ from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.generation.settings import weights_digest
 from unistep.runtime.progress import Progress
-from unistep.search.cached_denoiser import CachedDenoiser
-from unistep.search.full_reference import FullReferenceMetric
-from unistep.search.golden_section import search_timesteps
-from unistep.search.record import Schedule, SearchRecord
-from unistep.search.scores import USUAL, Found, Scores, listed
+from unistep.searching.cached_denoiser import CachedDenoiser
+from unistep.searching.full_reference import FullReferenceMetric
+from unistep.searching.golden_section import search_timesteps
+from unistep.searching.record import Schedule, SearchRecord
+from unistep.searching.scores import USUAL, Found, Scores, listed
 
 _LEVELS = 40
 _LOWEST = 0.002
@@ -48,7 +48,7 @@ MethodOf = Callable[[UInt8[Tensor, "N C H W"], Sequence[float]], Method]
 """Function from whole images and noise levels to the method that edits them."""
 
 
-def known_part(operator: Operator, model: LoadedModel, settle: int = 0) -> MethodOf:
+def measurement_method(operator: Operator, model: LoadedModel, settle: int = 0) -> MethodOf:
     """Returns the function that edits from an operator's measurements.
 
     Args:
@@ -91,7 +91,7 @@ def chosen_images(images: UInt8[Tensor, "N C H W"], count: int, name: str) -> UI
 def task_settings(
     model: LoadedModel,
     task: str,
-    known: dict[str, Any],
+    measured: dict[str, Any],
     images: UInt8[Tensor, "N C H W"],
     metric: FullReferenceMetric,
     *,
@@ -103,7 +103,7 @@ def task_settings(
     Args:
         model: model in fp32.
         task: name of the task.
-        known: options of the measurements; JSON.
+        measured: options of the measurements; JSON.
         images: images of the search, and fresh ones.
         metric: metric that is optimised.
         seed: seed of the noise.
@@ -117,7 +117,7 @@ def task_settings(
         "number of images": len(images) // 2,
         "seed": seed,
         "task": task,
-        "what is known": known,
+        "measurement": measured,
         "dtype": str(dtype).removeprefix("torch."),
         "images": hashlib.sha256(images.contiguous().numpy().data).hexdigest(),
         "model's weights": weights_digest(model.denoiser),
@@ -133,7 +133,7 @@ class TaskSearch:
     Args:
         model: consistency model in the precision that it is to compute in.
         default: default noise levels of the task.
-        method_of: function that returns the method of the edit, see `known_part`.
+        method_of: function that returns the method of the edit, see `measurement_method`.
         images: images of the search, and as many fresh ones, see `chosen_images`.
         metric: metric that is optimised.
         record: numbers that were computed before; kept up to date.

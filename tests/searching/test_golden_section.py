@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unistep.errors import UserError
-from unistep.search.golden_section import lowest, search_timesteps
+from unistep.searching.golden_section import lowest, search_timesteps
 
 
 class Counted:

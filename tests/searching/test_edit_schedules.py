@@ -20,12 +20,12 @@ from unistep.formats.model_folder.folder import load_model
 from unistep.metrics.features.info import FeatureInfo
 from unistep.networks.adm import UNetConfig
 from unistep.networks.lpips import LPIPS
-from unistep.search import edit_schedules as module
-from unistep.search.edit_schedules import TaskSearch, chosen_images, known_part, level_grid, task_settings
-from unistep.search.full_reference import FullReferenceMetric, Resources, open_full_reference
-from unistep.search.plot import save_curves
-from unistep.search.record import open_record
-from unistep.search.scores import FOUND, USUAL, listed
+from unistep.searching import edit_schedules as module
+from unistep.searching.edit_schedules import TaskSearch, chosen_images, level_grid, measurement_method, task_settings
+from unistep.searching.full_reference import FullReferenceMetric, Resources, open_full_reference
+from unistep.searching.plot import save_curves
+from unistep.searching.record import open_record
+from unistep.searching.scores import FOUND, USUAL, listed
 
 COUNT, BEST = 12, 2.0
 INPAINT = DefaultLevels(sigma_first=20.0, sigma_last=0.3, steps=6)
@@ -77,7 +77,7 @@ def search_of(folder, model=None, images=None, metric=None, task=INPAINT, seed=0
     model, images, metric = model or model_of(), grey_below() if images is None else images, metric or psnr()
     settings = task_settings(model, "inpaint", {}, images, metric, seed=seed, dtype=torch.float32)
     record = open_record(Path(folder) / "search.json", settings)
-    method_of = method_of or known_part(Inpainting(lower((images.shape[2], images.shape[3]))), model)
+    method_of = method_of or measurement_method(Inpainting(lower((images.shape[2], images.shape[3]))), model)
     return TaskSearch(model, task, method_of, images, metric, record, seed=seed, **options)
 
 
@@ -251,17 +251,17 @@ def test_the_grid(sigma_min):
     [
         ({"seed": 1}, "seed (0, now 1)"),
         ({"task": "deblur"}, "task (inpaint, now deblur)"),
-        ({"known": {"mask": "upper"}}, "what is known"),
+        ({"measured": {"mask": "upper"}}, "measurement"),
         ({"images": grey_below().flip(0)}, "images; delete"),
         ({"metric": FullReferenceMetric("LPIPS", "lower", "0", lambda a, b: a)}, "metric (PSNR in dB, now LPIPS)"),
     ],
 )
 def test_a_record_of_another_search_is_not_gone_on_with(tmp_path, change, words):
-    arguments = {"task": "inpaint", "known": {"mask": "lower"}, "images": grey_below(), "metric": psnr(), "seed": 0}
+    arguments = {"task": "inpaint", "measured": {"mask": "lower"}, "images": grey_below(), "metric": psnr(), "seed": 0}
 
     def settings(**changes):
         given = arguments | changes
-        places = [given.pop(name) for name in ("task", "known", "images", "metric")]
+        places = [given.pop(name) for name in ("task", "measured", "images", "metric")]
         return task_settings(model_of(), *places, **given, dtype=torch.float32)
 
     record = open_record(tmp_path / "search.json", settings())

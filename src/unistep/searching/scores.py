@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.metric import Better
-from unistep.search.metric import jackknife
-from unistep.search.record import Schedule, SearchRecord
+from unistep.searching.metric import jackknife
+from unistep.searching.record import Schedule, SearchRecord
 
 FOUND, EVEN, OWN, USUAL = "found", "evenly spaced", "the model's own", "the task's own"
 

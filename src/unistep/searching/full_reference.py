@@ -23,8 +23,8 @@ from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.metric import Better
-from unistep.search.metric import GROUPS, jackknife
-from unistep.search.table import FULL_REFERENCE_METRICS
+from unistep.searching.metric import GROUPS, jackknife
+from unistep.searching.table import FULL_REFERENCE_METRICS
 
 _BATCH = 32  # images whose features are in memory at once
 
@@ -54,7 +54,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class FullReferenceMetric:
-    """A metric of pairs of images; see `unistep.search.scores.ScoreMetric`.
+    """A metric of pairs of images; see `unistep.searching.scores.ScoreMetric`.
 
     Args:
         title: title of the number.
@@ -96,7 +96,7 @@ def open_full_reference(name: str, resources: Resources) -> FullReferenceMetric:
         UserError: the weights cannot be had, or the feature network is no classifier.
     """
     module, _, function = FULL_REFERENCE_METRICS[name].opener.rpartition(".")
-    return getattr(importlib.import_module(f"unistep.search.{module}"), function)(resources)
+    return getattr(importlib.import_module(f"unistep.searching.{module}"), function)(resources)
 
 
 def psnr(resources: Resources) -> FullReferenceMetric:

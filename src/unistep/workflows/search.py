@@ -1,0 +1,242 @@
+"""`unistep.search`: the noise levels of a consistency model, or of an edit, that make a metric best."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+from unistep.checks import MAX_SEED, check_choice, check_place, check_range
+from unistep.editing.tasks import MEASUREMENT_TASKS, check_options
+from unistep.errors import UserError
+from unistep.searching.steps import steps_of
+from unistep.searching.table import FULL_REFERENCE_METRICS, SAMPLE_METRICS, SearchMetricName
+from unistep.workflows.models import ImagesLike, ModelLike, ModelSource, ReadyModel, as_model, own_schedule_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from unistep.searching.result import SearchResult
+
+    TaskName = str
+else:
+    TaskName = Literal[MEASUREMENT_TASKS]
+
+_NUM_IMAGES = 2000
+_NUM_EDITED = 200
+_MAX_SETTLE = 10_000
+
+
+def search(
+    model: ModelLike = None,
+    *,
+    steps: int | Sequence[int] | str = 2,
+    reference: ImagesLike | None = None,
+    task: TaskName | None = None,
+    images: ImagesLike | None = None,
+    mask: Union[str, os.PathLike[str], "Image.Image", None] = None,
+    margin: int | Sequence[int] | str | None = None,
+    factor: int | str | None = None,
+    blur: float | None = None,
+    share: float | None = None,
+    settle: int | None = None,
+    metric: SearchMetricName | None = None,
+    features: str | None = None,
+    features_path: str | os.PathLike[str] | None = None,
+    resize: Literal["legacy-tensorflow", "clean"] | None = None,
+    resolution: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    feature_cache: str | os.PathLike[str] | None = None,
+    lpips_vgg: str | os.PathLike[str] | None = None,
+    lpips_heads: str | os.PathLike[str] | None = None,
+    num_images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    device: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    write: bool = False,
+    progress: bool = True,
+) -> "SearchResult":
+    """Searches for the noise levels of a consistency model, for each number of steps.
+
+    The timesteps of the sampler are chosen by golden-section search, point by point, so that a metric of the images
+    against `reference` is best. With a `task` the noise levels of an edit are: whole `images` are measured, edited from
+    the measurements, and compared with themselves; the first level is searched as well. What was found is evaluated
+    once more on fresh images, beside the schedules that are used now. The same call with the same `output`, interrupted
+    or repeated, goes on where it was, also with other numbers of steps.
+
+    Args:
+        model: consistency model as `unistep.load` takes it; default: the embedded MNIST model.
+        steps: numbers of network evaluations, of a task those of noise levels: 2, or 2,4, or 2..8.
+        reference: images to compare with (a folder, a .zip, an .npz, mnist or mnist-test), or an .npz of statistics.
+        task: task of editing whose noise levels are searched; default: the sampler's timesteps are.
+        images: whole images for a task, as `reference` takes them, brought to the model's size; some, spread over all
+            of them, are searched with, and as many others judge.
+        mask: part to be painted by a task, as `unistep.edit` takes it; one for all images.
+        margin: margin to be painted by a task, as `unistep.edit` takes it.
+        factor: enlargement by a task, as `unistep.edit` takes it.
+        blur: blur to be undone by a task, as `unistep.edit` takes it.
+        share: share of what is known of a task, as `unistep.edit` takes it.
+        settle: number of evaluations of a task without noise after the `steps`; default: the task's own.
+        metric: number that is optimised: of a sampler it compares all images with the reference (default: fd), of a
+            task each result with its image (default: psnr).
+        features: name of the feature network, as inception or onnx:FILE; default: mnist for grey images of 28 or 32
+            pixels, else inception.
+        features_path: file of the network's weights; default: they are downloaded once.
+        resize: method that brings images to the size of the network's input; default: that of the published numbers.
+        resolution: side in pixels to which images of the reference are cropped and resized; default: their own.
+        channels: number of channels to which images of the reference are converted, 1 (grey) or 3 (colour); default:
+            their own.
+        feature_cache: folder where features are kept; default: ~/.cache/unistep/features.
+        lpips_vgg: file of VGG's weights for LPIPS; default: they are downloaded once.
+        lpips_heads: file of the heads' weights for LPIPS; default: they are downloaded once.
+        num_images: number of images a schedule, and of fresh ones; default: 2000, of a task 200.
+        seed: seed of the images, the same for all schedules; image i uses the random stream (seed, i).
+        batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
+        dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
+        output: folder for search.json and curve.png; default: none is written.
+        write: keep the schedules in the model folder, where they are better than what is there.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        The schedules by their number of steps, with their numbers.
+
+    Raises:
+        UserError: arguments that contradict each other or the model, images or a model that cannot be opened, a metric
+            that needs what is not there, a place that cannot be written to or holds another search.
+
+    Example:
+        >>> import unistep
+        >>> found = unistep.search(steps=2, metric="is", num_images=20, progress=False)
+        >>> found[2].steps, found[2].timesteps[0], sorted(found.options(2))
+        (2, 0, ['timesteps'])
+    """
+    check_range("num_images", num_images, 20, 1_000_000)
+    check_range("settle", settle, 0, _MAX_SETTLE)
+    check_range("batch_size", batch_size, 1, 100_000)
+    check_range("seed", seed, 0, MAX_SEED)
+    check_choice("resize", resize, ("legacy-tensorflow", "clean"))
+    folder = _check_folder(output)
+    measured = {"mask": mask, "margin": margin, "factor": factor, "blur": blur, "share": share}
+    options: dict[str, Any] = {name: value for name, value in measured.items() if value is not None}
+    if task is None:
+        _check_sampler(reference, metric, {"images": images, "settle": settle, **options})
+    else:
+        _check_task(task, images, metric, options, write, {"resolution": resolution, "channels": channels}, reference)
+    numbers = steps_of(steps, least=2 if task is None else 1)
+    import torch
+
+    from unistep.runtime.interrupt import Interrupted
+    from unistep.runtime.progress import work_bar
+    from unistep.searching.plot import check_matplotlib
+    from unistep.searching.sampler_schedules import check_searchable
+    from unistep.workflows.image_sources import Preparation, open_reference
+    from unistep.workflows.search_run import FeatureOptions, SearchRun
+
+    if folder is not None:
+        check_matplotlib()
+    ready = as_model(model, device=device, dtype=dtype)
+    check_searchable(ready.model)
+    target = _schedule_file(model, ready) if write else None
+    most = ready.model.info.num_train_timesteps - 1
+    if task is None and numbers[-1] > most:
+        raise UserError(f"`steps` {steps}: the model's grid has {most} levels above sigma_min; give fewer")
+    ready.log_notes()
+    count = num_images or (_NUM_IMAGES if task is None else _NUM_EDITED)
+    network = FeatureOptions(features, features_path, resize, feature_cache)
+    with work_bar(progress) as on_progress:
+        run = SearchRun(ready, folder, count, seed, batch_size, network, on_progress)
+        if task is None:
+            held = None if reference is None else open_reference(reference, Preparation(resolution, channels))
+            run.prepare_sampler(held, metric or next(iter(SAMPLE_METRICS)))
+        else:
+            assert images is not None  # `_check_task` has looked
+            name = metric or next(iter(FULL_REFERENCE_METRICS))
+            run.prepare_task(task, options, settle, images, name, lpips_vgg=lpips_vgg, lpips_heads=lpips_heads)
+        try:
+            result = run.find(numbers)
+        except Interrupted as stopped:
+            if folder is not None:
+                stopped.add_note(f"what was computed is kept in {output}; repeat the command to go on")
+            raise
+        except torch.OutOfMemoryError:
+            memory = f"{batch_size}: too many for the memory of {ready.device}"
+            raise UserError(memory, "give fewer", field="batch_size") from None
+    return result if target is None else _kept(result, target)
+
+
+def _check_folder(output: str | os.PathLike[str] | None) -> "Path | None":
+    from pathlib import Path
+
+    if output is None:
+        return None
+    if not os.fspath(output).strip():
+        raise UserError("is empty; give a folder", field="output")
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{output} is a file; give a folder", field="output")
+    check_place("output", folder)
+    return folder
+
+
+def _check_sampler(reference: object, metric: str | None, for_tasks: Mapping[str, Any]) -> None:
+    """Refuses arguments that are not for the search for timesteps."""
+    if metric in FULL_REFERENCE_METRICS:
+        raise UserError(f"`metric` {metric} compares edits with images; give `task` and `images`")
+    check_choice("metric", metric, tuple(SAMPLE_METRICS))
+    for name, value in for_tasks.items():
+        if value is not None:
+            raise UserError(f"`{name}` is for the search for an edit's levels; give `task`, or leave it out")
+    if reference is None and SAMPLE_METRICS[metric or next(iter(SAMPLE_METRICS))].needs != "nothing":
+        raise UserError("`reference` is missing; give a dataset or statistics to compare with, as mnist")
+
+
+def _check_task(
+    task: str,
+    images: object,
+    metric: str | None,
+    options: Mapping[str, Any],
+    write: bool,
+    of_reference: Mapping[str, Any],
+    reference: object,
+) -> None:
+    """Refuses arguments that are not for the search for an edit's levels."""
+    check_choice("task", task, MEASUREMENT_TASKS)
+    if write:
+        raise UserError("`write` is not for `task`: the levels of an edit are no part of a model; leave it out")
+    if metric in SAMPLE_METRICS:
+        known = ", ".join(FULL_REFERENCE_METRICS)
+        raise UserError(f"`metric` {metric} does not compare results with their images; give {known}")
+    check_choice("metric", metric, tuple(FULL_REFERENCE_METRICS))
+    check_options(task, options)
+    if reference is not None:
+        raise UserError("`reference` is not for `task`, whose results are compared with their images; give `images`")
+    for name, value in of_reference.items():
+        if value is not None:
+            raise UserError(f"`{name}` is not for `task`: images are brought to the model's size; leave it out")
+    if task == "inpaint" and "mask" not in options:
+        raise UserError("`mask` is missing; give the part to be painted, as lower")
+    if images is None:
+        raise UserError("`images` is missing; give whole images to edit and compare with, as mnist-test")
+
+
+def _schedule_file(model: ModelLike, ready: ReadyModel) -> "Path":
+    """The file of the model folder that schedules are kept in."""
+    name = model.name if isinstance(model, ModelSource) else model
+    if name is not None and not isinstance(name, str | os.PathLike):
+        name = ready.model.path
+    return own_schedule_file(None if name is None else os.fspath(name), ready.model)
+
+
+def _kept(result: "SearchResult", target: "Path") -> "SearchResult":
+    """Writes what is better than the schedules that the model is sampled with now."""
+    from unistep.formats.model_folder.schedule import write_schedules
+    from unistep.searching.sampler_schedules import with_schedules, worth_keeping
+
+    better = [found for found in result.found if worth_keeping(found, result.better)]
+    if better:
+        write_schedules(target, with_schedules(result.info, [found.timesteps for found in better]))
+    return replace(result, kept=tuple(found.steps for found in better), kept_in=target)
