@@ -107,3 +107,8 @@ def test_a_loaded_model_computes_in_its_precision():
     same = unistep.sample(num_images=2, class_labels=1, dtype="bf16")
     assert torch.equal(images.pixels, same.pixels)
     assert not torch.equal(images.pixels, unistep.sample(num_images=2, class_labels=1).pixels)
+
+
+def test_a_model_shows_itself_in_a_line(model):
+    assert repr(model).startswith("LoadedModel(consistency model of 28x28 grey images, 10 classes, path='")
+    assert repr(model).endswith("mnist')")

@@ -122,7 +122,7 @@ def _others(schedules: tuple[tuple[int, ...], ...], new: tuple[int, ...]) -> tup
     return tuple(own for own in schedules if len(own) != len(new))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A model ready to use: `denoiser` is in eval mode and fp32.
 
@@ -143,6 +143,14 @@ class LoadedModel:
     format: str = "model folder"
     dtype: torch.dtype = torch.float32
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        channels, height, width = self.image_shape
+        colour = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        return (
+            f"LoadedModel({self.info.kind} model of {width}x{height} {colour} images{classes}, path={str(self.path)!r})"
+        )
 
     @property
     def method(self) -> str | None:
