@@ -104,9 +104,7 @@ def test_what_it_prints(run: Any, here: Path, small: Path):
         f"folder: model folder, bf16, {parameters}",
         "from cd_imagenet64_l2.pt: OpenAI .pt, consistency model of 32x32x3 images",
     ]
-    assert (
-        outcome.err == "note: the file's name says how it was trained: consistency distillation, l2, 40 noise levels\n"
-    )
+    assert outcome.err == "note: by its name the file is of consistency distillation, l2, 40 noise levels\n"
 
 
 def test_what_a_pt_does_not_keep_is_said(run: Any, here: Path, small: Path):

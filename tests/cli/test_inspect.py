@@ -77,7 +77,7 @@ def test_a_checkpoint_of_openai(run: Any, golden: Any, here: Path):
     assert table["embedding"] == "added"
     assert table["grid"] == "151 levels, rho 7"
     assert table["schedule"] == "timesteps 0,62 for 2 steps"
-    assert "images of 128 pixels" in table["note"] and "the file's name says" in table["note"]
+    assert "images of 128 pixels" in table["note"] and "by its name the file is of" in table["note"]
     table = table_of(run("inspect", "ct_cat256.pt", "--sample_size", 256, "--kind", "diffusion").out)
     assert table["images"] == "256x256, colour"
     assert table["kind"].startswith("diffusion model")

@@ -505,9 +505,9 @@ def test_what_was_assumed_is_said(golden: Any, tmp_path: Path):
     path.write_bytes(golden.path(f"{CHECKPOINTS[0]}.pt").read_bytes())
     model = load_openai(path, attention_head_dim=32)
     assert model.info.kind == "diffusion"
-    assert [note.split(":")[0] for note in model.notes] == [
-        "images of 64 pixels",
-        "the file's name says how it was trained",
+    assert [" ".join(note.split()[:8]) for note in model.notes] == [
+        "images of 64 pixels, where attention begins at",
+        "by its name the file is of EDM",
     ]
     model = load_openai(path, attention_head_dim=32, kind="consistency", sample_size=32)
     assert (model.info.kind, model.image_shape, model.notes) == ("consistency", (3, 32, 32), ())
@@ -522,7 +522,7 @@ def test_size_of_the_images(tmp_path: Path):
     path = saved(tmp_path / "plain.pt", random_openai(plain))
     model = load_openai(path, attention_head_dim=32)
     assert model.image_shape == (2, 64, 64)
-    assert "nothing tells the size" in model.notes[0]
+    assert "nothing determines the size" in model.notes[0]
     with pytest.raises(UserError, match=r"plain.pt: sample_size 30 is not a multiple of 4"):
         load_openai(path, attention_head_dim=32, sample_size=30)
     with pytest.raises(UserError, match=r"plain.pt: sample_size: 0 is neither at least 1 nor null"):

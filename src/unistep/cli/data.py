@@ -1,4 +1,4 @@
-"""`unistep data inspect`: what a dataset holds."""
+"""`unistep data inspect`: a report on a dataset."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`unistep inspect`: what a model is, of whatever format; its weights are not used."""
+"""`unistep inspect`: a report on a model of any format, without the values of its weights."""
 
 from json import dumps
 from typing import TYPE_CHECKING

@@ -1,1 +1,1 @@
-"""Readers and writers of checkpoints: model folders in diffusers' layout, the files of other projects."""
+"""Formats of models, rows of `table.FORMATS`: model folders, runs, the hub, the files of other projects."""

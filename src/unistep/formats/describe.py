@@ -1,4 +1,4 @@
-"""What a model is, for people who look before they load it, and for programs that choose one."""
+"""Reports on models: format, images, network, noise range and schedules, without the values of the weights."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 @dataclass(frozen=True, repr=False)
 class ModelReport:
-    """What a model is.
+    """A description of a model.
 
     Args:
         path: file or folder.
@@ -29,18 +29,18 @@ class ModelReport:
         bytes: size on disk of the file, or of all files of the folder.
         dtype: dtype of most weights in the file, as "float16".
         kind: "consistency" or "diffusion".
-        method: training method; None where the files do not tell.
+        method: training method; None if the files do not hold it.
         image_shape: channels, height, width of an image.
         num_classes: number of classes without the null class; 0 for an unconditional model.
-        null_label: class that stands for none; None where there is none.
+        null_label: class that stands for none; None if there is none.
         parameters: number of parameters.
         network: class of the network (`type`), its outline (`resolutions` with their side in pixels and channels,
             finest first, and more) and all fields of its config (`config`).
         noise: noise range, scalings and noise embedding.
         num_train_timesteps: levels of a consistency model's noise grid.
-        timesteps: indices of a good schedule of two steps; None where none is known.
+        timesteps: indices of a good schedule of two steps; None if there is none.
         schedules: good schedules of other numbers of steps.
-        notes: what was assumed because the files do not tell, a line each.
+        notes: assumptions about facts that the files do not hold, a line each.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class ModelReport:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """Returns all of it in JSON's types."""
         channels, size, _ = self.image_shape
         return {
             "path": str(self.path),
@@ -83,7 +83,7 @@ class ModelReport:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """Name and value of each line of a table."""
+        """Returns name and value of each line of a table."""
         channels, height, width = self.image_shape
         noise = self.noise
         # The other scalings number the noise levels in ways of their own.

@@ -1,4 +1,4 @@
-"""Networks without weights, to be filled from a file."""
+"""Networks without weights, into which a file is loaded."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# What the constructors of layers call to fill weights: methods, and functions of torch.nn.init.
+# Functions by which the constructors of layers fill weights: methods, and functions of torch.nn.init.
 _FILLING = {
     Tensor.uniform_,
     Tensor.normal_,
@@ -24,9 +24,9 @@ _DRAWING = {torch.rand, torch.randn}
 def without_weights() -> AbstractContextManager[Any]:
     """A context in which networks are built with weights of shapes alone, on the meta device; nothing is drawn.
 
-    Buffers that are computed, as the taps of a filter, are there; those that are drawn are 0. `torch.device("meta")`
-    would do as well, but the first arithmetic on that device makes torch import its decompositions, and sympy, which
-    takes longer than opening a large model.
+    Buffers that are computed, as the taps of a filter, have their values; those that are drawn are 0.
+    `torch.device("meta")` has the same effect, but the first arithmetic on that device makes torch import its
+    decompositions, and sympy, which takes longer than opening a large model.
     """
     return _WithoutWeights()
 

@@ -23,7 +23,11 @@ _WORDS = {
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file; `remedy` says what to do where it is missing.
+    """Reads the JSON object in a file.
+
+    Args:
+        path: the file.
+        remedy: remedy for a missing or wrong file, the end of a message.
 
     Raises:
         UserError: no file, not JSON, or JSON of another kind.
@@ -39,7 +43,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def write_object(path: Path, value: dict[str, Any]) -> None:
-    """Writes `value` for people to read."""
+    """Writes an indented JSON object."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -49,7 +53,7 @@ def typed_fields(config_type: type, raw: dict[str, Any], path: Path) -> dict[str
     Args:
         config_type: a dataclass whose fields are int, float, str, bool, Literal, tuple[X, ...] or a union of them.
         raw: a JSON object.
-        path: where it comes from, for the message.
+        path: file of the object, for messages.
 
     Raises:
         UserError: a value of another type, a number that is not finite.
@@ -65,9 +69,14 @@ def typed_fields(config_type: type, raw: dict[str, Any], path: Path) -> dict[str
 
 
 def refuse_unknown(raw: dict[str, Any], known: Collection[str], path: Path) -> None:
-    """Refuses an entry that could mean something else to those who know it.
+    """Refuses an unknown entry, which may change the meaning of the file.
 
-    Entries that begin with an underscore are notes, null and false ask for nothing.
+    Entries that begin with an underscore, and those that are null or false, pass.
+
+    Args:
+        raw: a JSON object.
+        known: names of known entries.
+        path: file of the object, for messages.
 
     Raises:
         UserError: names the first such entry.
@@ -82,6 +91,11 @@ def refuse_unknown(raw: dict[str, Any], known: Collection[str], path: Path) -> N
 
 def refuse_other(raw: dict[str, Any], fixed: dict[str, Any], path: Path) -> None:
     """Refuses an entry whose value is not the one in `fixed`.
+
+    Args:
+        raw: a JSON object.
+        fixed: the only supported value of each entry.
+        path: file of the object, for messages.
 
     Raises:
         UserError: names the entry and the value it may have.
@@ -120,7 +134,7 @@ def _as_type(value: Any, hint: Any) -> Any:
 
 
 def _words(hint: Any) -> str:
-    """What JSON of a type looks like."""
+    """The JSON form of a type, in words."""
     inner, origin = typing.get_args(hint), typing.get_origin(hint)
     if origin is typing.Literal:
         return " or ".join(inner)

@@ -1,4 +1,4 @@
-"""What the name of a model leads to, as far as it can be seen without opening the model."""
+"""The place that a model's name leads to, as far as it can be examined without opening the model."""
 
 import zipfile
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ _OLD_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 @dataclass(frozen=True)
 class Location:
-    """A name, and what is there.
+    """A name and the file or folder of that name.
 
     Args:
         name: name as the user gave it.
         path: the name as a path.
-        exists: whether there is anything at the path.
-        is_folder: whether that is a folder.
+        exists: true if there is a file or folder.
+        is_folder: true if there is a folder.
         head: first 512 bytes of a file; empty for everything else.
     """
 
@@ -33,19 +33,19 @@ class Location:
 
     @property
     def is_file(self) -> bool:
-        """Whether there is a file."""
+        """True if there is a file."""
         return self.exists and not self.is_folder
 
     @property
     def is_torch_file(self) -> bool:
-        """Whether there is a file of `torch.save`; a TorchScript program is none."""
+        """True if there is a file of `torch.save`, other than a TorchScript program."""
         if self.zip_members is not None:
             return "data.pkl" in self.zip_members and "constants.pkl" not in self.zip_members
         return self.head.startswith(b"\x80") and _OLD_TORCH in self.head[:40]
 
     @cached_property
     def zip_members(self) -> frozenset[str] | None:
-        """The names of a zip file's members without their folders; None for what is no zip file, or a damaged one."""
+        """Names of a zip file's members without their folders; None if it is damaged, or no zip file."""
         if not self.head.startswith(b"PK"):
             return None
         try:
@@ -56,11 +56,11 @@ class Location:
 
 
 def locate(name: str | Path, remedy: str) -> Location:
-    """Looks at what a name leads to.
+    """Examines the place that a name leads to.
 
     Args:
         name: path, or another name of a model.
-        remedy: what to give instead of a thing that is no file, the end of a message.
+        remedy: remedy for something that is neither file nor folder, the end of a message.
 
     Raises:
         UserError: the place cannot be looked at, or holds something that is neither file nor folder.

@@ -1,4 +1,4 @@
-"""What every reader of a checkpoint returns: a denoiser, and what the file says about it."""
+"""The result of every reader of a checkpoint: a denoiser with its noise range, grid and kind."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,24 +30,26 @@ Preconditioning = Literal["edm", "vp", "ve", "iddpm"]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a checkpoint says beside its weights.
+    """The facts about a model beside its network and weights.
 
     Args:
         kind: "consistency" maps noise to images in one evaluation; "diffusion" is a teacher.
-        sigma_min, sigma_max, rho, sigma_data: the noise range, its grid and the data's standard deviation.
-        num_train_timesteps: N of the grid that timestep indices refer to.
-        timesteps: indices of a good two-step schedule, index 0 first; None where nobody looked for one.
+        sigma_min, sigma_max: lowest and highest noise level.
+        rho: exponent of the noise grid.
+        sigma_data: standard deviation of the images.
+        num_train_timesteps: number of levels of the grid that timestep indices refer to.
+        timesteps: indices of a good two-step schedule, index 0 first; None if there is none.
         schedules: good schedules of other numbers of steps, one each.
-        null_label: the class that stands for none, of a model trained for classifier-free guidance.
-        preconditioning: the scalings of a diffusion model; a consistency model has those of its own.
-        noise_embedding: how the network is told the noise level: "adm" 250 ln(sigma), "edm" ln(sigma)/4; for
-            scalings of the kinds "edm" and consistency, the others have a way of their own.
-        method: how the model was trained, in words; None where the files do not tell.
-        solver, steps: how a diffusion model was made to be sampled, as progressive distillation makes it; `steps` None
-            is what the user likes.
-        beta_d, beta_min: the noise schedule of "vp".
-        C_1, C_2: the noise schedule of "iddpm".
-        M: steps that "vp" and "iddpm" number the noise levels by.
+        null_label: class that stands for none, of a model trained for classifier-free guidance; None if there is none.
+        preconditioning: scalings of a diffusion model; a consistency model has those of its own.
+        noise_embedding: c_noise of the scalings "edm" and of consistency models: "adm" 250 ln(sigma), "edm"
+            ln(sigma)/4; the other scalings define their own.
+        method: training method, in words; None if the files do not hold it.
+        solver: solver that a diffusion model is sampled with by default.
+        steps: number of steps that a diffusion model was distilled for; None is any number.
+        beta_d, beta_min: noise schedule of "vp".
+        C_1, C_2: noise schedule of "iddpm".
+        M: number of times of "vp" and "iddpm".
 
     Raises:
         UserError: numbers out of range, timesteps that are no schedule, or two schedules of one number of steps.
@@ -99,18 +101,21 @@ class ModelInfo:
 
     @property
     def all_schedules(self) -> tuple[tuple[int, ...], ...]:
-        """`timesteps`, where they are known, and `schedules`."""
+        """`timesteps`, if there are any, and `schedules`."""
         return self.schedules if self.timesteps is None else (self.timesteps, *self.schedules)
 
     def schedule(self, steps: int) -> tuple[int, ...] | None:
-        """Indices of a good schedule of `steps` steps; None where nobody looked for one."""
+        """Returns the indices of a good schedule of `steps` steps; None if there is none."""
         return next((own for own in self.all_schedules if len(own) == steps), None)
 
     def with_schedule(self, timesteps: Sequence[int]) -> "ModelInfo":
-        """The same with these indices as the schedule of so many steps; those of other numbers of steps stay.
+        """Returns the same with another schedule of so many steps; those of other numbers of steps stay.
+
+        Args:
+            timesteps: indices of the schedule, index 0 first.
 
         Raises:
-            UserError: they are no schedule.
+            UserError: `timesteps` are no schedule.
         """
         new, own = tuple(timesteps), self.timesteps
         if len(new) == (2 if own is None else len(own)):
@@ -127,13 +132,13 @@ class LoadedModel:
     """A model ready to use: `denoiser` is in eval mode and fp32.
 
     Args:
-        denoiser: the network with its scalings.
+        denoiser: network with its scalings.
         info: noise range, grid and kind.
-        config: of the network.
-        path: where it was read from.
-        format: the file's kind, as a person would say it.
-        dtype: of the weights in the file.
-        notes: what was assumed because the file does not tell, a line each.
+        config: config of the network.
+        path: file or folder that it was read from.
+        format: title of the format.
+        dtype: dtype of most weights in the file.
+        notes: assumptions about facts that the file does not hold, a line each.
     """
 
     denoiser: Preconditioned
@@ -154,17 +159,17 @@ class LoadedModel:
 
     @property
     def method(self) -> str | None:
-        """How the model was trained, where the file tells."""
+        """Training method, in words; None if the file does not hold it."""
         return self.info.method
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of an image."""
+        """Channels, height and width of an image."""
         return image_shape(self.config)
 
     @property
     def num_classes(self) -> int:
-        """0 for an unconditional model; the null class does not count."""
+        """Number of classes without the null class; 0 for an unconditional model."""
         return num_classes(self.config, self.info)
 
 

@@ -1,4 +1,4 @@
-"""Opens any model: what a thing is decides, not what it is called. See `unistep.formats.table` for the formats.
+"""Opens a model of any format, which is recognised by the content of the file and not by its name.
 
 Nothing that a file contains is executed.
 """
@@ -23,10 +23,9 @@ def open_model(name: str | os.PathLike[str], device: "torch.device | str" = "cpu
     """Opens a model of any row of `FORMATS`.
 
     Args:
-        name: path, or owner/name on the hub; a path that exists goes first.
-        device: device of the model; "meta" is for looking at it, its weights are not used.
-        options: options of the rows, each None if it is not given: kind, attention_head_dim, sample_size, variant,
-            revision, token, cache_dir, local_files_only; see `unistep.load`.
+        name: path, or owner/name on the hub; a path that exists has precedence.
+        device: device of the model; "meta" opens it without the values of its weights.
+        options: options of the rows, which are those of `unistep.load`; None is an option that is not given.
 
     Raises:
         UserError: there is no such model, it is damaged or of an unknown kind, or an option does not apply to it.
@@ -45,7 +44,7 @@ def open_model(name: str | os.PathLike[str], device: "torch.device | str" = "cpu
 
 
 def names_a_model(name: str) -> bool:
-    """Whether a name means a model rather than images: by what is there, and of what is not there by its form."""
+    """Returns whether a name means a model rather than images: by the file or folder of that name, or by its form."""
     path = Path(name)
     if path.is_dir():
         return recognise(locate(path, phrases())) is not None

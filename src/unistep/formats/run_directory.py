@@ -17,7 +17,7 @@ _CONFIG = "config.yaml"
 
 
 def is_run(location: Location) -> bool:
-    """Whether a folder is a run, or a stage that has ended."""
+    """Returns whether there is a run, or a stage that has ended."""
     path = location.path
     return location.is_folder and ((path / _CONFIG).exists() or _model_of(path) is not None)
 
@@ -35,7 +35,7 @@ def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | N
     """
     folder = _model_of(path)
     if folder is None:
-        raise UserError(f"{path} is a run without a finished model; go on with: unistep train --resume {path}")
+        raise UserError(f"{path} is a run without a finished model", "resume its training")
     return load_model(folder, device, variant=variant)
 
 

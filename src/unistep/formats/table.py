@@ -22,12 +22,15 @@ class Format:
     Args:
         name: short name.
         title: name in messages and tables, without an article.
-        phrase: what a user gives to open it, for the remedy of a message, as "a model folder".
-        recognises: `module:function`, called as function(location); whether the model there is of this format.
-        opens: `module:function`, called as function(path, device, **options); for what is no path, with its name.
+        phrase: name with an article, or form of the name, for messages, as "a model folder".
+        recognises: `module:function`, called as function(location) with a `Location`; returns whether the model there
+            is of this format.
+        opens: `module:function`, called as function(path, device, **options), with the name if there is no path;
+            returns a `LoadedModel`.
         options: options of `unistep.load` that `opens` takes.
-        saves: `module:function`, called as function(path, model, dtype=dtype, origin=origin), where origin tells where
-            the model comes from; returns notes on what the format does not keep, a line each. None: cannot be written.
+        saves: `module:function`, called as function(path, model, dtype=dtype, origin=origin), where `origin` is the
+            origin of the model in words; returns notes on facts that the file does not hold, a line each. None for a
+            format that cannot be written.
         ending: ending of a written file; empty for a folder.
         suffixes: endings of files of this format, or of files that belong to it.
     """
@@ -43,7 +46,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
 
     def recognise(self, location: "Location") -> bool:
-        """Whether the model at a location is of this format."""
+        """Returns whether the model at a location is of this format."""
         return pkgutil.resolve_name(self.recognises)(location)
 
     def opener(self) -> "Callable[..., LoadedModel]":
@@ -107,7 +110,7 @@ FORMATS: tuple[Format, ...] = (
 FILE_SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
 """Endings of files that are or belong to a model."""
 
-# Options of a download, which a model that is already here needs not: they are passed over, as diffusers does.
+# Options of a download; a local model ignores them, as in diffusers.
 DOWNLOAD_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
@@ -117,6 +120,6 @@ def recognise(location: "Location") -> Format | None:
 
 
 def phrases() -> str:
-    """What can be given as a model, as the end of a message: "give a model folder, ... or ..."."""
+    """The remedy of a message: "give a model folder, ... or ..."."""
     *first, last = (row.phrase for row in FORMATS)
     return f"give {', '.join(first)} or {last}"

@@ -1,7 +1,7 @@
-"""Files of named tensors: safetensors, or what `torch.save` writes. Nothing in them is executed.
+"""Files of named tensors: safetensors, or files of `torch.save`. Nothing in them is executed.
 
-Files are mapped, not read, where they can be: tensors stay in the file until they are looked at, in a private mapping,
-so that writing to one changes the process' copy of the page and never the file.
+Files are mapped, not read, if possible: tensors stay in the file until they are used, in a private mapping, so that
+writing to one changes the process' copy of the page and never the file.
 """
 
 import zipfile
@@ -26,7 +26,7 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
 
     Args:
         path: file; safetensors if it ends so, otherwise a file of `torch.save`.
-        remedy: what to do about a file that is missing or wrong, the end of a message.
+        remedy: remedy for a missing or wrong file, the end of a message.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds objects, or is no state dict.
@@ -56,7 +56,7 @@ def checked_tensors(state: Mapping[str, Any], path: Path, remedy: str) -> dict[s
     Args:
         state: entries by name.
         path: file that they come from.
-        remedy: what to do about a wrong file, the end of a message.
+        remedy: remedy for a wrong file, the end of a message.
 
     Raises:
         UserError: an entry is something else; names it.
@@ -78,7 +78,7 @@ def read_tensors(path: Path, names: Iterable[str] | None, remedy: str) -> dict[s
     Args:
         path: file; safetensors if it ends so, otherwise a file of `torch.save`.
         names: names of the tensors; others in the file are left out. None is all.
-        remedy: what to do about a file that is missing or wrong, the end of a message.
+        remedy: remedy for a missing or wrong file, the end of a message.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds objects, lacks a name, or has values that are not finite.
@@ -98,7 +98,7 @@ def read_tensors(path: Path, names: Iterable[str] | None, remedy: str) -> dict[s
 def not_finite(state: Mapping[str, Tensor]) -> str | None:
     """The name of a tensor that holds NaN or infinite numbers; None if all are finite."""
     # A sum takes as long as reading the numbers, asking for each of them ten times that. A sum that overflows proves
-    # nothing; then they are asked.
+    # nothing; then each number is asked.
     sums = [tensor.sum(dtype=torch.float32) for tensor in state.values()]
     finite = torch.stack(sums).isfinite().tolist() if sums else []
     suspects = (name for name, ok in zip(state, finite, strict=True) if not ok)
@@ -114,12 +114,12 @@ def main_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
 
 
 def tensor_name(name: str) -> str:
-    """The name of a tensor as a piece of one line, whatever the file calls it."""
+    """The name of a tensor as a piece of one line."""
     return name if name.isprintable() and len(name) <= 100 else shown(name)
 
 
 def _not_dense(value: object) -> str:
-    """Returns what keeps a value from being a dense tensor of floats with values; empty if it is one."""
+    """Returns the property that keeps a value from being a dense tensor of floats; empty if it is one."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     for kind, usual in ((value.dtype, _FLOATS), (value.layout, (torch.strided,)), (value.device.type, ("cpu",))):

@@ -1,4 +1,4 @@
-"""Why something is not a model, in one line with the remedy."""
+"""Reasons why something is not a model, in one line with the remedy."""
 
 from unistep.errors import UserError
 from unistep.formats.location import Location
@@ -7,7 +7,7 @@ from unistep.formats.table import FILE_SUFFIXES, phrases
 
 
 def refusal(location: Location) -> UserError:
-    """The error for a location that no format recognises."""
+    """Makes the error for a location that no format recognises."""
     if location.is_folder:
         return UserError(_folder(location))
     return UserError(_file(location) if location.exists else _missing(location))

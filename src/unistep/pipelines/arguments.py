@@ -32,12 +32,12 @@ def check_call(
 
     Args:
         shape: batch size, channels, height, width.
-        num_inference_steps: see `ConsistencyModelPipeline.__call__`, as all that follow.
-        timesteps: indices of the grid.
-        sigmas: noise levels.
-        latents: unit Gaussian noise.
+        num_inference_steps: number of network evaluations, or None.
+        timesteps: indices of the grid in descending order, or None.
+        sigmas: noise levels in descending order, or None.
+        latents: unit Gaussian noise to begin with, or None.
         output_type: kind of output.
-        callback_steps: steps between calls of the callback.
+        callback_steps: number of steps from one call of the callback to the next.
 
     Returns:
         The kind of output.
@@ -82,7 +82,7 @@ def class_of_each(
         class_labels: classes as the caller gives them; None draws them.
         classes: number of classes; None for an unconditional model, which has no labels whatever is given.
         batch_size: number of images.
-        generator: draws the labels; one for all, or one an image.
+        generator: generator of the labels, for all images or one an image.
         device: device of the result.
 
     Raises:

@@ -4,7 +4,7 @@
     pipe(num_inference_steps=1).images[0].save("cat.png")
     pipe(num_inference_steps=None, timesteps=[18, 0]).images[0]
 
-Calls, meanings and errors are those of diffusers 0.42; the same generator gives the same images. What differs:
+Calls, meanings and errors are those of diffusers 0.42; the same generator gives the same images. Differences:
 
 - every format that this package reads can be opened, run directories too;
 - `sigmas` gives noise levels directly, `seeds` one seed an image; any number of channels;
@@ -82,9 +82,9 @@ class ConsistencyModelPipeline:
             revision: branch, tag or commit on the hub.
             token: access token for private models on the hub.
             cache_dir: folder of downloads.
-            local_files_only: take what was downloaded before, and download nothing.
+            local_files_only: take the model from the cache, and download nothing.
             device: device of the model; CPU if not given.
-            kind: "consistency" for a .pt whose name tells otherwise.
+            kind: "consistency" for a .pt with the name of a diffusion model.
             attention_head_dim: channels of an attention head in a .pt; 64 if not given.
             sample_size: side of a .pt's images in pixels; that at which attention begins at 32 pixels if not given.
 

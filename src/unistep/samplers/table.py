@@ -1,7 +1,7 @@
 """The solvers of the probability-flow ODE that a diffusion model can be sampled with: one row each.
 
-A new solver is one file, whose function is called as the others are (`unistep.samplers.ode` has their common parts), and
-one row here. A solver is imported when it is used: the names alone need no torch.
+A new solver is one file, whose function is called as the others are (`unistep.samplers.ode` has their common parts),
+and one row here. A solver is imported when it is used: the names alone need no torch.
 """
 
 import pkgutil

@@ -32,7 +32,7 @@ class Conversion:
         kind: "consistency" or "diffusion".
         image_shape: channels, height, width of an image.
         num_classes: number of classes; 0 for an unconditional model.
-        notes: what was assumed of the source, and what the target does not keep, a line each.
+        notes: assumptions about the source, and facts that the target does not hold, a line each.
     """
 
     path: Path
@@ -47,12 +47,12 @@ class Conversion:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """Returns all of it in JSON's types."""
         values = asdict(self)
         return values | {"path": str(self.path), "image_shape": list(self.image_shape), "notes": list(self.notes)}
 
     def rows(self) -> list[tuple[str, str]]:
-        """The two models, as "from: ..."; a line each."""
+        """Returns name and facts of the target and of the source."""
         channels, height, width = self.image_shape
         classes = f", {self.num_classes} classes" if self.num_classes else ""
         images = f"{width}x{height}x{channels} images"
@@ -83,7 +83,7 @@ def convert(
         dtype: precision of the weights that are written; default: that of the source.
 
     Returns:
-        What was written.
+        The conversion: formats, precision and notes.
 
     Raises:
         UserError: the source cannot be opened; the target is of no known format, holds something else or the source, or

@@ -1,4 +1,4 @@
-"""`unistep.inspect`: what a model is, of whatever format. And what a dataset holds."""
+"""`unistep.inspect`: a report on a model of any format; and a report on a dataset."""
 
 import os
 from typing import TYPE_CHECKING

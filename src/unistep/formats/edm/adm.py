@@ -11,7 +11,7 @@
     attention        norm2; qkv, whose output channels are (heads, channels, three); proj
 
 The projection of the augmentation (map_augment) is left out: it adds nothing to images that are not augmented. So are
-the filters (resample_filter), which say no more than that resampling takes the mean, or repeats, 2x2 pixels.
+the filters (resample_filter): resampling takes the mean of 2x2 pixels, or repeats them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,10 +39,10 @@ def adm_config(arch: SongUNetConfig) -> UNetConfig:
     """The config of the `UNet` that a DhariwalUNet is.
 
     Args:
-        arch: its arguments; those that only a SongUNet has are not looked at.
+        arch: arguments of the DhariwalUNet; those of a SongUNet alone are not used.
 
     Raises:
-        UserError: the two differ in what these arguments ask for.
+        UserError: the `UNet` has no counterpart of these arguments.
     """
     widths = tuple(arch.model_channels * mult for mult in arch.channel_mult)
     for width in widths:

@@ -2,12 +2,13 @@
 
 The file holds a dict whose entry `ema` is the network: a preconditioning (EDMPrecond, VPPrecond, VEPrecond or
 iDDPMPrecond) around a backbone (`model`: SongUNet or DhariwalUNet), each with the arguments it was built with and its
-tensors. The source code that the file carries as well is not executed: see `restricted_pickle`.
+tensors. The source code in the file is not executed: see `restricted_pickle`.
 
 A SongUNet becomes `unistep.networks.song.SongUNet`, under the same names; a DhariwalUNet is the ADM U-Net and becomes
-`unistep.networks.adm.UNet` (see `edm_adm`). The variance that iDDPM networks predict beside the noise is left out.
+`unistep.networks.adm.UNet` (see `unistep.formats.edm.adm`). The variance that iDDPM networks predict beside the noise
+is left out.
 
-The noise range is the one EDM's sampler takes: from 80 to 0.002, or what of it the network was trained on.
+The noise range is that of EDM's sampler, from 80 to 0.002, as far as the network was trained on it.
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ _SONG_ONLY = ("embedding_type", "channel_mult_noise", "encoder_type", "decoder_t
 
 
 def is_edm(location: Location) -> bool:
-    """Whether a file is a pickle (since protocol 2 all begin with one byte) that `torch.save` has not written."""
+    """Returns whether a file is a pickle (since protocol 2 all begin with one byte) not written by `torch.save`."""
     return location.head.startswith(b"\x80") and not location.is_torch_file
 
 
@@ -58,11 +59,11 @@ def load_edm(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     """Opens a network of EDM's; nothing in the file is executed.
 
     Args:
-        path: the .pkl file.
-        device: where the model goes.
+        path: .pkl file.
+        device: device of the model.
 
     Raises:
-        UserError: the file cannot be read, is damaged, holds what no network needs, or another network than these.
+        UserError: the file cannot be read, is damaged, holds objects that no network needs, or another network.
     """
     top = load_restricted(path)
     try:

@@ -3,7 +3,7 @@
 It imports nothing: a name in the file is looked up in a table, and one that is not there is refused by its name.
 Objects of classes come out as `PickledObject`, which is inert: no attribute is set, no `__setstate__` called.
 
-`pickle.Unpickler` with a `find_class` of one's own is not enough. It allocates what a file asks for (memo, frames), it
+`pickle.Unpickler` with a `find_class` of one's own is not enough. It allocates memory of any size (memo, frames), it
 hashes keys nested so deeply that the stack overflows, and it takes objects from a cache of the process (EXT opcodes).
 The decoding of the instructions is the standard library's, `pickletools.genops`, which executes nothing.
 """
@@ -18,12 +18,12 @@ from unistep.errors import UserError
 
 @dataclass
 class PickledObject:
-    """An object of the file: never an instance of its class, only what was stored of it.
+    """An object of the file as inert data, never an instance of its class.
 
     Args:
-        class_name: without the module for NVIDIA's persistent classes, with it for all others.
-        state: what the object would have been restored from, for a module its `__dict__`; None where nothing was.
-        args: what it would have been made with.
+        class_name: name of the class, with its module except for NVIDIA's persistent classes.
+        state: stored state, for a module its `__dict__`; None if there is none.
+        args: stored arguments of the constructor.
     """
 
     class_name: str
@@ -33,18 +33,22 @@ class PickledObject:
 
 @dataclass(frozen=True)
 class Class:
-    """A class that a file may name; what is made of it is a `PickledObject`."""
+    """A class that a file may name; its objects become `PickledObject`.
+
+    Args:
+        name: name of the class, with its module.
+    """
 
     name: str
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function that a file may name, and what is done instead of calling it.
+    """A function that a file may name, and its replacement.
 
     Args:
-        call: takes the arguments in the file.
-        cost: bytes that a call allocates, if they are many.
+        call: replacement, which is called with the arguments in the file.
+        cost: function from these arguments to the bytes that a call allocates; None if they are few.
     """
 
     call: Callable[..., Any]
@@ -56,7 +60,7 @@ _MARK = object()
 
 
 def refusal(name: str) -> UserError:
-    """The error for a file that names something it may not."""
+    """Makes the error for a file that names a forbidden object."""
     shown = ascii(name[:100])[1:-1]
     return UserError(f"it names {shown}, which no network needs; it was refused, and nothing in the file was executed")
 
@@ -72,15 +76,16 @@ def run(
     """The object that a pickle makes.
 
     Args:
-        stream: a binary file, at the start of the pickle; afterwards at its end.
-        names: all that the pickle may name, by module and name: a `Class`, a `Function`, or a value that stands for it.
-        max_instructions: each makes one small object at most, so that a small file cannot take much memory.
-        room: bytes that calls may allocate together.
-        persistent: resolves persistent ids; None refuses them.
+        stream: binary file at the start of the pickle; afterwards it is at the end.
+        names: all objects that the pickle may name, by module and name: a `Class`, a `Function`, or a value for it.
+        max_instructions: largest number of instructions; each makes one small object at most, so that a small file
+            cannot take much memory.
+        room: bytes that all calls together may allocate.
+        persistent: function that resolves persistent ids; None refuses them.
 
     Raises:
-        UserError: the pickle names what it may not, or asks for more than it may.
-        Exception: of almost any kind, where the pickle is damaged.
+        UserError: the pickle names a forbidden object, or exceeds `max_instructions` or `room`.
+        Exception: the pickle is damaged; of almost any kind.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -181,14 +186,14 @@ def run(
 
 
 def exactly(kind: type, value: Any) -> Any:
-    """`value`, which must be of that type and no subtype: a bool is no int."""
+    """Returns `value` if it is of that type and no subtype: a bool is no int."""
     if type(value) is not kind:
         raise ValueError(f"{type(value).__name__} in place of {kind.__name__}")
     return value
 
 
 def checked_key(value: Any) -> Any:
-    """`value`, which must be a number, a string or None: the hash of nested tuples takes exponential time."""
+    """Returns `value` if it is a number, a string or None: the hash of nested tuples takes exponential time."""
     if value is not None and type(value) not in (str, int, float, bool, bytes):
         raise ValueError(f"a key of type {type(value).__name__}")
     return value
@@ -201,7 +206,7 @@ def _items(values: list[Any], n: int) -> tuple[Any, ...]:
 
 
 def _from_mark(stack: list[Any]) -> list[Any]:
-    """Removes everything down to the last mark, and gives what stood above it."""
+    """Removes the last mark and everything above it, and returns the latter."""
     at = len(stack) - 1
     while stack[at] is not _MARK:
         at -= 1

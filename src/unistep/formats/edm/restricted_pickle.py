@@ -1,10 +1,10 @@
 """Reads pickles of networks without executing anything: tensors, plain data and the names of classes come out.
 
-NVIDIA's networks (stylegan3, EDM) are pickled with the source code of their classes; what rebuilds them calls
+NVIDIA's networks (stylegan3, EDM) are pickled with the source code of their classes; their pickles call
 `torch_utils.persistence._reconstruct_persistent_obj(meta)`, which would execute the source in `meta["module_src"]`.
-Here it takes `class_name` and `state` and leaves the source alone: a `PickledObject`. Tensors in a plain pickle are
-bytes that `torch.save` wrote in its layout of before 1.6, which is read here as well. Nothing but what this module
-lists is accepted, by a machine of its own: see `pickle_machine`.
+Here `class_name` and `state` become a `PickledObject`, and the source is not used. Tensors in a plain pickle are
+bytes that `torch.save` wrote in its layout of before 1.6, which is read here as well. Only the names that this module
+lists are accepted, by the stack machine of `pickle_machine`.
 """
 
 import io
@@ -32,8 +32,8 @@ def load_restricted(path: Path) -> Any:
     """The object in a pickle file: dicts, lists, tuples, sets, numbers, strings, tensors and `PickledObject`.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or holds what is not on the list; names it. Nothing in the
-            file is executed either way.
+        UserError: the file cannot be read, is damaged, or names an object that is not on the list. Nothing in the
+            file is executed in any case.
     """
     try:
         with path.open("rb") as file:
@@ -54,7 +54,7 @@ def load_restricted(path: Path) -> Any:
 
 
 def _persistent_object(meta: Any) -> PickledObject:
-    """NVIDIA's persistent class: the name and the state; the source beside them stays a string."""
+    """An object of NVIDIA's persistent classes: name and state; the source beside them stays a string."""
     meta = exactly(dict, meta)
     return PickledObject(exactly(str, meta["class_name"]), exactly(dict, meta["state"]))
 
@@ -107,7 +107,7 @@ def _scalar(dtype: Any, data: Any) -> int | float | bool:
 
 
 def _storage(data: Any) -> Tensor:
-    """What `torch.storage._load_from_bytes` would load, one storage, as a tensor of one axis.
+    """The one storage that `torch.storage._load_from_bytes` would load, as a tensor of one axis.
 
     The bytes are five pickles (a magic number, the protocol, the machine, the storage by a persistent id, the list of
     ids), the number of values in 8 bytes, and the values.

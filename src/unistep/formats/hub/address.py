@@ -16,14 +16,14 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class HubAddress:
-    """Made by `hub_address`, which checks the parts.
+    """The address of a revision of a model; `hub_address` makes it and checks the parts.
 
     Args:
         model_id: `owner/name`.
         revision: branch, tag or commit.
-        token: None for the one that the machine keeps, if any; True where there must be one, False for none.
+        token: access token; None is the stored one if there is any, True the stored one, which must exist, False none.
         cache: folder of the Hub's cache.
-        endpoint: the Hub's URL.
+        endpoint: URL of the Hub.
     """
 
     model_id: str
@@ -37,17 +37,17 @@ class HubAddress:
 
     @property
     def host(self) -> str:
-        """The endpoint as a message may show it: without a password."""
+        """The host of the endpoint, without a password."""
         return urlsplit(self.endpoint).netloc.rpartition("@")[2]
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name has the form owner/name of a model on the hub, and not that of a file."""
+    """Returns whether a name has the form owner/name of a model on the hub, and not that of a file."""
     return bool(_NAME.fullmatch(name)) and not name.endswith(FILE_SUFFIXES)
 
 
 def is_hub_model(location: Location) -> bool:
-    """Whether a name that leads to no file has the form of a model on the hub."""
+    """Returns whether a name that leads to no file has the form of a model on the hub."""
     return not location.exists and is_hub_name(location.name)
 
 
@@ -57,7 +57,13 @@ def hub_address(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> HubAddress:
-    """The address with its defaults; HF_ENDPOINT is read now, where `huggingface_hub` reads it when imported.
+    """Makes an address. HF_ENDPOINT is read now, while `huggingface_hub` reads it when it is imported.
+
+    Args:
+        model_id: `owner/name`.
+        revision: branch, tag or commit; None is main.
+        token: access token; None is the stored one if there is any, True the stored one, which must exist, False none.
+        cache_dir: folder of the cache; None is the Hub's own.
 
     Raises:
         UserError: a part is malformed.

@@ -1,11 +1,11 @@
 """Model folders on the Hugging Face Hub: fetched into the Hub's cache, and published.
 
-`huggingface_hub` does the transfer and keeps the cache, which its other users share. Fetched is what a model folder
-needs, with one set of weights. Beyond the library:
+`huggingface_hub` does the transfer and keeps the cache, which its other users share. The files of a model folder are
+fetched, with one set of weights. Beyond the library:
 
 - Contents are compared with the hashes that the Hub states (sha256 of large files, git's sha1 of small ones), where
   the library compares sizes. A file that differs is deleted.
-- A revision is recorded in the cache when all its files are there: an interrupted fetch is not taken for a model, and
+- A revision is recorded in the cache when all its files are there: an interrupted fetch is no model, and
   the last whole one opens without a network.
 - A failure is one line with its remedy, and a Hub that does not answer is given up.
 """
@@ -54,22 +54,22 @@ def fetch_folder(
     local_files_only: bool = False,
     variant: str | None = None,
 ) -> Path:
-    """Fetches a model folder from the Hub; what the cache has is not fetched again.
+    """Fetches a model folder from the Hub, or takes it from the cache.
 
     Of the weights one set is fetched: safetensors where there are any, else .bin, in one file or in shards. Without
     a network, a model that the cache holds whole is used. The Hub is that of the environment variable HF_ENDPOINT.
 
     Args:
         model_id: `owner/name`.
-        revision: branch, tag or commit; the branch main by default.
-        token: for private and gated models; by default that of HF_TOKEN or of `hf auth login`, which must be there
-            with True and is not sent with False.
-        cache_dir: the Hub's cache by default (HF_HUB_CACHE, HF_HOME).
-        local_files_only: take it from the cache and ask nobody.
-        variant: of the weights, such as "fp16"; the plain ones by default.
+        revision: branch, tag or commit; None is main.
+        token: access token of private and gated models; None is that of HF_TOKEN or of `hf auth login` if there is any,
+            True the same, which must exist, False none.
+        cache_dir: folder of the cache; None is the Hub's own (HF_HUB_CACHE, HF_HOME).
+        local_files_only: take the model from the cache, and download nothing.
+        variant: variant of the weights, such as "fp16"; None is the plain weights.
 
     Returns:
-        The folder, in the cache: to be read, not changed.
+        The folder in the cache, which must not be changed.
 
     Raises:
         UserError: no such model, revision or variant; no permission; not a model folder; no network and not in the
@@ -112,11 +112,11 @@ def push_folder(
     Hidden files stay behind. Files of the repository that the folder does not have stay as they are.
 
     Args:
-        folder: a model folder.
+        folder: model folder.
         model_id: `owner/name`.
-        token: with write permission; else as in `fetch_folder`.
-        private: of a new repository; the owner's default where None.
-        commit_message: of the commit.
+        token: access token with write permission, as in `fetch_folder`.
+        private: whether a new repository is private; None is the owner's default.
+        commit_message: message of the commit; None is "Upload model".
 
     Returns:
         The model's page.
@@ -155,7 +155,12 @@ def push_folder(
 
 @dataclass(frozen=True)
 class _File:
-    """What the Hub says of a file; digest is a sha256 (64 digits) or git's sha1 (40)."""
+    """A file on the Hub.
+
+    Args:
+        size: bytes; None if the Hub lists none.
+        digest: sha256 (64 digits) or git's sha1 (40); None if the Hub lists none.
+    """
 
     size: int | None
     digest: str | None
@@ -185,7 +190,7 @@ def _fetch(address: HubAddress, variant: str | None) -> Path:
 
 
 def _listing(address: HubAddress) -> tuple[str, dict[str, _File]]:
-    """The commit that the revision names, and its files."""
+    """The commit of the revision, and its files."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -210,7 +215,7 @@ def _listing(address: HubAddress) -> tuple[str, dict[str, _File]]:
 
 
 def _get(address: HubAddress, commit: str, name: str, file: _File) -> Path:
-    """The path of a file of a commit; fetched where it is not in the cache."""
+    """The path of a file of a commit, which is fetched if it is not in the cache."""
     path = _cached_file(address, name, commit)
     # Its content was compared when it came.
     if path and file.size in (None, path.stat().st_size):
@@ -266,7 +271,7 @@ def _download(address: HubAddress, commit: str, name: str, file: _File, anew: bo
 
 
 def _record(revision: str, folder: Path) -> None:
-    """Notes in the cache, as the library does, which commit a name stands for."""
+    """Records in the cache, as the library does, the commit of a revision."""
     ref = folder.parents[1] / "refs" / revision
     temporary = ref.with_name(f"{ref.name}.{uuid.uuid4().hex[:8]}.tmp")
     # A cache that is read-only serves nevertheless.
@@ -282,7 +287,7 @@ def _record(revision: str, folder: Path) -> None:
 
 
 def _cached_folder(address: HubAddress, variant: str | None) -> Path | None:
-    """The folder in the cache, where it is whole there."""
+    """The folder in the cache; None if it is not whole there."""
     path = _cached_file(address, INDEX, address.revision)
     return path.parent if path and is_whole(path.parent, variant) else None
 
@@ -325,7 +330,7 @@ def _api(address: HubAddress) -> Any:
 
 
 def _is_offline() -> bool:
-    """By the environment now, or when the library was imported."""
+    """Returns whether HF_HUB_OFFLINE is set, or was when the library was imported."""
     from huggingface_hub import constants
 
     now = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

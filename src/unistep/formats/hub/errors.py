@@ -1,7 +1,7 @@
-"""What goes wrong with the Hugging Face Hub, in one line with the remedy.
+"""Errors of the Hugging Face Hub, in one line with the remedy.
 
 `huggingface_hub` raises its own errors, those of the HTTP library below it (which differs between its versions), and
-OSError of the disk; the one that tells the cause is often inside another.
+OSError of the disk; the cause is often inside another error.
 """
 
 from collections.abc import Iterator
@@ -16,29 +16,29 @@ _GIVE_TOKEN = "give a token that may (option token, or the environment variable 
 
 
 class Refused(UserError):
-    """The Hub does not give the model."""
+    """The Hub refuses the model."""
 
 
 class Unreachable(Refused):
-    """The Hub does not answer: a copy in the cache will do."""
+    """The Hub does not answer; a copy in the cache serves."""
 
 
 class BrokenOff(UserError):
-    """A download that another attempt may mend."""
+    """A download that was broken off; another attempt may succeed."""
 
 
 class Damaged(BrokenOff):
-    """A download that came with a wrong size or content: the next attempt must not go on from what is there."""
+    """A download of a wrong size or content; the next attempt must begin anew."""
 
 
 @contextmanager
 def explained(address: HubAddress, file: str | None = None, *, writing: bool = False) -> Iterator[None]:
-    """Turns into UserError what the code inside raises about the Hub, the network or the disk.
+    """Turns errors of the Hub, the network or the disk that the code inside raises into `UserError`.
 
     Args:
-        address: what is asked.
-        file: that is being downloaded; None for everything else.
-        writing: whether the model is being pushed.
+        address: address of the model.
+        file: file that is being downloaded; None for everything else.
+        writing: true while a model is being pushed.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def _explain(error: Exception, address: HubAddress, file: str | None, writing: b
 
     # The base of all errors of the HTTP library.
     http_error = next(c for c in reversed(HfHubHTTPError.__mro__) if c.__module__ != "builtins")
-    # This one only wraps; the library has then tried several times to learn about the file.
+    # This one only wraps; the library has then tried several times to read about the file.
     wrapped = isinstance(error, LocalEntryNotFoundError)
     failure = Unreachable if file is None else UserError if wrapped else BrokenOff
     download = f"the download of {file} of {address}"
@@ -117,7 +117,7 @@ def _explain_status(
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from, outermost first."""
+    """The error and its causes, outermost first."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -126,5 +126,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _line(text: object) -> str:
-    """What others say, in one line."""
+    """The text of others in one line."""
     return " ".join(str(text or "").split())[:200]

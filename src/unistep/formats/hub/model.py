@@ -30,7 +30,7 @@ def load_hub(
         token: access token of private models; None is the stored one if there is any, True the stored one, which must
             be there, False none.
         cache_dir: folder of downloads; None is the hub's own.
-        local_files_only: take what was downloaded before, and download nothing.
+        local_files_only: take the model from the cache, and download nothing.
 
     Raises:
         UserError: the model cannot be had, or is damaged.

@@ -11,12 +11,12 @@ def model_card(name: str, info: ModelInfo, data: str, compute: dict[str, Any], c
     """The text of a model folder's README.md.
 
     Args:
-        name: of the run.
+        name: name of the run.
         info: noise range and kind.
-        data: what it was trained on.
-        compute: steps, images, seconds, parameters.
-        config: the resolved config as YAML.
-        quality: measured results, Markdown; nothing is claimed where it is empty.
+        data: training data, in words.
+        compute: numbers of steps, images, seconds and parameters.
+        config: resolved config as YAML.
+        quality: measured results as Markdown; empty for none.
     """
     if info.kind == "consistency":
         what = "A consistency model: maps noise to an image in one network evaluation; more evaluations refine it."
@@ -50,7 +50,13 @@ unistep sample PATH-OF-THIS-FOLDER
 
 
 def plain_card(name: str, info: ModelInfo, source: str = "") -> str:
-    """The card of a model whose training is not known here; `source` says where it comes from."""
+    """The card of a model without facts about its training.
+
+    Args:
+        name: name of the model.
+        info: noise range and kind.
+        source: origin of the model, in words; empty for none.
+    """
     version = importlib.metadata.version("unistep")
     origin = f"- Source: {source}\n" if source else ""
     return (
@@ -68,7 +74,7 @@ unistep sample PATH-OF-THIS-FOLDER
 
 
 def _head(name: str, info: ModelInfo) -> str:
-    """What the hub reads, and the title."""
+    """The metadata for the hub, and the title."""
     return f"""---
 library_name: unistep
 tags:

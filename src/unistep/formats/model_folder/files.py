@@ -1,4 +1,4 @@
-"""Which files make a model folder, by the names that diffusers gives them.
+"""The files of a model folder, by the names that diffusers gives them.
 
 Of the weights a folder may hold several sets: as safetensors and as .bin, in one file or in shards with an index,
 plain and as variants:
@@ -25,7 +25,7 @@ _ENDINGS = ("safetensors", "bin")  # in order of preference
 
 
 def is_model_folder(location: Location) -> bool:
-    """Whether a folder is a model folder."""
+    """Returns whether there is a model folder."""
     return location.is_folder and (location.path / INDEX).exists()
 
 
@@ -33,12 +33,12 @@ def choose_weights(names: Collection[str], variant: str | None, where: object) -
     """The file of the weights, or the index of their shards.
 
     Args:
-        names: the files of the folder, relative to it.
-        variant: such as "fp16"; None for the plain weights.
-        where: the folder, for the message.
+        names: files of the folder, relative to it.
+        variant: variant of the weights, such as "fp16"; None for the plain weights.
+        where: folder, for the message.
 
     Raises:
-        UserError: there are none; it names those that are there.
+        UserError: there are none of the variant; names those that exist.
     """
     if name := _find_weights(names, variant):
         return name
@@ -53,7 +53,7 @@ def shards_of(index: Path, where: object) -> list[str]:
     """The files that an index of shards names, relative to the folder; all of them are in unet/.
 
     Raises:
-        UserError: it is no such index.
+        UserError: the file is no such index.
     """
     ending = next(ending for ending in _ENDINGS if f".{ending}.index" in index.name)
     with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -67,7 +67,7 @@ def check_components(index: Path, where: object) -> None:
     """Refuses a pipeline of more parts than a U-Net and a scheduler (text encoder, autoencoder).
 
     Raises:
-        UserError: it is one, or `index`, its model_index.json, is damaged.
+        UserError: the pipeline has more parts, or `index`, its model_index.json, is damaged.
     """
     try:
         parts = json.loads(index.read_bytes()).items()
@@ -79,7 +79,7 @@ def check_components(index: Path, where: object) -> None:
 
 
 def is_whole(folder: Path, variant: str | None) -> bool:
-    """Whether the folder has all that a model folder needs, with weights of the variant."""
+    """Returns whether a folder has all files of a model folder, with weights of the variant."""
     names = _names(folder)
     weights = _find_weights(names, variant)
     if weights is None or not names.issuperset(REQUIRED):
@@ -90,7 +90,7 @@ def is_whole(folder: Path, variant: str | None) -> bool:
 
 
 def variants_of(folder: Path) -> list[str]:
-    """The variants of its weights, without the plain ones."""
+    """The variants of a folder's weights, without the plain ones."""
     return _variants(_names(folder))
 
 
@@ -110,5 +110,5 @@ def _variants(names: Collection[str]) -> list[str]:
 
 
 def _names(folder: Path) -> set[str]:
-    """Files in the folder and the folders in it; of links, those that lead somewhere."""
+    """Files in the folder and the folders in it; links that lead nowhere are left out."""
     return {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()}

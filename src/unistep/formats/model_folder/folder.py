@@ -1,9 +1,9 @@
 """Model folders in diffusers' layout, written and read.
 
     model_index.json                              which classes; `ConsistencyModelPipeline` for consistency models
-    unet/config.json                              the architecture, see `network_config`
+    unet/config.json                              the architecture, see `network`
     unet/diffusion_pytorch_model.safetensors      the weights, see `weights`
-    scheduler/scheduler_config.json               the noise range and grid, see `schedule_config`
+    scheduler/scheduler_config.json               the noise range and grid, see `schedule`
     README.md                                     the model card
 
 A folder whose backbone is the plain U-Net opens in diffusers, and the published `openai/diffusers-*` folders open
@@ -43,12 +43,13 @@ def save_model(
     """Writes a model folder; an older folder of that name is replaced only when the new one is complete.
 
     Args:
-        path: the folder, or a link to it.
-        network: of a class that model folders hold.
-        info: what else there is to know of the model.
-        card: the content of README.md.
-        dtype: of the weights written.
-        variant: a word for the weights' file name, as "fp16"; who opens the folder must give it too.
+        path: folder, or a link to it.
+        network: network of a row of `NETWORKS`.
+        info: noise range, grid and kind.
+        card: content of README.md.
+        dtype: dtype of the weights in the file.
+        variant: word for the weights' file name, as "fp16", which opening the folder then needs; None for the plain
+            name.
 
     Raises:
         UserError: `path` is a file, or a folder that is not a model's, or cannot be written; a weight is not finite.
@@ -78,13 +79,13 @@ def write_model_folder(path: Path, model: LoadedModel, *, dtype: torch.dtype, or
     """Writes a model as a model folder.
 
     Args:
-        path: the folder; an older model folder is replaced when the new one is complete.
-        model: model with a network that model folders hold.
-        dtype: dtype of the weights.
-        origin: where the model comes from, for the card.
+        path: folder; an older model folder is replaced when the new one is complete.
+        model: model with a network of a row of `NETWORKS`.
+        dtype: dtype of the weights in the file.
+        origin: origin of the model, in words, for the card.
 
     Returns:
-        Nothing: a folder keeps all of a model.
+        No notes: a folder keeps all of a model.
 
     Raises:
         UserError: as `save_model`.
@@ -98,12 +99,12 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str |
     """Opens a model folder.
 
     Args:
-        path: the folder that holds model_index.json.
-        device: where the model goes; "meta" checks all but the values of the weights, for looking at the model.
-        variant: of the weights, as "fp16": those in diffusion_pytorch_model.fp16.safetensors.
+        path: folder that holds model_index.json.
+        device: device of the model; "meta" checks all but the values of the weights.
+        variant: variant of the weights, as "fp16" for diffusion_pytorch_model.fp16.safetensors; None is the plain ones.
 
     Raises:
-        UserError: a file is missing, damaged or of a kind this version does not know.
+        UserError: a file is missing, damaged or of an unknown kind.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give a model folder, the one that holds {INDEX}")
@@ -144,7 +145,7 @@ def _write_folder(
 
 
 def _check_fit(config: Any, info: ModelInfo, path: Path) -> None:
-    """Refuses what is right in each file and wrong together."""
+    """Refuses files that are right each by itself and do not fit each other."""
     if config.out_channels != config.in_channels:
         raise UserError(
             f"{path / 'unet' / 'config.json'}: out_channels {config.out_channels} is not in_channels "

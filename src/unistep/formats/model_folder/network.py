@@ -1,4 +1,4 @@
-"""unet/config.json of a model folder: which network, and its architecture.
+"""unet/config.json of a model folder: the class of the network, and its architecture.
 
 `UNet2DModel` is diffusers' class, whose fields our `UNetConfig` shares; a field that a file leaves out has diffusers'
 default, and one that our network has in a single form must have that value. The other classes are this package's own
@@ -45,7 +45,7 @@ _DEFAULTS: dict[str, Any] = {
     "upsample_type": "conv",
     "resnet_time_scale_shift": "default",
 }
-# Fields without a say in what the network computes: of learned time embeddings, and of diffusers' weight averages.
+# Fields that do not change what the network computes: of learned time embeddings, of diffusers' weight averages.
 _IDLE = {
     "num_train_timesteps",
     "decay",
@@ -67,7 +67,7 @@ def network_row(network: nn.Module) -> Network:
     """The row of a network that a model folder can hold.
 
     Raises:
-        UserError: it has none.
+        UserError: the network has no row.
     """
     row = row_of(network)
     if row is None:

@@ -3,8 +3,8 @@
     CMStochasticIterativeScheduler   a consistency model
     EDMEulerScheduler                a diffusion model with EDM's scalings
 
-What diffusers has no field for stands in the entry `_unistep`, which diffusers keeps and passes over. Files without
-that entry are taken as diffusers takes them: networks are told 250 ln(sigma) by the first scheduler, ln(sigma)/4 by the
+Facts for which diffusers has no field stand in the entry `_unistep`, which diffusers keeps and ignores. Files without
+that entry are read as diffusers reads them: c_noise is 250 ln(sigma) with the first scheduler, ln(sigma)/4 with the
 second.
 """
 
@@ -27,7 +27,13 @@ _SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps")
 
 @dataclass(frozen=True)
 class _Scheduler:
-    """A scheduler class: its fields that must have one value here, and its default grid."""
+    """A scheduler class of diffusers'.
+
+    Args:
+        class_name: name of the class.
+        fixed: fields that must have one value here.
+        num_train_timesteps: default number of levels.
+    """
 
     class_name: str
     fixed: dict[str, Any]
@@ -65,11 +71,11 @@ def schedule_object(info: ModelInfo) -> dict[str, Any]:
 
 
 def read_info(path: Path, *, diffusers_network: bool) -> ModelInfo:
-    """What a scheduler_config.json says of its model.
+    """Reads the facts about a model in a scheduler_config.json.
 
     Args:
         path: the file.
-        diffusers_network: whether the network beside it is of a class of diffusers'.
+        diffusers_network: true if the network beside it is of a class of diffusers'.
 
     Raises:
         UserError: no such file, not JSON, an unknown scheduler, or values out of range.
@@ -105,7 +111,7 @@ def schedule_file(folder: Path) -> Path:
     """scheduler_config.json of a model folder.
 
     Raises:
-        UserError: it cannot be replaced.
+        UserError: the file cannot be replaced.
     """
     path = folder / "scheduler" / "scheduler_config.json"
     if not os.access(path.parent, os.W_OK | os.X_OK):

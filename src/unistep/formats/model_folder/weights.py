@@ -1,9 +1,9 @@
 """The weights of a model folder: safetensors or PyTorch's .bin, in one file or in shards.
 
 Files are mapped, not read: weights that are fp32 in the file stay there, in a private mapping, so that opening a model
-takes as long as looking at its weights once, and no memory of its own. Writing to such a weight changes the process'
-copy of the page, never the file. A file that is replaced by renaming, as `save_model` and the hub's client do, goes on
-existing for those who opened it. A program that writes into a file in place disturbs them.
+takes as long as reading its weights once, and no memory of its own. Writing to such a weight changes the process'
+copy of the page, never the file. A file that is replaced by renaming, as `save_model` and the hub's client do, keeps
+existing for processes that have opened it; a program that writes into a file in place disturbs them.
 Weights of other types are converted one by one.
 """
 
@@ -40,10 +40,14 @@ def find_weights(folder: Path, variant: str | None) -> list[Path]:
 
 
 def load_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
-    """Gives a network on the meta device the weights in `files`, as fp32.
+    """Loads weights, as fp32, into a network on the meta device.
+
+    Args:
+        network: network without weights.
+        files: files of its weights.
 
     Returns:
-        The dtype of most of them in the files.
+        The dtype of most weights in the files.
 
     Raises:
         UserError: a file cannot be read; a tensor is missing, unexpected, of the wrong shape or type, or not finite.
@@ -60,7 +64,7 @@ def load_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
 
 
 def dtype_of_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
-    """The dtype of most of the weights in `files`, which are checked but for their values.
+    """The dtype of most weights in files, which are checked except for their values.
 
     Raises:
         UserError: as `load_weights`.
@@ -69,7 +73,12 @@ def dtype_of_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
 
 
 def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Writes a network's weights as safetensors; buffers keep their dtype.
+    """Writes a network's weights as safetensors.
+
+    Args:
+        network: the network.
+        path: file.
+        dtype: dtype of the parameters in the file; buffers keep theirs.
 
     Raises:
         UserError: a weight is not finite in `dtype`: it would be refused when it is read.

@@ -4,9 +4,9 @@
     edm_bedroom256_ema.pt     cd_bedroom256_l2.pt     cd_bedroom256_lpips.pt     ct_bedroom256.pt
     edm_cat256_ema.pt         cd_cat256_l2.pt         cd_cat256_lpips.pt         ct_cat256.pt
 
-(openai/consistency_models, README.md). The architecture is read off the tensors, see `openai_layout`. What a state dict
-cannot tell is taken from the file's name where it has this form, and from what the published commands
-(`scripts/launch.sh`) give; `LoadedModel.notes` says what was taken so:
+(openai/consistency_models, README.md). The architecture is read off the tensors, see `unistep.formats.openai.layout`.
+All else is taken from the file's name, if it has this form, and from the published commands (`scripts/launch.sh`);
+`LoadedModel.notes` lists it:
 
     edm_   a diffusion model
     cd_    consistency distillation on 40 noise levels
@@ -36,7 +36,7 @@ from unistep.networks.patched import PatchedUNet
 _NAME = re.compile(r"(?P<method>edm|cd|ct)_(?P<data>imagenet64|bedroom256|cat256)(?:_(?P<distance>l2|lpips))?")
 _METHODS = {"edm": "EDM denoising", "cd": "consistency distillation", "ct": "consistency training"}
 _CT_LEVELS = {"imagenet64": 201, "bedroom256": 151, "cat256": 151}
-# `--ts 0,22,39` of the published commands is the indices 0 and 22; what they say of CD is of LSUN-256 as a whole.
+# `--ts 0,22,39` of the published commands is the indices 0 and 22; those of CD are of LSUN-256 as a whole.
 _TWO_STEPS = {
     "cd_imagenet64_l2": (0, 22),
     "cd_imagenet64_lpips": (0, 22),
@@ -51,7 +51,7 @@ _TWO_STEPS = {
 
 
 def is_openai(location: Location) -> bool:
-    """Whether a file is one of `torch.save`."""
+    """Returns whether a file is one of `torch.save`."""
     return location.is_torch_file
 
 
@@ -66,12 +66,11 @@ def load_openai(
     """Opens a checkpoint of OpenAI's.
 
     Args:
-        path: the .pt file; nothing in it is executed.
-        device: where the model goes; "meta" reads no weights, for looking at the architecture.
-        kind: "consistency" or "diffusion"; None takes it from the file's name, and a consistency model where that
-            does not say.
+        path: .pt file; nothing in it is executed.
+        device: device of the model; "meta" opens it without the values of its weights.
+        kind: "consistency" or "diffusion"; None is that of the file's name, or "consistency" without one.
         attention_head_dim: channels of an attention head, 64 in all published models.
-        sample_size: side of the images in pixels; None takes the size at which attention begins at 32 pixels.
+        sample_size: side of the images in pixels; None is the size at which attention begins at 32 pixels.
 
     Raises:
         UserError: no such file, not a checkpoint, not of this U-Net, or weights that are not finite; names the file
@@ -104,7 +103,7 @@ def read_openai(
     """The architecture and the weights in a checkpoint of OpenAI's.
 
     Args:
-        path: the .pt file; nothing in it is executed.
+        path: .pt file; nothing in it is executed.
         attention_head_dim: channels of an attention head, 64 in all published models.
         sample_size: side of the images in pixels, for the config.
 
@@ -126,9 +125,9 @@ def save_openai(path: Path | str, model: LoadedModel, *, dtype: torch.dtype | No
     """Writes a model as OpenAI's code reads it; a file of that name is replaced only when the new one is complete.
 
     Args:
-        path: the .pt file.
-        model: of an ADM U-Net.
-        dtype: of the weights; None is that of the file the model was read from.
+        path: .pt file.
+        model: model of an ADM U-Net.
+        dtype: dtype of the weights; None is that of the file that the model was read from.
 
     Raises:
         UserError: OpenAI's code has no counterpart of the model; `path` is not to be written.
@@ -178,7 +177,7 @@ def write_openai(path: Path, model: LoadedModel, *, dtype: torch.dtype, origin: 
         origin: not kept: the file holds weights alone.
 
     Returns:
-        What the file does not tell, a line each.
+        Notes on facts that the file does not hold, a line each.
 
     Raises:
         UserError: OpenAI's code has no counterpart of the model; `path` is not to be written.
@@ -194,41 +193,44 @@ def write_openai(path: Path, model: LoadedModel, *, dtype: torch.dtype, origin: 
 
 
 def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, list[str]]:
-    """What the name of a file says about the model: its info, and lines that say so.
+    """The facts about a model by the name of its file.
 
     Args:
-        name: of the file, without the folder.
-        kind: as the user says; a name that says otherwise is then not believed in anything.
+        name: name of the file, without the folder.
+        kind: kind by the user; a name of the other kind is then ignored.
+
+    Returns:
+        The facts, and notes on those taken from the name, a line each.
     """
     if match := _NAME.match(name):
         method = match["method"]
-        says: Kind = "diffusion" if method == "edm" else "consistency"
-        if kind in (None, says):
+        named: Kind = "diffusion" if method == "edm" else "consistency"
+        if kind in (None, named):
             distance = {"l2": ", l2", "lpips": ", LPIPS"}.get(match["distance"] or "", "")
             words = _METHODS[method] + distance
-            if says == "diffusion":
-                note = f"the file's name says how it was trained: {words}"
+            if named == "diffusion":
+                note = f"by its name the file is of {words}"
                 return ModelInfo(kind="diffusion", method=words), [note]
             levels = 40 if method == "cd" else _CT_LEVELS[match["data"]]
-            note = f"the file's name says how it was trained: {words}, {levels} noise levels"
+            note = f"by its name the file is of {words}, {levels} noise levels"
             info = ModelInfo(num_train_timesteps=levels, timesteps=_TWO_STEPS.get(match[0]), method=words)
             return info, [note]
     if kind is None:
-        note = "neither the tensors nor the name tell the kind; taken for a consistency model (else: kind diffusion)"
+        note = "neither tensors nor name determine the kind; it is taken for a consistency model; else give `kind`"
         return ModelInfo(), [note]
     return ModelInfo(kind=kind), []
 
 
 def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[str]]:
-    """What a state dict of this model does not say.
+    """The facts about a model that its state dict does not hold.
 
     Args:
-        name: of the file that `save_openai` writes.
-        model: which it is given.
+        name: name of the file that `save_openai` writes.
+        model: model that is written.
 
     Returns:
-        The arguments of `load_openai` that open the file as the same model, as 'kind="diffusion"'; and what is lost
-        however it is opened, as "sigma_max 40".
+        The arguments of `load_openai` that open the file as the same model, as 'kind="diffusion"'; and the facts that
+        are lost in any case, as "sigma_max 40".
     """
     info, config = model.info, model.config
     assert isinstance(config, UNetConfig)  # `save_openai` refuses others
@@ -259,20 +261,22 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
 
 
 def _with_size(config: UNetConfig) -> tuple[UNetConfig, list[str]]:
-    """The config with a size of the images, and what is to be said of it where it was not given."""
+    """The config with a size of the images, and a note on it if it was not given."""
     if config.sample_size is not None:
         return config, []
     size = usual_sample_size(config)
     if size is None:
         size = max(64, 2 ** (len(config.block_out_channels) - 1))
-        note = f"nothing tells the size of the images; {size} pixels are taken (else: sample_size)"
+        note = f"nothing determines the size of the images; {size} pixels are taken; else give `sample_size`"
     else:
-        note = f"images of {size} pixels: attention then begins at 32, as in all published models (else: sample_size)"
+        note = (
+            f"images of {size} pixels, where attention begins at 32 as in all published models; else give `sample_size`"
+        )
     return dataclasses.replace(config, sample_size=size), [note]
 
 
 def _check_info(path: Path, model: LoadedModel) -> None:
-    """Refuses what OpenAI's code has fixed otherwise; its noise range it takes from the command line."""
+    """Refuses scalings other than those of OpenAI's code, which takes its noise range from the command line."""
     info, ours = model.info, ModelInfo()
     scalings = [("noise_embedding", info.noise_embedding), ("sigma_data", info.sigma_data)]
     if info.kind == "diffusion":
@@ -291,7 +295,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """The state dict itself, where a training script has put it beside other things, under any name."""
+    """The state dict itself, which a training script may have put beside other things, under any name."""
     inner = {name: v for name, v in state.items() if isinstance(v, dict) and "input_blocks.0.0.weight" in v}
     if len(inner) > 1:
         names = ", ".join(map(str, inner))

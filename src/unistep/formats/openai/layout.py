@@ -1,6 +1,6 @@
 """The tensors of OpenAI's ADM U-Net (`cm/unet.py`) by their names there, to and from those of `UNet`.
 
-Where things stand there (`cm/unet.py` of openai/consistency_models, state dicts only; n counts from 0):
+The tensors there (`cm/unet.py` of openai/consistency_models, state dicts only; n counts from 0):
 
     time_embed.0/2, label_emb                 time and class embeddings
     input_blocks.0.0                          first convolution
@@ -16,8 +16,8 @@ Where things stand there (`cm/unet.py` of openai/consistency_models, state dicts
     residual block   in_layers.0/2 norm, conv; emb_layers.1 embedding; out_layers.0/3 norm, conv; skip_connection
     attention        norm; qkv, a 1x1 convolution whose output channels are (three, heads, channels); proj_out
 
-Nothing else tells the architecture, so it is read off the tensors, except what leaves no trace in them: the
-channels of an attention head, the size of the images and the dropout.
+The architecture is read off the tensors, except for three facts that leave no trace in them: the channels of an
+attention head, the size of the images and the dropout.
 """
 
 from collections.abc import Iterator, Mapping
@@ -50,9 +50,9 @@ def openai_config(
     """The architecture that a state dict in OpenAI's layout belongs to.
 
     Args:
-        state: the tensors by their names.
-        attention_head_dim: channels of an attention head; not to be seen in the tensors.
-        sample_size: side of the images in pixels; not to be seen in the tensors.
+        state: tensors by name.
+        attention_head_dim: channels of an attention head.
+        sample_size: side of the images in pixels; None leaves it open.
 
     Raises:
         UserError: not such a state dict, or of a variant that `UNet` has no counterpart of; names the tensor.
@@ -104,7 +104,7 @@ def openai_config(
 
 
 def usual_sample_size(config: UNetConfig) -> int | None:
-    """The side of the images in pixels, if attention begins at 32 pixels; None where no resolution attends.
+    """The side of the images in pixels, if attention begins at 32 pixels; None if no resolution attends.
 
     All published models attend at 32, 16 and 8 pixels; nothing else in the tensors hints at a size.
     """
@@ -163,7 +163,14 @@ def diffusers_to_openai(state: Mapping[str, Tensor], config: UNetConfig) -> dict
 
 @dataclass(frozen=True)
 class _Slot:
-    """One tensor of OpenAI's, and the equal parts of it that stand one after the other in `UNet`."""
+    """One tensor of OpenAI's, and the tensors of `UNet` that it consists of, one after the other.
+
+    Args:
+        openai: name of the tensor there.
+        diffusers: names of the tensors here.
+        shape: shape of the tensor there.
+        part: shape of each tensor here.
+    """
 
     openai: str
     diffusers: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The weights of DINOv2: as the Hugging Face Hub has them, or as the authors do.
+"""The weights of DINOv2, under the names of the Hugging Face Hub or of the authors.
 
     facebook/dinov2-large, model.safetensors    ViT-L/14 without registers; 1.13 GiB; downloaded once
     dinov2_vitl14_pretrain.pth                  the same numbers under the original names
@@ -52,7 +52,7 @@ def load_dinov2(path: str | Path | None = None, *, cache_dir: str | Path | None 
     Args:
         path: a file with the weights of a DINOv2 without registers, under the Hub's names or the original ones, or the
             Hub's folder of it; None downloads ViT-L/14 once.
-        cache_dir: where the download is kept; None is `unistep/features` in the user's cache.
+        cache_dir: folder of downloads; None is `unistep/networks` in the user's cache.
 
     Returns:
         The network on the CPU in fp32, frozen. Its size is that of the weights.

@@ -27,11 +27,11 @@ class PublishedFile:
     """A file that can be downloaded.
 
     Args:
-        name: in the cache.
-        url: where it is.
-        sha256: of its content, 64 hexadecimal digits.
-        key: what the user gives the path of an own copy as.
-        instead: what to do where it cannot be had at all, if there is something.
+        name: name of the file in the cache.
+        url: address of the file.
+        sha256: SHA-256 of the content, 64 hexadecimal digits.
+        key: parameter that takes the path of the user's own copy.
+        instead: alternative to the file, the end of a message; empty for none.
     """
 
     name: str
@@ -42,20 +42,20 @@ class PublishedFile:
 
     @property
     def remedy(self) -> str:
-        """What to do without it, the end of a message."""
+        """The remedy for a missing file, the end of a message."""
         return f"give the path of {self.url} as {self.key}"
 
 
 def fetch(published: PublishedFile, folder: Path, *, needed: Sequence[PublishedFile] = ()) -> Path:
-    """The path of a published file in `folder`; it is downloaded where it is missing.
+    """The path of a published file, which is downloaded if it is missing.
 
     Args:
-        published: what is wanted.
-        folder: where downloads are kept.
-        needed: all files of the same purpose, which a user without a network learns of at once; by default this one.
+        published: the file.
+        folder: folder of downloads.
+        needed: all files of the same purpose, which the message without a network names at once; empty for this one.
 
     Raises:
-        UserError: it cannot be downloaded or written, or what is there is not the published file.
+        UserError: the file cannot be downloaded or written, or is damaged.
     """
     path = folder / published.name
     if os.path.lexists(path):
@@ -89,12 +89,12 @@ def fetch(published: PublishedFile, folder: Path, *, needed: Sequence[PublishedF
 
 
 def cache_folder(purpose: str, cache_dir: str | Path | None = None) -> Path:
-    """Where the downloads of a purpose are kept.
+    """The folder of the downloads of a purpose.
 
     Args:
-        purpose: the name of a folder.
-        cache_dir: the folder itself; None is `$XDG_CACHE_HOME/unistep/PURPOSE`, or `~/.cache/unistep/PURPOSE` where
-            that variable is not set.
+        purpose: name of a folder.
+        cache_dir: the folder itself; None is `$XDG_CACHE_HOME/unistep/PURPOSE`, or `~/.cache/unistep/PURPOSE` if that
+            variable is not set.
     """
     if cache_dir is not None:
         return expanded(cache_dir)
@@ -103,7 +103,7 @@ def cache_folder(purpose: str, cache_dir: str | Path | None = None) -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with the home of a leading `~`; as it is where there is no such user."""
+    """The path with the home of a leading `~`; unchanged if there is no such user."""
     return Path(os.path.expanduser(path))  # the method of Path raises there
 
 

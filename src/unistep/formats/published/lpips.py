@@ -5,7 +5,7 @@
 
 They are downloaded once, unless the user names files of their own: the same files, or others with the same names of
 tensors, as PyTorch files or safetensors. A download counts only with the published SHA-256, at its arrival and whenever
-it is opened again; a user's own files may hold what they like. Nothing in any of them is executed.
+it is opened again; a user's own files may have any content. Nothing in any of them is executed.
 """
 
 from dataclasses import dataclass
@@ -55,20 +55,20 @@ def load_lpips(
     pooling: Pooling = "average",
     cache_dir: str | Path | None = None,
 ) -> LPIPS:
-    """Opens LPIPS; what no path is given for is downloaded once.
+    """Opens LPIPS; a file without a path is downloaded once.
 
     Args:
         vgg: a file with the `features.N.weight` and `features.N.bias` of a VGG16; other tensors in it are left out.
         heads: a file with `lin0.model.1.weight` to `lin4.model.1.weight`, of as many channels as the VGG's stages.
         pooling: "average", as consistency models were trained with, or "max", as the original.
-        cache_dir: where downloads are kept; None is `$XDG_CACHE_HOME/unistep/lpips`, or `~/.cache/unistep/lpips` where
+        cache_dir: folder of downloads; None is `$XDG_CACHE_HOME/unistep/lpips`, or `~/.cache/unistep/lpips` where
             that variable is not set.
 
     Returns:
         The distance on the CPU in fp32, frozen.
 
     Raises:
-        UserError: a file cannot be downloaded, cannot be read, is damaged, or is not what its name says.
+        UserError: a file cannot be downloaded, cannot be read, is damaged, or holds something else.
     """
     folder = cache_folder("lpips", cache_dir)
     # The small one first: who has no network, or no leave to write the cache, learns of it at once.
