@@ -32,7 +32,8 @@ from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
-from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
+from unistep.metrics.features.mnist_classifier import load_mnist_classifier
+from unistep.metrics.mnist import evaluate_digits, mnist_reference
 from unistep.objectives.continuous import ContinuousConfig
 from unistep.objectives.methods import METHODS, TITLES
 

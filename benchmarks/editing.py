@@ -47,7 +47,7 @@ from unistep.editing.tasks import TASKS
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.folder import load_model
 from unistep.images.grid import save_png, to_pil
-from unistep.metrics.mnist import load_mnist_classifier
+from unistep.metrics.features.mnist_classifier import load_mnist_classifier
 from unistep.runtime.precision import set_precision
 from unistep.samplers.ancestral import ancestral
 from unistep.samplers.ode_step import euler_step, level

@@ -19,7 +19,8 @@ from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
 from unistep.generation.plan import Plan, consistency_plan, default_plan
-from unistep.metrics.mnist import evaluate_digits, load_mnist_classifier, mnist_reference
+from unistep.metrics.features.mnist_classifier import load_mnist_classifier
+from unistep.metrics.mnist import evaluate_digits, mnist_reference
 from unistep.runtime.precision import set_precision
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from unistep.data import open_dataset
 from unistep.metrics.estimate import Estimate
+from unistep.metrics.features.mnist_classifier import MNISTClassifier, load_mnist_classifier
 from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.inception_score import inception_score
 from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.manifold import manifold_estimates
-from unistep.metrics.mnist import MNISTClassifier, load_mnist_classifier
 from unistep.metrics.moments import Moments, moments
 
 HALF = 1800

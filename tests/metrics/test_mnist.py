@@ -7,7 +7,8 @@ from torch import Tensor
 from unistep.data import open_dataset
 from unistep.errors import UserError
 from unistep.metrics import mnist
-from unistep.metrics.mnist import MNISTClassifier, evaluate_digits, frechet_floor, load_mnist_classifier
+from unistep.metrics.features.mnist_classifier import MNISTClassifier, load_mnist_classifier
+from unistep.metrics.mnist import evaluate_digits, frechet_floor
 from unistep.metrics.moments import Moments, moments
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from unistep.data import open_dataset
 from unistep.errors import UserError
-from unistep.metrics.mnist import load_mnist_classifier
+from unistep.metrics.features.mnist_classifier import load_mnist_classifier
 from unistep.metrics.neighbours import Neighbours, memorised, nearest_neighbours, save_neighbours
 
 

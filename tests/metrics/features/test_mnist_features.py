@@ -8,8 +8,8 @@ from torch import Tensor
 from unistep.data import open_dataset
 from unistep.errors import UserError
 from unistep.metrics.features.mnist import MNIST
+from unistep.metrics.features.mnist_classifier import load_mnist_classifier
 from unistep.metrics.features.protocol import FeatureNetwork
-from unistep.metrics.mnist import load_mnist_classifier
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The features and labels of the bundled MNIST classifier; see `unistep.metrics.mnist`.
+"""The features and labels of the bundled MNIST classifier; see `unistep.metrics.features.mnist_classifier`.
 
 Digits of 28 pixels are taken as they are. MNIST is also used padded with black to 32, so that it can be halved more
 often: of such images the central 28 pixels are taken, and what a model paints into the border is not seen.
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.metrics.features.info import FeatureInfo, Kind
+from unistep.metrics.features.mnist_classifier import FEATURE_DIM, NUM_CLASSES, WEIGHTS_SHA256, load_mnist_classifier
 from unistep.metrics.features.request import check_kinds
-from unistep.metrics.mnist import FEATURE_DIM, NUM_CLASSES, WEIGHTS_SHA256, load_mnist_classifier
 
 SIZE, PADDED_SIZE = 28, 32
 """The sizes of images, in pixels, that `MNIST` takes."""
