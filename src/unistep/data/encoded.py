@@ -20,8 +20,11 @@ _HEADER_BYTES = 64 << 10
 class EncodedReader:
     """The images of a folder or archive.
 
+    Args:
+        files: image files of the source.
+
     Raises:
-        UserError: if it holds none.
+        UserError: the source holds none.
     """
 
     def __init__(self, files: ImageFiles) -> None:

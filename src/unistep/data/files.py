@@ -23,26 +23,36 @@ _LARGEST_FILE = 1 << 30  # an encoded image of a gibibyte is no training image, 
 
 @runtime_checkable
 class ImageFiles(Protocol):
-    """Image files by position; `names` are relative, with forward slashes, and sorted as EDM sorts them."""
+    """Image files by position.
+
+    Attributes:
+        location: source as the user wrote it.
+        names: names relative to the source, with forward slashes, sorted as EDM sorts them.
+        sizes: bytes of each file.
+    """
 
     location: str
     names: list[str]
     sizes: list[int]
 
     def read(self, index: int, limit: int | None = None) -> bytes:
-        """The bytes of a file, or at most the first `limit` of them. Safe to call from several threads.
+        """Reads a file; several threads may call it.
+
+        Args:
+            index: position of the file.
+            limit: largest number of bytes, from the start; None is all.
 
         Raises:
-            BadImage: if the file cannot be read.
+            BadImage: the file cannot be read.
         """
         ...
 
     def dataset_json(self) -> bytes | None:
-        """The content of `dataset.json`, if there is one."""
+        """Returns the content of `dataset.json`; None if there is none."""
         ...
 
     def fingerprint(self) -> str:
-        """A text that changes when a file does."""
+        """Returns a text that changes when a file does."""
         ...
 
 
@@ -52,7 +62,7 @@ def full_name(files: ImageFiles, index: int) -> str:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a relative name looks like an image's; hidden files and what macOS leaves in archives do not."""
+    """Returns whether a relative name is that of an image; hidden files and macOS' files in archives are none."""
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
@@ -61,8 +71,12 @@ def is_image_name(name: str) -> bool:
 class FolderFiles:
     """The images in a folder and its subfolders, links to folders included.
 
+    Args:
+        root: the folder.
+        location: source as the user wrote it.
+
     Raises:
-        UserError: if the folder cannot be listed.
+        UserError: the folder cannot be listed.
     """
 
     def __init__(self, root: Path, location: str) -> None:
@@ -127,8 +141,12 @@ class FolderFiles:
 class ZipFiles:
     """The images in a `.zip`, which is never unpacked to disk.
 
+    Args:
+        path: the file.
+        location: source as the user wrote it.
+
     Raises:
-        UserError: if the file is no zip archive.
+        UserError: the file is no zip archive.
     """
 
     def __init__(self, path: Path, location: str) -> None:

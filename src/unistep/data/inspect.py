@@ -1,4 +1,4 @@
-"""Look through a source of images before training on it: what is there, and what is wrong with it."""
+"""A report on a source of images: counts, sizes and classes, and the faults that training would meet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ROWS_SHOWN = 10
 
 @dataclass(frozen=True, repr=False)
 class DatasetReport:
-    """What a source of images holds. Counts are of readable images, except those of `classes`.
+    """The content of a source of images. Counts are of readable images, except those of `classes`.
 
     Args:
         source: source as the user gave it.
@@ -38,7 +38,7 @@ class DatasetReport:
         mean: mean of each channel over all pixels of all images, in [0, 1]; transparent pixels count as white.
         std: standard deviation of each channel, in [0, 1].
         classes: number of images of each class, in the order of the labels; None without labels.
-        label_error: why the labels cannot be used; None if they can, or if there are none.
+        label_error: reason why the labels cannot be used; None if they can, or if there are none.
         bad: name and reason of each file that cannot be read.
     """
 
@@ -75,7 +75,7 @@ class DatasetReport:
         return [*rows, ("classes", "none" if self.label_error is None else f"unusable: {self.label_error}")]
 
     def remarks(self) -> list[str]:
-        """Returns what stands in the way of reading the images as a dataset, a line each."""
+        """Returns the obstacles to reading the images as a dataset, a line each."""
         lines: list[str] = []
         if len(self.sizes) > 1:
             lines.append("The sizes differ: a dataset of them needs a `resolution`.")
@@ -97,15 +97,15 @@ class DatasetReport:
 
 
 def inspect_source(source: str) -> DatasetReport:
-    """Reads every image of a source at its own size and counts what is there.
+    """Reads every image of a source at its own size and counts images, sizes, modes and classes.
 
     Unlike `open_dataset` it takes images of any sizes, lists bad files, and reports unusable labels without stopping.
 
     Args:
-        source: as `DataConfig.source`.
+        source: folder, .zip or .npz, or mnist or mnist-test.
 
     Raises:
-        UserError: if the source is not there, is of no known kind or has no images.
+        UserError: the source is not there, is of no known kind, or has no images.
     """
     reader = open_reader(source)
     label_error: str | None = None

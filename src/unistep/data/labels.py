@@ -18,10 +18,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def read_labels(files: ImageFiles) -> Labels | None:
-    """The labels of `files`. A `dataset.json` decides, even one that says that there are no labels.
+    """The labels of image files: of a `dataset.json` if there is one, even without labels; else of subfolders.
 
     Raises:
-        UserError: if `dataset.json` is not of EDM's form or does not fit the files.
+        UserError: `dataset.json` is not of EDM's form or does not fit the files.
     """
     content = files.dataset_json()
     if content is None:
@@ -33,12 +33,12 @@ def labels_from_json(content: bytes, location: str, names: Sequence[str]) -> Lab
     """Labels from `{"labels": [["00000/img00000000.png", 3], ...]}`; None if `labels` is null or not there.
 
     Args:
-        content: the text of the file.
-        location: its name for messages.
-        names: the image files; each must have a label.
+        content: text of the file.
+        location: name of the file, for messages.
+        names: names of the image files; each must have a label.
 
     Raises:
-        UserError: see `read_labels`.
+        UserError: the text is not of EDM's form or does not fit the files.
     """
     try:
         document = json.loads(content)
@@ -80,8 +80,8 @@ def labels_from_json(content: bytes, location: str, names: Sequence[str]) -> Lab
 def labels_from_folders(names: Sequence[str]) -> Labels | None:
     """Labels from class subfolders, numbered in sorted order: `cat/1.png`, `dog/2.png` -> 0, 1.
 
-    Folders around all of the images (as in `photos/train/cat/1.png`, `photos/train/dog/2.png`) are passed over. Images
-    in one folder only have no classes.
+    Folders around all of the images (as in `photos/train/cat/1.png`, `photos/train/dog/2.png`) are ignored. Images in a
+    single folder have no classes.
     """
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     if not folders:

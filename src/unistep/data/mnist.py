@@ -18,10 +18,14 @@ MNIST_SHA256 = "1e80f553d356e56eb20502bc8ebe59148ab54ebb35ee485bf403967732cbee55
 
 
 def mnist_reader(split: Literal["train", "test"], path: Path = MNIST_PATH) -> NpzReader:
-    """Open one half of MNIST, checked against its SHA-256 sum.
+    """Opens one half of MNIST, checked against its SHA-256 sum.
+
+    Args:
+        split: "train" or "test".
+        path: the file; another than the bundled one is refused.
 
     Raises:
-        UserError: if the file is missing or is not, byte for byte, the one that was bundled.
+        UserError: the file is missing, or differs from the bundled one.
     """
     try:
         content = path.read_bytes()

@@ -35,16 +35,16 @@ else:
 class NpzReader:
     """uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W] (C = 1, 3 or 4) with integer labels [N] or [N, 1].
 
-    Where both layouts fit, as in [N, 3, 32, 3], the last axis is taken for the channels.
+    If both layouts fit, as in [N, 3, 32, 3], the last axis is that of the channels.
 
     Args:
-        file: the file's path, or its content.
-        location: the source as the user wrote it.
-        image_keys, label_keys: names of the arrays; the first that is there counts.
-        class_names: names of the classes, where they are known.
+        file: path of the file, or its content.
+        location: source as the user wrote it.
+        image_keys, label_keys: names of the arrays; the first that exists counts.
+        class_names: names of the classes; None if they have none.
 
     Raises:
-        UserError: if the file is damaged, or its images are not there, not uint8 or not of these shapes.
+        UserError: the file is damaged, or its images are missing, not uint8 or not of these shapes.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class NpzReader:
         return (shape[2], shape[0], shape[1]) if self._channels_last else (shape[0], shape[1], shape[2])
 
     def _layout(self, shape: tuple[int, ...]) -> bool:
-        """Whether the channels come last."""
+        """Returns whether the channels are the last axis."""
         if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4)):
             return True
         if len(shape) == 4 and shape[1] in (1, 3, 4):
@@ -207,7 +207,7 @@ class NpzReader:
         return next((key for key in keys if f"{key}.npy" in names), None)
 
     def _header(self, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-        """Shape, whether in Fortran order, type, and where the values begin in the member."""
+        """Returns shape, whether in Fortran order, type, and the offset of the values in the member."""
         with archive.open(f"{key}.npy") as stream:
             version = np.lib.format.read_magic(stream)
             if version == (1, 0):

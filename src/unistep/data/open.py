@@ -104,7 +104,7 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
     """Opens a source of images without decoding them.
 
     Args:
-        source: as `DataConfig.source`.
+        source: folder, .zip or .npz, or mnist or mnist-test.
 
     Raises:
         UserError: the source is not there or of no known kind.

@@ -1,8 +1,8 @@
-"""Which images make up the batch of a step, and which of them are mirrored: pure functions of step and seed.
+"""The images of the batch of a step, and those that are mirrored: pure functions of step and seed.
 
-A run sees the positions 0, 1, 2, ... of an endless sequence, `global_batch_size` of them a step. Position p lies in
+A run takes the positions 0, 1, 2, ... of an endless sequence, `global_batch_size` of them a step. Position p lies in
 epoch p // N, and each epoch is a permutation of the N images: the order in which their hashes of (seed, epoch, image)
-sort. Nothing is carried from step to step, so a resumed run, or one with another number of processes, sees the same
+sort. Nothing is carried from step to step, so a resumed run, or one with another number of processes, has the same
 images; and as the hash (`unistep.core.random.hashes`) is integer arithmetic, so does a run under another version of
 numpy or PyTorch.
 """
@@ -33,16 +33,31 @@ def _positions(step: int, global_batch_size: int) -> range:
 
 
 def epoch_order(epoch: int, dataset_size: int, seed: int) -> Int64[Tensor, "N"]:
-    """The permutation of 0 ... dataset_size - 1 in which epoch `epoch` (from 0) visits the images."""
+    """The order of the images in an epoch.
+
+    Args:
+        epoch: number of the epoch, from 0.
+        dataset_size: number of images.
+        seed: seed of the run.
+
+    Returns:
+        A permutation of 0 ... dataset_size - 1.
+    """
     if epoch < 0 or dataset_size < 1:
         raise ValueError(f"epoch must be 0 or more and the dataset 1 or more, not {epoch} and {dataset_size}")
     return _permutation(epoch, dataset_size, seed).clone()
 
 
 def batch_indices(step: int, global_batch_size: int, dataset_size: int, seed: int) -> Int64[Tensor, "B"]:
-    """The images of the global batch of step `step` (from 0), over all processes together.
+    """The images of the global batch of a step, over all processes together.
 
-    A batch that reaches the end of an epoch goes on into the next; no image is dropped.
+    A batch that reaches the end of an epoch continues in the next; no image is dropped.
+
+    Args:
+        step: number of the step, from 0.
+        global_batch_size: images of the batch.
+        dataset_size: number of images of the dataset.
+        seed: seed of the run.
     """
     if dataset_size < 1:
         raise ValueError("the dataset has no images")
@@ -58,7 +73,16 @@ def batch_indices(step: int, global_batch_size: int, dataset_size: int, seed: in
 
 
 def batch_flips(step: int, global_batch_size: int, seed: int) -> Bool[Tensor, "B"]:
-    """Which images of the global batch of step `step` are mirrored: each with probability 1/2."""
+    """Draws the images of the global batch of a step that are mirrored, each with probability 1/2.
+
+    Args:
+        step: number of the step, from 0.
+        global_batch_size: images of the batch.
+        seed: seed of the run.
+
+    Returns:
+        True for each mirrored image.
+    """
     positions = _positions(step, global_batch_size)
     counters = np.arange(positions.start, positions.stop, dtype=np.uint64)
     return torch.from_numpy(hashes((FLIP, seed), counters) >= np.uint64(1 << 63))

@@ -1,4 +1,4 @@
-"""Work on many files at once, in threads: Pillow and the file system run outside the interpreter lock."""
+"""Work on many files in threads: Pillow and the file system run outside the interpreter lock."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ _TASK_ITEMS = 8  # small images take little longer than handing them to a thread
 
 
 def cpu_count() -> int:
-    """Processors this process may use."""
+    """Number of processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def ordered_map(function: Callable[[int], T], count: int, description: str) -> Iterator[T]:
-    """`function(0)`, `function(1)`, ... `function(count - 1)`, computed in threads, yielded in order.
+    """Computes function(0), function(1), ... function(count - 1) in threads and yields the results in order.
 
     Only a few results are computed ahead of the one that is taken, so memory stays bounded. The first exception
     reaches the caller and ends the work.
+
+    Args:
+        function: function of an index.
+        count: number of results.
+        description: text of the progress bar.
     """
     workers = cpu_count()
     done = 0

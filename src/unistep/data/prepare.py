@@ -1,4 +1,4 @@
-"""From an image file's bytes to the pixels of a dataset, with Pillow.
+"""Conversion of an image file's bytes to the pixels of a dataset, with Pillow.
 
 Every image becomes 8-bit grey or RGB: upright (EXIF orientation), transparent pixels composited on white, 16-bit grey
 scaled to 8 bits, CMYK and palettes converted. Embedded colour profiles are not applied, as in the published tools.
@@ -33,7 +33,13 @@ _ORIENTATION_TAG = 0x0112
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself before its pixels are decoded; width and height are those when upright."""
+    """The header of an image file, before its pixels are decoded.
+
+    Args:
+        width, height: size in pixels when upright.
+        mode: Pillow's mode.
+        grey: true if the image is grey.
+    """
 
     width: int
     height: int
@@ -42,10 +48,13 @@ class Header:
 
 
 def read_header(content: bytes) -> Header:
-    """The header of an encoded image, from the file or the first part of it.
+    """Reads the header of an encoded image.
+
+    Args:
+        content: the file, or the first part of it.
 
     Raises:
-        BadImage: if it is not an image of a known format, or too short a part.
+        BadImage: the file is no image of a known format, or the part is too short.
     """
     try:
         with _open(content) as image:
@@ -56,10 +65,10 @@ def read_header(content: bytes) -> Header:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Decode an image file to upright 8-bit pixels in mode `L` or `RGB`.
+    """Decodes an image file to upright 8-bit pixels in mode `L` or `RGB`.
 
     Raises:
-        BadImage: whatever is wrong with the file.
+        BadImage: the file is damaged, or no image of a known format.
     """
     # Pillow's decoders raise nearly every built-in exception on damaged files (SyntaxError and struct.error among
     # them), so anything raised in here means that this file is bad.
@@ -71,10 +80,10 @@ def decode(content: bytes) -> Image.Image:
 
 
 def decode_transparent(content: bytes) -> Image.Image | None:
-    """Decode an image file that has transparency to upright mode `RGBA`; None for one that has none.
+    """Decodes an image file that has transparency to upright mode `RGBA`; None for one that has none.
 
     Raises:
-        BadImage: whatever is wrong with the file.
+        BadImage: the file is damaged, or no image of a known format.
     """
     try:
         with _open(content) as image:
@@ -85,14 +94,19 @@ def decode_transparent(content: bytes) -> Image.Image | None:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """An image in Pillow of any mode as upright 8-bit pixels in mode `L` or `RGB`; it is turned in place."""
+    """Converts a Pillow image of any mode to upright 8-bit pixels in mode `L` or `RGB`; it is turned in place."""
     grey = _is_grey(image)
     image.load()
     return _flatten(_upright(image), grey)
 
 
 def fit(image: Image.Image, resolution: int | None) -> Image.Image:
-    """The central square of an image, resized to `resolution`; None leaves the image as it is."""
+    """Crops an image to its central square and resizes it.
+
+    Args:
+        image: the image.
+        resolution: side in pixels; None leaves the image as it is.
+    """
     if resolution is None:
         return image
     width, height = image.size
@@ -104,14 +118,19 @@ def fit(image: Image.Image, resolution: int | None) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, channels: int) -> Pixels:
-    """The pixels [C, H, W] of an image in mode `L` or `RGB`, as 1 channel (ITU-R 601 luma) or 3."""
+    """The pixels [C, H, W] of an image.
+
+    Args:
+        image: image in mode `L` or `RGB`.
+        channels: 1 (ITU-R 601 luma) or 3.
+    """
     if channels == 1:
         return np.asarray(image.convert("L"))[None]
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
 def composite_on_white(image: Image.Image) -> Image.Image:
-    """An image of any 8-bit mode that has transparency, laid on white; mode `RGB`."""
+    """Composites an image of any 8-bit mode with transparency on white; mode `RGB`."""
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
@@ -128,7 +147,7 @@ def _available_formats() -> tuple[str, ...]:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after turning an image as its EXIF orientation says; pixels are decoded only for TIFF."""
+    """Width and height of an image turned by its EXIF orientation; pixels are decoded only for TIFF."""
     if image.format == "TIFF":
         return _upright(image).size  # whether Pillow's TIFF reader turns the size itself depends on its version
     if image.format == "PNG" and "exif" not in image.info:

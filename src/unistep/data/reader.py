@@ -1,4 +1,4 @@
-"""What every kind of source offers: labels, and blocks of prepared images in order."""
+"""The protocol of every kind of source: labels, and blocks of prepared images in order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ Shape = tuple[int, int, int]
 
 
 class BadImage(Exception):
-    """One file cannot be read as an image; the text says why, on one line and without the file's name."""
+    """The error for a file that cannot be read as an image: the reason in one line, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each image of a source, from 0, and the names of the classes where it has names."""
+    """The classes of the images of a source.
+
+    Args:
+        values: class of each image, from 0.
+        names: name of each class; None if the source has none.
+    """
 
     values: NDArray[np.int64]
     names: list[str] | None = None
@@ -30,7 +35,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image left out: its position in the source and `name: reason`."""
+    """An image that is left out.
+
+    Args:
+        index: position in the source.
+        text: `name: reason`.
+    """
 
     index: int
     text: str
@@ -38,30 +48,39 @@ class Skipped:
 
 @runtime_checkable
 class Reader(Protocol):
-    """A source of images, opened but not yet decoded. All its methods raise `UserError` for a fault of the source."""
+    """A source of images, opened but not yet decoded. All methods raise `UserError` for a fault of the source."""
 
     location: str
-    """The source as the user wrote it, for messages."""
+    """Source as the user wrote it, for messages."""
 
     def __len__(self) -> int:
-        """Images in the source, the unreadable ones among them."""
+        """Returns the number of images in the source, unreadable ones included."""
         ...
 
     def labels(self) -> Labels | None:
-        """The labels of all images, or None if the source has none."""
+        """Returns the labels of all images; None if the source has none."""
         ...
 
     def fingerprint(self) -> str:
-        """A text that changes when the images do. It is cheap: it comes from names, sizes, times and checksums."""
+        """Returns a text that changes when the images do, made cheaply of names, sizes, times and checksums."""
         ...
 
     def shape(self, resolution: int | None, channels: int | None, skip_bad: bool) -> Shape:
-        """The shape that all prepared images will have."""
+        """Returns the shape of all prepared images.
+
+        Args:
+            resolution: side in pixels that images are resized to; None keeps their size.
+            channels: 1 or 3; None keeps colour if there is any.
+            skip_bad: true to leave out images that cannot be read.
+        """
         ...
 
     def blocks(self, shape: Shape, resolution: int | None, skipped: list[Skipped] | None) -> Iterator[Pixels]:
-        """The prepared images, in order, a few at a time.
+        """Yields the prepared images, in order, a few at a time.
 
-        Images that cannot be read are appended to `skipped`; where that is None, the first raises `UserError`.
+        Args:
+            shape: shape of the prepared images.
+            resolution: side in pixels that images are resized to; None keeps their size.
+            skipped: list that images which cannot be read are appended to; None raises `UserError` for the first.
         """
         ...

@@ -1,4 +1,4 @@
-"""Prepared images in memory, or in a cache file that is memory-mapped where they are too large for memory.
+"""Prepared images in memory, or in a cache file that is memory-mapped if they are too large for memory.
 
 A cache entry is a folder, named after a hash of the source's fingerprint and of the preparation:
 
@@ -49,11 +49,11 @@ class _Entry:
 
 
 def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skipped]]:
-    """The prepared images of a source as a uint8 tensor [N, C, H, W], and what was left out.
+    """The prepared images of a source as a uint8 tensor [N, C, H, W], and the images that were left out.
 
     Raises:
-        UserError: if an image is bad (and `skip_bad` is false) or all are, if their sizes differ, or if there is no
-            room for them.
+        UserError: an image is bad (and `skip_bad` is false) or all are, their sizes differ, or there is no room for
+            them.
     """
     folder = _cache_folder(config)
     key = _key(reader, config) if folder.is_dir() else None
@@ -87,7 +87,7 @@ def _key(reader: Reader, config: DataConfig) -> str:
 
 
 def _find(folder: Path, config: DataConfig) -> _Entry | None:
-    """The entry in `folder`, unless it is not there, is damaged, or lacks images that must not be left out."""
+    """The entry in `folder`; None if it is missing, damaged, or lacks images that must not be left out."""
     try:
         index = json.loads((folder / _INDEX).read_text("utf-8"))
         num, channels, height, width = index["shape"]
@@ -118,7 +118,7 @@ def _read_into_memory(reader: Reader, config: DataConfig, shape: Shape) -> tuple
 
 
 def _write(folder: Path, reader: Reader, config: DataConfig, shape: Shape) -> _Entry:
-    """Prepare the images into a new cache entry."""
+    """Prepares the images into a new cache entry."""
     skipped: list[Skipped] = []
     needed = len(reader) * prod(shape)
     temporary = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex[:12]}")
@@ -150,7 +150,7 @@ def _write(folder: Path, reader: Reader, config: DataConfig, shape: Shape) -> _E
 
 
 def _publish(temporary: Path, folder: Path, config: DataConfig) -> _Entry:
-    """Give a finished entry its name, or take the one of another process that was faster."""
+    """Gives a finished entry its name, or takes the entry of another process that was faster."""
     if _find(folder, config) is None:
         shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -178,7 +178,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed runs left of this entry; younger files may belong to a run that is still writing."""
+    """Removes the leftovers of killed runs; younger files may belong to a run that is still writing."""
     for temporary in folder.parent.glob(f"{folder.name}.tmp-*"):
         try:
             written = max(path.stat().st_mtime for path in (temporary, *temporary.iterdir()))
