@@ -7,6 +7,7 @@ from torch import Tensor
 from unistep.data import open_dataset
 from unistep.errors import UserError
 from unistep.metrics import mnist
+from unistep.metrics.features import mnist_classifier
 from unistep.metrics.features.mnist_classifier import MNISTClassifier, load_mnist_classifier
 from unistep.metrics.mnist import evaluate_digits, frechet_floor
 from unistep.metrics.moments import Moments, moments
@@ -53,7 +54,7 @@ def test_every_way_in_gives_the_same(
 ):
     images = digits[0][:70]
     features, logits = classifier(images.float() / 127.5 - 1)
-    assert features.shape == (70, mnist.FEATURE_DIM) and logits.shape == (70, 10)
+    assert features.shape == (70, mnist_classifier.FEATURE_DIM) and logits.shape == (70, 10)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(features, scored[0][:70], **close)
     torch.testing.assert_close(logits, scored[1][:70], **close)
@@ -126,10 +127,10 @@ def test_user_errors(classifier: MNISTClassifier, reference: Moments, monkeypatc
     with pytest.raises(UserError, match="at least 2"):
         evaluate_digits(blank[:1], torch.zeros(1, dtype=torch.int64), reference, classifier=classifier)
     with monkeypatch.context() as patch:
-        patch.setattr(mnist, "WEIGHTS_SHA256", "0" * 64)
+        patch.setattr(mnist_classifier, "WEIGHTS_SHA256", "0" * 64)
         with pytest.raises(UserError, match="sha256"):
             load_mnist_classifier()
     with monkeypatch.context() as patch:
-        patch.setattr(mnist, "WEIGHTS_FILE", "absent.safetensors")
+        patch.setattr(mnist_classifier, "WEIGHTS_FILE", "absent.safetensors")
         with pytest.raises(UserError, match=r"absent\.safetensors: cannot read"):
             load_mnist_classifier()
