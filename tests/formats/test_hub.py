@@ -21,7 +21,8 @@ import torch
 
 from unistep.errors import UserError
 from unistep.formats.hub import download as hub_module
-from unistep.formats.hub.download import fetch_folder, push_folder
+from unistep.formats.hub.download import fetch_folder
+from unistep.formats.hub.push import push_folder
 from unistep.formats.model_folder.folder import load_model
 
 ID = "someone/tiny-cd"
@@ -258,6 +259,7 @@ import os
 import huggingface_hub.constants
 del os.environ["HF_HUB_OFFLINE"]  # too late: the library has read it
 from unistep.formats.hub.download import fetch_folder
+from unistep.formats.hub.push import push_folder
 print(fetch_folder({ID!r}, cache_dir={str(cache)!r}))
 try:
     fetch_folder("someone/else", cache_dir={str(cache)!r})
@@ -499,7 +501,7 @@ def test_no_address(fetch: Fetch, hub: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_answer(hub: Any, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(hub_module, "TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         given_up = threading.Timer(5, silent.close)  # so that a call that waits for ever fails the test

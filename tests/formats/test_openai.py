@@ -14,19 +14,14 @@ from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Precon
 from unistep.errors import UserError
 from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.formats.openai.file import (
-    dropped_by_openai,
-    info_of_name,
-    load_openai,
-    read_openai,
-    save_openai,
-)
+from unistep.formats.openai.file import info_of_name, load_openai, read_openai
 from unistep.formats.openai.layout import (
     diffusers_to_openai,
     openai_config,
     openai_to_diffusers,
     usual_sample_size,
 )
+from unistep.formats.openai.save import dropped_by_openai, save_openai
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.patched import PatchedUNet, PatchedUNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig

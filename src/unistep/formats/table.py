@@ -85,7 +85,7 @@ FORMATS: tuple[Format, ...] = (
         recognises="unistep.formats.openai.file:is_openai",
         opens="unistep.formats.openai.file:load_openai",
         options=("kind", "attention_head_dim", "sample_size"),
-        saves="unistep.formats.openai.file:write_openai",
+        saves="unistep.formats.openai.save:write_openai",
         ending=".pt",
         suffixes=(".pt", ".pth", ".ckpt"),
     ),

@@ -180,7 +180,7 @@ class ConsistencyModelPipeline:
         """
         from tempfile import TemporaryDirectory
 
-        from unistep.formats.hub.download import push_folder
+        from unistep.formats.hub.push import push_folder
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / repo_id.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""Model folders on the Hugging Face Hub: fetched into the Hub's cache, and published.
+"""Model folders of the Hugging Face Hub, fetched into its cache.
 
 `huggingface_hub` does the transfer and keeps the cache, which its other users share. The files of a model folder are
 fetched, with one set of weights. Beyond the library:
@@ -34,14 +34,13 @@ from unistep.formats.model_folder.files import (
     choose_weights,
     is_whole,
     shards_of,
-    variants_of,
 )
 
 _LOG = logging.getLogger(__name__)
 
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl")
 
-_TIMEOUT = 10.0  # seconds for an answer
+TIMEOUT = 10.0  # seconds for an answer
 _ATTEMPTS = 3  # to fetch a file, each of which resumes a broken connection several times
 
 
@@ -79,7 +78,7 @@ def fetch_folder(
         raise UserError(f"variant {variant!r} is no name of a variant; fp16 is one, for example")
     address = hub_address(model_id, revision, token, cache_dir)
     with explained(address):
-        offline = _is_offline()
+        offline = is_offline()
         # A commit never changes: where it is whole there is nothing to ask.
         if local_files_only or offline or re.fullmatch(r"[0-9a-f]{40}", address.revision):
             if folder := _cached_folder(address, variant):
@@ -97,60 +96,6 @@ def fetch_folder(
                 raise UserError(f"{error}; the copy in the cache opens with local_files_only") from None
             _LOG.warning("%s; using the copy in the cache", error)
             return folder
-
-
-def push_folder(
-    folder: str | Path,
-    model_id: str,
-    *,
-    token: str | bool | None = None,
-    private: bool | None = None,
-    commit_message: str | None = None,
-) -> str:
-    """Publishes a model folder: makes the repository where there is none, and commits the folder to its branch main.
-
-    Hidden files stay behind. Files of the repository that the folder does not have stay as they are.
-
-    Args:
-        folder: model folder.
-        model_id: `owner/name`.
-        token: access token with write permission, as in `fetch_folder`.
-        private: whether a new repository is private; None is the owner's default.
-        commit_message: message of the commit; None is "Upload model".
-
-    Returns:
-        The model's page.
-
-    Raises:
-        UserError: not a model folder; no permission; no network; `private` and the repository is public.
-    """
-    folder = Path(folder).expanduser()
-    if not any(is_whole(folder, variant) for variant in (None, *variants_of(folder))):
-        raise UserError(f"{folder} is not a whole model folder; it needs {', '.join(REQUIRED)} and weights in unet/")
-    address = hub_address(model_id, token=token)
-    if _is_offline():
-        raise UserError(f"cannot push to {model_id}: HF_HUB_OFFLINE is set; unset it")
-    with explained(address, writing=True):
-        from huggingface_hub.errors import HfHubHTTPError
-
-        api = _api(address)
-        found = None
-        try:
-            # Of the calls here this one alone has a time limit.
-            found = api.model_info(model_id, timeout=_TIMEOUT)
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (401, 404):  # 401: the Hub's answer to strangers
-                raise
-        if private and found is not None and not found.private:
-            raise UserError(f"{model_id} exists and is public; make it private on its page, or push to another name")
-        url = api.create_repo(model_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=model_id,
-            folder_path=folder,
-            commit_message=commit_message or "Upload model",
-            ignore_patterns=[".*", "*/.*"],
-        )
-        return str(url)
 
 
 @dataclass(frozen=True)
@@ -194,8 +139,8 @@ def _listing(address: HubAddress) -> tuple[str, dict[str, _File]]:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        info = _api(address).model_info(
-            address.model_id, revision=address.revision, files_metadata=True, timeout=_TIMEOUT
+        info = api_of(address).model_info(
+            address.model_id, revision=address.revision, files_metadata=True, timeout=TIMEOUT
         )
         files = {}
         for file in info.siblings or []:
@@ -252,7 +197,7 @@ def _download(address: HubAddress, commit: str, name: str, file: _File, anew: bo
             cache_dir=address.cache,
             endpoint=address.endpoint,
             force_download=anew,
-            etag_timeout=_TIMEOUT,
+            etag_timeout=TIMEOUT,
             library_name="unistep",
             library_version=importlib.metadata.version("unistep"),
         )
@@ -318,7 +263,8 @@ def _digest(path: Path, digits: int) -> str:
         return hashlib.file_digest(file, lambda: start).hexdigest()
 
 
-def _api(address: HubAddress) -> Any:
+def api_of(address: HubAddress) -> Any:
+    """Makes the client of the Hub for an address."""
     from huggingface_hub import HfApi
 
     return HfApi(
@@ -329,7 +275,7 @@ def _api(address: HubAddress) -> Any:
     )
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
     """Returns whether HF_HUB_OFFLINE is set, or was when the library was imported."""
     from huggingface_hub import constants
 
