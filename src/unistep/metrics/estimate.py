@@ -1,4 +1,4 @@
-"""A measured number and how far it can be trusted."""
+"""A number with its standard error."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the standard error of its sampling: what another draw of as many images would change it by.
+    """A number with the standard error of its sampling: the change by another draw of as many images.
 
     Args:
-        value: the measure on the images at hand.
-        standard_error: one standard deviation of `value` over draws of the images; not of any bias.
-        least, most: what the measure can be; its interval ends there.
+        value: number on the images at hand.
+        standard_error: standard deviation of `value` over draws of the images; no bias is in it.
+        least, most: bounds of the number, at which its interval ends.
     """
 
     value: float
@@ -32,7 +32,7 @@ class Estimate:
 
 
 def proportion(count: int, total: int) -> Estimate:
-    """The share count / total of independent trials.
+    """Returns the share count / total of independent trials.
 
     The standard error is that of the Beta distribution a uniform prior leads to, sqrt(p (1 - p) / (total + 3)) at
     p = (count + 1) / (total + 2): near the binomial one, but not 0 where count is 0 or total.

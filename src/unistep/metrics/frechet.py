@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, from moments gathered in one pass, and how far it can be trusted.
+"""Frechet distance between two sets of features, from moments gathered in one pass, with its standard error.
 
 Each set is summarised by a Gaussian. The squared 2-Wasserstein distance between the two Gaussians (Dowson and Landau
 1982; Heusel et al. 2017, "GANs trained by a two time-scale update rule", eq. 6) is
@@ -76,13 +76,14 @@ class FrechetEstimate:
     """The Frechet distance of samples to a reference that is taken as exact.
 
     Args:
-        distance: as FID reports it. Its standard error is up to sqrt(2) too large where the value is mostly bias.
-        extrapolated: to endless samples; may be negative. Good where half the samples are several times `dim`, or
-            where few of the features vary much.
-        count: of the samples.
-        dim: of the features.
-        biased: whether there are no more samples than features: the distance then tells more of their number than of
-            their quality, and both standard errors are rough.
+        distance: distance as FID reports it. Its standard error is up to sqrt(2) too large where the value is mostly
+            bias.
+        extrapolated: distance extrapolated to infinitely many samples; may be negative. It is good where half the
+            samples are several times `dim`, or where few of the features vary much.
+        count: number of samples.
+        dim: number of features.
+        biased: whether there are no more samples than features: the distance then depends more on their number than
+            on their quality, and both standard errors are rough.
     """
 
     distance: Estimate
@@ -112,7 +113,7 @@ def _factor(covariance: Float64[Tensor, "D D"]) -> _Factor:
 
 
 def _nuclear_norm(b: Float64[Tensor, "M N"], squares: Float64[Tensor, "K"] | None = None) -> float:
-    """The sum of the singular values; `squares`, if they are known, are the eigenvalues of B^T B, ascending."""
+    """The sum of the singular values; `squares` are the eigenvalues of B^T B, ascending, where they are there."""
     if not b.numel():
         return 0.0
     # The roots of the eigenvalues are found five times sooner, but not to full precision: a root r is off by up to
@@ -150,10 +151,14 @@ def _transport(
 def frechet_distance(
     mu1: Float[Tensor, "D"], sigma1: Float[Tensor, "D D"], mu2: Float[Tensor, "E"], sigma2: Float[Tensor, "E E"]
 ) -> float:
-    """Squared Frechet distance of the Gaussians N(mu1, sigma1) and N(mu2, sigma2), as FID reports it; never negative.
+    """Returns the squared Frechet distance of two Gaussians, as FID reports it; it is never negative.
 
-    The covariances are symmetric and positive semidefinite, of any rank. Raises UserError where D and E differ or
-    a value is not finite.
+    Args:
+        mu1, mu2: means.
+        sigma1, sigma2: covariances, symmetric and positive semidefinite, of any rank.
+
+    Raises:
+        UserError: the Gaussians differ in dimension, or a value is not finite.
     """
     _check_dims(len(mu1), len(mu2))
     mu1, sigma1, mu2, sigma2 = (t.to("cpu", torch.float64) for t in (mu1, sigma1, mu2, sigma2))
@@ -164,11 +169,17 @@ def frechet_distance(
 
 
 def frechet_estimate(samples: GroupedMoments, reference: Moments) -> FrechetEstimate:
-    """The distance of samples to a reference, extrapolated to endless samples as well, with their standard errors.
+    """Returns the distance of samples to a reference, and the extrapolated one, with their standard errors.
 
-    The errors are those of drawing the samples; the reference is taken as it is. They come from ten groups, and are
-    themselves uncertain by about a quarter. Raises UserError for fewer than 4 samples, or where the samples' features
-    and the reference's differ in number.
+    The errors are those of drawing the samples; the reference is taken as exact. They come from ten groups, and are
+    themselves uncertain by about a quarter.
+
+    Args:
+        samples: moments of the samples' features.
+        reference: moments of the reference's features.
+
+    Raises:
+        UserError: there are fewer than 4 samples, or the features of the two sets differ in number.
     """
     dim, count = samples.dim, samples.count
     _check_dims(dim, len(reference.mean))

@@ -1,8 +1,8 @@
-"""Inception score: are samples clearly of one class each, and is every class drawn?
+"""Inception score: high where each sample is clearly of one class, and all classes are drawn alike.
 
 Salimans et al. 2016, "Improved techniques for training GANs", section 4: exp(E_x KL(p(y|x) || p(y))), with p(y) the
-mean of p(y|x) over the samples. It is 1 for a classifier that learns nothing from the images and at most the number of
-classes. The published figures are means over parts of the samples.
+mean of p(y|x) over the samples. It is 1 for a classifier that gives every image the same probabilities, and at most the
+number of classes. The published figures are means over parts of the samples.
 
 The standard error is by the delta method. The logarithm L = E_x[sum_y p log p] - sum_y m log m, with m = E_x[p], has
 the influence function KL(p(y|x) || m) - L, for the derivative of -m log m is -(log m + 1) and both p and m sum to 1. So
@@ -29,9 +29,12 @@ def compute(inputs: Inputs) -> Measurement:
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """Mean and standard deviation (divisor: the number of parts) of the score over the parts.
+    """The score of samples in parts.
 
-    standard_error: that of the mean, over draws of the samples.
+    Args:
+        mean: mean over the parts.
+        std: standard deviation over the parts, with their number as divisor.
+        standard_error: standard error of the mean, over draws of the samples.
     """
 
     mean: float
@@ -45,10 +48,16 @@ class InceptionScore:
 
 
 def inception_score(probabilities: Float[Tensor, "N K"], split_size: int = 5000) -> InceptionScore:
-    """The score of class probabilities (rows sum to 1), in consecutive parts of `split_size` rows.
+    """Returns the score of class probabilities in consecutive parts.
 
-    A last part that is smaller counts as much as the others, as in the ADM evaluator. Raises UserError where nothing
-    was given or the rows are not probabilities.
+    A last part that is smaller counts as much as the others, as in the ADM evaluator.
+
+    Args:
+        probabilities: probabilities of the classes of each sample; rows sum to 1.
+        split_size: number of samples a part.
+
+    Raises:
+        UserError: there are no samples, or the rows are not probabilities.
     """
     if len(probabilities) == 0 or split_size < 1:
         raise UserError(

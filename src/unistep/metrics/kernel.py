@@ -41,7 +41,7 @@ from unistep.metrics.estimate import Estimate
 from unistep.metrics.measurement import Inputs, Measurement
 
 _ROWS = 1024  # of a kernel matrix held at a time
-_FEWEST = 4  # vectors from which the variance of pairs can be told
+_FEWEST = 4  # vectors from which the variance of pairs can be estimated
 
 
 def compute(inputs: Inputs) -> Measurement:
@@ -50,16 +50,17 @@ def compute(inputs: Inputs) -> Measurement:
 
 
 def kernel_distance(samples: Float[Tensor, "N D"], reference: Float[Tensor, "M E"], *, block: int = 5000) -> Estimate:
-    """The kernel distance of samples to a reference, which may be negative, with the error of drawing both.
+    """Returns the kernel distance of samples to a reference, which may be negative, with the error of drawing both.
 
     Args:
-        samples: their features, of any float type and on any device; the arithmetic is float64 on the CPU.
-        reference: its features. Swapping the two changes nothing.
-        block: most vectors of a set that are paired with each other, at least 8. The time grows with it; the error
-            falls with it, little unless the laws nearly agree. Memory: about 3 * block * D numbers.
+        samples: features of the samples, of any float type and on any device; the arithmetic is float64 on the CPU.
+        reference: features of the reference. Swapping the two changes nothing.
+        block: largest number of vectors of a set that are paired with each other, at least 8. The time grows with it;
+            the error falls with it, little unless the laws nearly agree. Memory: about 3 * block * D numbers.
 
     Raises:
-        UserError: a set has fewer than four vectors, or some that are NaN or infinite; D and E differ; `block` < 8.
+        UserError: a set has fewer than four vectors, or some that are NaN or infinite; the sets differ in dimension;
+            `block` is below 8.
     """
     if samples.shape[1] != reference.shape[1]:
         raise UserError(

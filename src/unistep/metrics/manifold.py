@@ -90,7 +90,7 @@ def _together(inputs: Inputs) -> tuple[dict[str, Estimate], int]:
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Both in [0, 1], higher is better."""
+    """Precision and recall of samples, both in [0, 1]; higher is better."""
 
     precision: float
     recall: float
@@ -98,7 +98,12 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """Density is at least 0 and about 1 for samples of the reference's law; coverage in [0, 1]; higher is better."""
+    """Density and coverage of samples; higher is better.
+
+    Args:
+        density: number of at least 0, about 1 for samples of the reference's law.
+        coverage: share in [0, 1].
+    """
 
     density: float
     coverage: float
@@ -107,10 +112,16 @@ class DensityCoverage:
 def precision_recall(
     reference: Float[Tensor, "N D"], samples: Float[Tensor, "M E"], k: int = 3, *, rows: int = _ROWS
 ) -> PrecisionRecall:
-    """Precision and recall of the samples against the reference, both given as features.
+    """Returns precision and recall of samples against a reference.
 
-    `rows` bounds the memory: rows x rows float64 distances are held at a time. Raises UserError where a set has no k-th
-    neighbour, D and E differ or a feature is not finite.
+    Args:
+        reference: features of the reference.
+        samples: features of the samples.
+        k: number of the neighbour that a ball reaches to.
+        rows: bound of the memory: rows x rows float64 distances are held at a time.
+
+    Raises:
+        UserError: a set has no k-th neighbour, the sets differ in dimension, or a feature is not finite.
     """
     found = _measure(reference, samples, k=k, rows=rows)
     return PrecisionRecall(found["precision"].value, found["recall"].value)
@@ -119,7 +130,7 @@ def precision_recall(
 def density_coverage(
     reference: Float[Tensor, "N D"], samples: Float[Tensor, "M E"], k: int = 5, *, rows: int = _ROWS
 ) -> DensityCoverage:
-    """Density and coverage of the samples against the reference, both given as features; see `precision_recall`."""
+    """Returns density and coverage of samples against a reference; see `precision_recall`."""
     found = _measure(reference, samples, density_k=k, rows=rows)
     return DensityCoverage(found["density"].value, found["coverage"].value)
 
@@ -133,10 +144,18 @@ def manifold_estimates(
     rows: int = _ROWS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Estimate]:
-    """By name: "precision" and "recall" with k neighbours, "density" and "coverage" with `density_k`.
+    """Returns precision, recall, density and coverage by name; every distance is computed once for all four.
 
-    Every distance is computed once for all four. The features may be memory-mapped and of any float type: of them no
-    copy is made but of 2 x `rows` vectors at a time. Raises UserError as `precision_recall` does.
+    Args:
+        reference: features of the reference, in memory or memory-mapped, of any float type.
+        samples: features of the samples, likewise.
+        k: number of the neighbour that a ball reaches to, for precision and recall.
+        density_k: the same for density and coverage.
+        rows: bound of the memory: rows x rows float64 distances and 2 x rows vectors are held at a time.
+        on_progress: called with the number of distances that are computed, and of all.
+
+    Raises:
+        UserError: see `precision_recall`.
     """
     return _measure(reference, samples, k=k, density_k=density_k, rows=rows, on_progress=on_progress)
 
@@ -151,12 +170,12 @@ class _Vectors:
         return len(self._features)
 
     def places(self, first: int = 0) -> Iterator[slice]:
-        """Consecutive slices of the vectors from `first` on."""
+        """Returns consecutive slices of the vectors from `first` on."""
         for start in range(first, len(self), self._rows):
             yield slice(start, min(start + self._rows, len(self)))
 
     def parts(self, first: int = 0) -> Iterator[tuple[slice, Float64[Tensor, "R D"]]]:
-        """The vectors of every place."""
+        """Returns the vectors of every place."""
         for place in self.places(first):
             # Distances do not change with the centre, but small numbers lose less in |a|^2 + |b|^2 - 2ab.
             yield place, self._features[place].to("cpu", torch.float64) - self._centre
@@ -170,7 +189,13 @@ def _mean(features: Float[Tensor, "N D"], rows: int) -> Float64[Tensor, "D"]:
 
 
 def nearest_squared(vectors: _Vectors, k: int, advance: Callable[[int], None]) -> Float64[Tensor, "N K"]:
-    """The squared distances of each vector to the k nearest others, ascending."""
+    """Returns the squared distances of each vector to the k nearest others, ascending.
+
+    Args:
+        vectors: features.
+        k: number of neighbours.
+        advance: called with the number of distances that were computed.
+    """
     best = torch.full((len(vectors), k), float("inf"), dtype=torch.float64)
 
     def keep(part: slice, block: Float64[Tensor, "_ _"], dim: int) -> None:
@@ -192,13 +217,19 @@ def nearest_squared(vectors: _Vectors, k: int, advance: Callable[[int], None]) -
 
 
 def squared_radii(features: Float[Tensor, "N D"], k: int = 3, *, rows: int = _ROWS) -> Float64[Tensor, "N"]:
-    """The squared distance of each vector to its k-th nearest other vector."""
+    """Returns the squared distance of each vector to its k-th nearest other vector.
+
+    Args:
+        features: vectors.
+        k: number of the neighbour.
+        rows: number of vectors held at a time.
+    """
     vectors = _Vectors(features, _mean(features, rows), rows)
     return nearest_squared(vectors, k, lambda _: None)[:, k - 1]
 
 
 class _Cover:
-    """By how many samples each vector of the reference is covered, and by which where it is only one."""
+    """The number of samples that cover each vector of the reference, and the sample where it is only one."""
 
     def __init__(self, count: int) -> None:
         self._times = torch.zeros(count, dtype=torch.float64)
@@ -284,7 +315,7 @@ def _check(
 def _counter(
     real: _Vectors, drawn: _Vectors, both: bool, on_progress: Callable[[int, int], None] | None
 ) -> Callable[[int], None]:
-    """Adds up the distances computed and reports them; `both`: those among the samples are wanted too."""
+    """A function that adds up the distances computed and reports them; with `both` those among the samples too."""
 
     def within(vectors: _Vectors) -> int:
         return sum((i.stop - i.start) * (len(vectors) - i.start) for i in vectors.places())

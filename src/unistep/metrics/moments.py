@@ -1,4 +1,4 @@
-"""Mean and covariance of features that arrive in batches, in one pass and in memory that their number does not change.
+"""Mean and covariance of features that arrive in batches, in one pass and in memory independent of their number.
 
 Parts are merged in the way of Chan, Golub and LeVeque (1979), eqs. 2.1a-b, in float64: the centred sums of squares of
 two parts A and B combine as
@@ -25,7 +25,13 @@ _PENDING = 512  # vectors gathered before they are multiplied: fewer would pass 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and unbiased covariance (divisor count - 1) of `count` feature vectors."""
+    """Mean and covariance of feature vectors.
+
+    Args:
+        mean: mean.
+        covariance: unbiased covariance, with count - 1 as divisor.
+        count: number of vectors; 0 where it is unknown.
+    """
 
     mean: Float64[Tensor, "D"]
     covariance: Float64[Tensor, "D D"]
@@ -48,8 +54,11 @@ def _checked(features: Float[Tensor, "N D"], dim: int) -> Float[Tensor, "N D"]:
 class StreamingMoments:
     """Collects mean and covariance of features that arrive in batches; the order and the batch size do not matter.
 
-    Parts gathered apart (in other processes, say) join through `merge`. The memory is that of D^2 / 2 numbers and
+    Parts gathered apart, as in other processes, join through `merge`. The memory is that of D^2 / 2 numbers and
     somewhat more.
+
+    Args:
+        dim: number of features D.
     """
 
     def __init__(self, dim: int) -> None:
@@ -63,18 +72,19 @@ class StreamingMoments:
 
     @property
     def count(self) -> int:
-        """How many vectors were added."""
+        """Number of vectors that were added."""
         return self._count + self._pending
 
     def update(self, features: Float[Tensor, "N D"]) -> None:
-        """Add a batch of features, of any float type and on any device.
+        """Adds a batch of features, of any float type and on any device.
 
-        Raises UserError where they hold NaN or infinite values, or are not of the dimension of the others.
+        Raises:
+            UserError: they hold NaN or infinite values, or are of another dimension.
         """
         self._add(_checked(features, self.dim))
 
     def merge(self, other: "StreamingMoments") -> None:
-        """Add all that `other` has seen."""
+        """Adds everything that `other` holds."""
         other._flush()
         self._flush()
         if other._count:
@@ -83,7 +93,11 @@ class StreamingMoments:
                 mine.add_(theirs).addr_(delta[a:b], delta[:b], alpha=weight)
 
     def result(self) -> Moments:
-        """The moments so far. Raises UserError for fewer than two vectors: they have no covariance."""
+        """Returns the moments so far.
+
+        Raises:
+            UserError: there are fewer than two vectors, which have no covariance.
+        """
         if self.count < 2:
             raise UserError(f"moments need at least 2 feature vectors, got {self.count}; give more images")
         covariance = self._full().div_(self.count - 1)
@@ -142,11 +156,14 @@ class StreamingMoments:
 
 
 class GroupedMoments:
-    """Moments in 10 groups of images, from whose differences the error of what is computed from all is estimated.
+    """Moments in 10 groups of images, from whose differences the error of a number of all images is estimated.
 
     The group of an image follows from its index alone, whatever the batches and processes. Of every ten images that
     follow each other one goes to each group, in turn from a place that is drawn for each ten: were it always the same
     place, a group would be one class where classes alternate.
+
+    Args:
+        dim: number of features.
     """
 
     def __init__(self, dim: int) -> None:
@@ -155,13 +172,18 @@ class GroupedMoments:
 
     @property
     def count(self) -> int:
-        """How many vectors were added."""
+        """Number of vectors that were added."""
         return sum(group.count for group in self._groups)
 
     def update(self, features: Float[Tensor, "N D"], start: int) -> None:
-        """Add the features of the images start, start + 1, ...; each image once, in any order.
+        """Adds features; each image once, in any order.
 
-        Raises UserError where they hold NaN or infinite values, or are not of the dimension of the others.
+        Args:
+            features: features of the images start, start + 1, ...
+            start: number of the first image.
+
+        Raises:
+            UserError: they hold NaN or infinite values, or are of another dimension.
         """
         features = _checked(features.to("cpu"), self.dim)
         tens = range(start // _GROUPS, (start + len(features)) // _GROUPS + 1)
@@ -172,21 +194,29 @@ class GroupedMoments:
             group._add(features[place == number])
 
     def merge(self, other: "GroupedMoments") -> None:
-        """Add all that `other` has seen; of other images."""
+        """Adds everything that `other` holds, of other images."""
         for mine, theirs in zip(self._groups, other._groups, strict=True):
             mine.merge(theirs)
 
     def total(self) -> Moments:
-        """The moments of all. Raises UserError for fewer than two vectors."""
+        """Returns the moments of all images.
+
+        Raises:
+            UserError: there are fewer than two.
+        """
         return self._joined(self._groups).result()
 
     def halves(self) -> tuple[Moments, Moments]:
-        """The moments of two halves of the images. Raises UserError for fewer than two vectors in a half."""
+        """Returns the moments of two halves of the images.
+
+        Raises:
+            UserError: there are fewer than two in a half.
+        """
         first, second = (self._joined(self._groups[parity::2]) for parity in (0, 1))
         return first.result(), second.result()
 
     def state(self) -> dict[str, Tensor]:
-        """All of it as tensors, to send to another process."""
+        """Returns everything as tensors, to send to another process."""
         for group in self._groups:
             group._flush()
         return {
@@ -199,7 +229,7 @@ class GroupedMoments:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "GroupedMoments":
-        """The inverse of `state`."""
+        """Makes the moments that `state` was taken of."""
         made = cls(state["mean"].shape[1])
         for number, group in enumerate(made._groups):
             group._count = int(state["count"][number])
@@ -218,7 +248,13 @@ class GroupedMoments:
     def group_sums(
         self, origin: Float64[Tensor, "D"], linear: Float64[Tensor, "D"], quadratic: Float64[Tensor, "D D"]
     ) -> tuple[Float64[Tensor, "G"], Float64[Tensor, "G"]]:
-        """Of each group: the number of vectors, and their sum of linear^T z + z^T quadratic z with z = x - origin."""
+        """Returns the number of vectors of each group, and their sums of linear^T z + z^T quadratic z.
+
+        Args:
+            origin: point that is subtracted, z = x - origin.
+            linear: coefficients of the linear part.
+            quadratic: symmetric matrix of the quadratic part.
+        """
         counts, values = [], []
         for group in self._groups:
             scatter = group._full()
@@ -230,7 +266,11 @@ class GroupedMoments:
 
 
 def moments(features: Float[Tensor, "N D"]) -> Moments:
-    """The moments of features held in memory at once; N >= 2."""
+    """Returns the moments of features in memory.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
     stream = StreamingMoments(features.shape[1])
     stream.update(features)
     return stream.result()

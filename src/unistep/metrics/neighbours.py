@@ -1,4 +1,4 @@
-"""The nearest training images of every sample: does the model draw, or does it copy?
+"""Nearest training images of every sample, and the share of samples that are copies.
 
 Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize", count a sample as memorised
 where its nearest training image is more than three times as near as the second nearest, d1 / d2 < 1/3. The ratio needs
@@ -6,7 +6,7 @@ no threshold in units of the features. They and Gu et al. 2023, "On memorization
 pixels; any vectors will do here, and features also find a copy that is shifted or recoloured.
 
 Some training sets hold near-copies of their own. The share of training images that would count as memorised, each
-compared with the others, says what the model's share is to be compared with.
+compared with the others, is the one to compare the model's share with.
 """
 
 from collections.abc import Iterable
@@ -59,8 +59,8 @@ class Neighbours:
     """The k nearest training images of N samples, nearest first.
 
     Args:
-        distance: Euclidean, in units of the features.
-        index: which training images, counted over all blocks.
+        distance: Euclidean distances in units of the features.
+        index: numbers of the training images, counted over all blocks.
     """
 
     distance: Float64[Tensor, "N K"]
@@ -72,7 +72,7 @@ class Neighbours:
         return _ratio(self.distance)
 
     def closest(self, count: int) -> Int64[Tensor, "_"]:
-        """The `count` samples nearest to their training image, nearest first."""
+        """Returns the numbers of the `count` samples nearest to their training image, nearest first."""
         return self.distance[:, 0].argsort(stable=True)[:count]
 
 
@@ -89,11 +89,19 @@ def nearest_neighbours(
     own: Int64[Tensor, "N"] | None = None,
     rows: int = 500,
 ) -> Neighbours:
-    """The k nearest of the training vectors, which come in blocks, one after the other, of any sizes.
+    """Returns the k nearest training vectors of every sample.
 
-    One block, `rows` x its distances and `rows` x k vectors are held at a time. With `own`, sample i is itself the
-    training vector own[i], which is then not its neighbour. Raises UserError where there are fewer than k others, D and
-    E differ or a vector is not finite.
+    One block, `rows` x its distances and `rows` x k vectors are held at a time.
+
+    Args:
+        samples: features of the samples.
+        blocks: features of the training images in blocks of any sizes.
+        k: number of neighbours.
+        own: number of the training vector that each sample itself is, which is then not its neighbour.
+        rows: number of samples compared with a block at once.
+
+    Raises:
+        UserError: there are fewer than k others, the vectors differ in dimension, or one is not finite.
     """
     if k < 1:
         raise UserError(f"the number of nearest neighbours must be at least 1, got {k}")
@@ -143,7 +151,15 @@ def _nearest_in_block(
 
 
 def memorised(neighbours: Neighbours, ratio: float = MEMORISED_RATIO) -> Estimate:
-    """The share of samples that copy a training image, d1 / d2 < `ratio`, with its standard error; needs k >= 2."""
+    """Returns the share of samples that copy a training image, with its standard error.
+
+    Args:
+        neighbours: neighbours of the samples, at least 2 each.
+        ratio: bound of d1 / d2, below which a sample is a copy.
+
+    Raises:
+        UserError: there is one neighbour each.
+    """
     if neighbours.distance.shape[1] < 2:
         raise UserError("whether a sample is a copy needs its 2 nearest training images; ask for at least 2")
     return proportion(int((neighbours.ratio < ratio).sum()), len(neighbours.distance))
@@ -161,11 +177,20 @@ def save_neighbours(
     *,
     rows: int = 12,
 ) -> Path:
-    """Writes a PNG, a row for each of the `rows` samples nearest to their training image, the nearest first.
+    """Writes a PNG of the samples nearest to their training image, the nearest first; the file appears whole.
 
-    A row is the sample, with d1 / d2 under it, and right of a line its nearest training images, each with its distance.
-    The ratio of a sample that counts as memorised is red. Small images are enlarged by a whole factor. The file appears
-    whole.
+    A row is a sample, with d1 / d2 under it, and right of a line its nearest training images, each with its distance.
+    The ratio of a sample that counts as memorised is red. Small images are enlarged by a whole factor.
+
+    Args:
+        path: place of the PNG.
+        samples: images of the samples.
+        images: images of their neighbours.
+        distance: distances of the neighbours.
+        rows: largest number of samples shown.
+
+    Raises:
+        UserError: there are no samples.
     """
     if len(samples) == 0:
         raise UserError(f"{path}: there are no samples to show beside their neighbours; give at least one")

@@ -100,7 +100,7 @@ class Report(Mapping[str, Result]):
 
     @property
     def heading(self) -> str:
-        """What was compared with what, as text of one line."""
+        """Samples and reference, as text of one line."""
         against = "" if self.reference is None else f" against {self.reference['name']}"
         return f"{self.samples['count']:,} images of {self.samples['name']}{against}"
 

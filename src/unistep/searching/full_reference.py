@@ -37,7 +37,7 @@ def _no_network() -> FeatureNetwork:
 
 @dataclass(frozen=True)
 class Resources:
-    """Everything that a full-reference metric may need.
+    """Device, feature network and files of weights that full-reference metrics take.
 
     Args:
         device: device to compute on.
@@ -90,7 +90,7 @@ def open_full_reference(name: str, resources: Resources) -> FullReferenceMetric:
 
     Args:
         name: name of the row.
-        resources: what it may need.
+        resources: device, feature network and files of weights.
 
     Raises:
         UserError: the weights cannot be had, or the feature network is no classifier.

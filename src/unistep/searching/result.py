@@ -77,7 +77,7 @@ class SearchResult(Mapping[int, Found]):
 
     @property
     def heading(self) -> str:
-        """What was compared, as text of one line."""
+        """Model and metric, as text of one line."""
         task = "" if self.task is None else f", {self.task}"
         return f"{self.model}{task}: {self.metric} of {self.num_images:,} fresh images, {self.better} is better"
 

@@ -65,7 +65,7 @@ def test_grey_images_are_repeated(file: Path):
 
 
 def test_refusals(file: Path):
-    with pytest.raises(UserError, match="resize 'nearest' is unknown"):
+    with pytest.raises(UserError, match="`resize` 'nearest' is unknown"):
         DINOv2("nowhere.pth", resize="nearest")
     features = DINOv2(file, resize="none")
     with pytest.raises(UserError, match="features dinov2 are pool; they have no spatial"):

@@ -72,7 +72,7 @@ def test_what_it_does_not_take_is_refused(network: EffNetLite0, images: Tensor):
         network(images, ["spatial"])
     with pytest.raises(UserError, match="effnet-lite0 .*these have 2"):
         network(images[:, :2], ["pool"])
-    with pytest.raises(UserError, match="resize 'bilinear' is unknown"):
+    with pytest.raises(UserError, match="`resize` 'bilinear' is unknown"):
         EffNetLite0(resize="bilinear")
 
 

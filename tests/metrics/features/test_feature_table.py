@@ -22,7 +22,7 @@ def test_options_reach_the_network(tmp_path: Path):
         with pytest.raises(UserError, match=str(path)):
             open_features(name, path=path)
     for name in ("effnet-lite0", "inception", "dinov2"):
-        with pytest.raises(UserError, match="resize 'nearest' is unknown"):
+        with pytest.raises(UserError, match="`resize` 'nearest' is unknown"):
             open_features(name, path=path, resize="nearest")
     with pytest.raises(UserError, match=f"{path}"):
         open_features(f"onnx:{path}")

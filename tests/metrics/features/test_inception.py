@@ -171,7 +171,7 @@ def test_a_download_is_checked_too(file: Path, tmp_path: Path):
 
 
 def test_unknown_words_are_refused_before_anything_is_opened(file: Path):
-    with pytest.raises(UserError, match="resize 'nearest' is unknown"):
+    with pytest.raises(UserError, match="`resize` 'nearest' is unknown"):
         Inception("nowhere.pt", resize="nearest")
     network = Inception(file, resize="none", sha256=sha256(file))
     with pytest.raises(UserError, match="32x32 pixels and the feature network takes 299x299"):

@@ -192,7 +192,7 @@ def test_undeclared_is_refused_with_what_to_write(write, images: Tensor):
     path = write(model())
     declaration = path.with_name("network.onnx.json")
     declaration.unlink()
-    with pytest.raises(UserError, match="does not say how it sees images") as caught:
+    with pytest.raises(UserError, match="does not declare its input") as caught:
         ONNX(path)
     message = str(caught.value)
     assert "\n" not in message and str(declaration) in message

@@ -1,4 +1,4 @@
-"""DINOv2's class token, on which FD-DINOv2 is measured (Stein et al. 2023, arXiv 2306.04675).
+"""DINOv2's class token, the feature of FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675).
 
 ViT-L/14 without registers, 1024 features. Images enter at 224 pixels as ((x / 255) - mean) / std with ImageNet's
 colours. Stein et al. and EDM2 (Karras et al. 2024) resize with the bicubic filter that widens where images become
@@ -30,14 +30,14 @@ class DINOv2:
     """A `FeatureNetwork` with pool features.
 
     Args:
-        path: a file or folder with the weights, see `unistep.formats.published.dinov2`; None downloads ViT-L/14 once,
+        path: file or folder with the weights, see `unistep.formats.published.dinov2`; None downloads ViT-L/14 once,
             1.13 GiB.
-        device: where the network runs.
-        resize: "clean" for figures that compare with published ones.
-        cache_dir: where the download is kept; None is `unistep/features` in the user's cache.
+        device: device to compute on.
+        resize: method of the resize, see `Resize`; "clean" is that of published figures.
+        cache_dir: folder of the download; None is `unistep/features` in the user's cache.
 
     Raises:
-        UserError: no such resize; the weights cannot be had, or are of another network.
+        UserError: the resize is unknown, or the weights cannot be had or are of another network.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DINOv2:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "B C H W"], kinds: Collection[Kind]) -> dict[Kind, Float32[Tensor, "B _"]]:
-        """The features of uint8 images of 1 or 3 channels and of any size, on the CPU.
+        """Returns the features of uint8 images of 1 or 3 channels and of any size, on the CPU.
 
         Raises:
             UserError: images of other channels, an unknown kind, or a size that is not resized to 224 pixels.

@@ -38,13 +38,13 @@ class EffNetLite0:
     """Features of natural images: 1280 "pool", 1000 "probabilities". Computed in fp32; grey images are repeated.
 
     Args:
-        path: the weights; None takes those of the package.
-        device: to compute on.
-        resize: how images are brought to 224 pixels; with "none" they must have this size.
-        sha256: of the weights, which are not opened with any other.
+        path: file of the weights; None takes that of the package.
+        device: device to compute on.
+        resize: method that brings images to 224 pixels; with "none" they must have this size.
+        sha256: hash of the weights; a file with another one is not opened.
 
     Raises:
-        UserError: no such resize or file, or it is not the published one.
+        UserError: the resize is unknown, the file is missing, or it is not the published one.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class EffNetLite0:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "B C H W"], kinds: Collection[Kind]) -> dict[Kind, Float32[Tensor, "B _"]]:
-        """See `FeatureNetwork`."""
+        """Returns the features; see `FeatureNetwork`."""
         check_kinds(self.info, kinds)
         images = as_rgb(self.info, images)
         pool = torch.empty(len(images), FEATURE_DIM)

@@ -8,7 +8,11 @@ import torch
 
 @contextmanager
 def exact_convolutions(device: torch.device) -> Iterator[None]:
-    """A context in which cuDNN does not round the inputs of fp32 convolutions to TF32, as it does by default."""
+    """While entered, cuDNN does not round the inputs of fp32 convolutions to TF32, as it does by default.
+
+    Args:
+        device: device of the convolutions.
+    """
     if device.type != "cuda":
         yield
         return

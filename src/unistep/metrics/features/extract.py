@@ -1,4 +1,4 @@
-"""The features of a source's images, each computed once, by as many processes as there are."""
+"""Extraction of the features of a source's images, each once, by as many processes as there are."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -20,15 +20,16 @@ NETWORK_BATCH = 64
 def features_of(
     images: Tensor, network: FeatureNetwork, kinds: Collection[Kind], name: str = "the images", first: int = 0
 ) -> dict[Kind, Tensor]:
-    """The features [N, D] of uint8 images [N, C, H, W] of each kind, float32 on the CPU.
+    """Returns the features [N, D] of images of each kind, float32 on the CPU.
 
     The network sees batches of 64 from the first image on, so that the same images give the same features bit by bit.
 
     Args:
-        images: any number.
-        network: see `FeatureNetwork`.
-        kinds: which features.
-        name, first: of the images and of the number of the first of them, for messages.
+        images: uint8 [N, C, H, W].
+        network: feature network.
+        kinds: kinds of features that are wanted.
+        name: name of the images in messages.
+        first: number of the first image in messages.
 
     Raises:
         UserError: a feature is not finite, or the network does not take such images.
@@ -55,15 +56,18 @@ def extract(
     processes: Processes | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[Kind, StoredFeatures]:
-    """Makes the features that are not there yet; each process its share. Returns once all are there.
+    """Extracts the features that are not kept yet, each process its share; returns once all are there.
 
     Args:
-        source: of images.
-        network: of features.
-        kinds: which features.
-        root: of the features that are kept.
-        processes: which this one is; None is the only one.
-        on_done: told how many images are done, by this process's own count scaled to all.
+        source: source of the images.
+        network: feature network.
+        kinds: kinds of features that are wanted.
+        root: folder of all features that are kept.
+        processes: processes that share the work; None is this one alone.
+        on_done: called with the number of images that are done, by this process's own count scaled to all.
+
+    Returns:
+        The kept features of each kind.
 
     Raises:
         UserError: an image or a feature cannot be had, or another process has ended early.

@@ -52,15 +52,15 @@ class Inception:
     """A `FeatureNetwork` with pool, spatial features and probabilities.
 
     Args:
-        path: the published file; None downloads it once, 91 MiB.
-        device: where the network runs.
-        resize: legacy-tensorflow for FID as it is published, clean for clean-FID.
-        sha256: the only content that is opened. A file with another one is code by somebody else: give its hash only
-            if you would run that.
-        cache_dir: where the download is kept; None is `unistep/features` in the user's cache.
+        path: published file; None downloads it once, 91 MiB.
+        device: device to compute on.
+        resize: method of the resize, see `Resize`: legacy-tensorflow for FID as it is published, clean for clean-FID.
+        sha256: hash of the file; one with another hash is not opened. It would be code by somebody else: give its hash
+            only to run that.
+        cache_dir: folder of the download; None is `unistep/networks` in the user's cache.
 
     Raises:
-        UserError: no such resize; the file cannot be had, or it is another one.
+        UserError: the resize is unknown, or the file cannot be had or is another one.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Inception:
         )
 
     def __call__(self, images: UInt8[Tensor, "B C H W"], kinds: Collection[Kind]) -> dict[Kind, Float32[Tensor, "B _"]]:
-        """The features of uint8 images of 1 or 3 channels and of any size, on the CPU; in one pass.
+        """Returns the features of uint8 images of 1 or 3 channels and of any size, on the CPU; in one pass.
 
         Raises:
             UserError: images of other channels, an unknown kind, or a size that is not resized to 299 pixels.

@@ -1,6 +1,6 @@
-"""The features of any network in an ONNX file, run by onnxruntime.
+"""Features of any network in an ONNX file, run by onnxruntime.
 
-A number depends on how the network sees the images, so the file must say it: in FILE.json beside it, or else in the
+A number depends on the preparation of the images, so it must be declared: in FILE.json beside the file, or else in the
 metadata of the model as the text `unistep`. Both are the JSON of a `Declaration`:
 
     {"size": 224, "channels": 3, "scale": 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
@@ -39,19 +39,22 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(d
 
 @dataclass(frozen=True)
 class Declaration:
-    """How the network of an ONNX file sees images, and which outputs are features.
+    """Input of the network of an ONNX file, and the outputs that are features.
 
     Args:
-        size: height and width of its input, in pixels.
-        channels: of its input: 1, or 3 in the order red, green, blue; grey images are then repeated.
-        scale: what pixels in 0..255 are divided by.
-        mean: subtracted then; one number, or one a channel.
-        std: what is divided by then; one number, or one a channel.
-        resize: how images are brought to `size`; with "none" they must have it.
-        layout: of its input.
-        pool: the output with one vector an image, [B, D] or [B, D, 1, 1].
-        probabilities: the output with the probabilities of classes [B, K]; null where there is none.
-        label: for the names of measures, as in FD-<label>; null is the name of the file.
+        size: height and width of the input in pixels.
+        channels: channels of the input: 1, or 3 in the order red, green, blue; grey images are then repeated.
+        scale: divisor of pixels in 0..255.
+        mean: number subtracted then; one, or one a channel.
+        std: divisor then; one number, or one a channel.
+        resize: method that brings images to `size`; with "none" they must have it.
+        layout: order of the input's dimensions.
+        pool: name of the output with one vector an image, [B, D] or [B, D, 1, 1].
+        probabilities: name of the output with the probabilities of classes [B, K]; null where there is none.
+        label: name of the network in titles, as in FD-<label>; null is the name of the file.
+
+    Raises:
+        UserError: a value makes no sense.
     """
 
     size: int
@@ -81,9 +84,9 @@ class ONNX:
     """Features by the network of an ONNX file: "pool", and "probabilities" where they are declared.
 
     Args:
-        path: the file.
-        device: "cpu", or "cuda" with a build of onnxruntime for it.
-        resize: in place of the declared one.
+        path: path of the file.
+        device: device to compute on: "cpu", or "cuda" with a build of onnxruntime for it.
+        resize: method of the resize in place of the declared one.
 
     Raises:
         UserError: onnxruntime is not installed, the file cannot be read, or what it declares does not fit it.
@@ -111,7 +114,7 @@ class ONNX:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "B C H W"], kinds: Collection[Kind]) -> dict[Kind, Float32[Tensor, "B _"]]:
-        """See `FeatureNetwork`."""
+        """Returns the features; see `FeatureNetwork`."""
         check_kinds(self.info, kinds)
         if self._declaration.channels == 3:
             images = as_rgb(self.info, images)
@@ -219,7 +222,7 @@ def _declaration(path: Path, session: Any) -> Declaration:
     remedy = f"it is to hold {_example(session)} with the network's own values"
     if beside.exists() or text is None:
         if not beside.exists():
-            raise UserError(f"{path} does not say how it sees images: write {beside}, {remedy}")
+            raise UserError(f"{path} does not declare its input; write {beside}, {remedy}")
         where, raw = beside, read_object(beside, remedy)
     else:
         where = Path(f"{path} (metadata {METADATA_KEY})")

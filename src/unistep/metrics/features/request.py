@@ -1,4 +1,4 @@
-"""What a feature network of colour images checks of every call."""
+"""Checks that feature networks of colour images make of every call."""
 
 from collections.abc import Collection
 
@@ -20,10 +20,10 @@ def check_kinds(info: FeatureInfo, kinds: Collection[Kind]) -> None:
 
 
 def as_rgb(info: FeatureInfo, images: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Images of three channels; grey ones repeated.
+    """Returns images of three channels; grey ones are repeated.
 
     Raises:
-        UserError: they have neither 1 nor 3 channels.
+        UserError: the images have neither 1 nor 3 channels.
     """
     if images.shape[1] not in (1, 3):
         raise UserError(f"features {info.name} are of images of 1 or 3 channels, and these have {images.shape[1]}")

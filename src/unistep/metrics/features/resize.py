@@ -1,6 +1,6 @@
-"""How images are brought to the size of a feature network's input; the numbers hang on it (Parmar et al. 2022).
+"""Methods that bring images to the size of a feature network's input; numbers depend on them (Parmar et al. 2022).
 
-    legacy-tensorflow   TensorFlow 1's `resize_bilinear`, which the published FIDs are measured with
+    legacy-tensorflow   TensorFlow 1's `resize_bilinear`, that of the published FIDs
     clean               Pillow's bicubic filter on float32 channels, clamped and not rounded: that of clean-FID
     none                images that have the size already
 
@@ -27,11 +27,11 @@ from unistep.metrics.features.info import Resize
 
 
 def legacy_tensorflow(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S S"]:
-    """Bilinear as TensorFlow 1 does it, bit for bit; values in [0, 255].
+    """Resizes by TensorFlow 1's bilinear filter, bit for bit; values in [0, 255].
 
     Args:
-        images: uint8, on any device.
-        size: pixels of a side of the result.
+        images: images on any device.
+        size: side of the result in pixels.
     """
     x = images.float()
     if x.shape[2:] == (size, size):
@@ -45,11 +45,11 @@ def legacy_tensorflow(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Te
 
 
 def clean(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S S"]:
-    """Pillow's bicubic, every channel as an image of floats; values in [0, 255].
+    """Resizes by Pillow's bicubic filter, every channel as an image of floats; values in [0, 255].
 
     Args:
-        images: uint8, on any device; the work is done on the CPU.
-        size: pixels of a side of the result.
+        images: images on any device; the work is done on the CPU.
+        size: side of the result in pixels.
     """
     channels = images.cpu().flatten(0, 1).numpy().astype(np.float32)
     resized = np.empty((len(channels), size, size), np.float32)
@@ -60,7 +60,11 @@ def clean(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S
 
 
 def none(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S S"]:
-    """The images as they are, as floats in [0, 255].
+    """Returns the images as floats in [0, 255].
+
+    Args:
+        images: images of `size` pixels, on any device.
+        size: side of the result in pixels.
 
     Raises:
         UserError: they are of another size.
@@ -69,7 +73,7 @@ def none(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S 
         height, width = images.shape[2:]
         raise UserError(
             f"the images have {height}x{width} pixels and the feature network takes {size}x{size} without a resize; "
-            "choose resize clean or legacy-tensorflow"
+            "choose `resize` clean or legacy-tensorflow"
         )
     return images.float()
 
@@ -82,15 +86,15 @@ RESIZES: dict[Resize, Callable[[Tensor, int], Tensor]] = {
 
 
 def check_resize(name: str) -> Resize:
-    """The name, where it is that of a resize.
+    """Returns the name of a resize.
 
     Raises:
-        UserError: it is not.
+        UserError: there is none of that name.
     """
     for known in RESIZES:
         if name == known:
             return known
-    raise UserError(f"resize {name!r} is unknown; choose {', '.join(RESIZES)}")
+    raise UserError(f"`resize` {name!r} is unknown; choose {', '.join(RESIZES)}")
 
 
 def _sources(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
