@@ -1,4 +1,4 @@
-"""The quality of generated MNIST digits by the MNIST classifier: accuracy and Frechet distance.
+"""Quality of generated MNIST digits by the MNIST classifier: accuracy and Frechet distance.
 
 The labels of the classifier show whether a class-conditional model drew the digit that was asked for. The distances
 compare only with distances of this same classifier. They are not FID.
@@ -41,11 +41,18 @@ def evaluate_digits(
     *,
     classifier: MNISTClassifier | None = None,
 ) -> DigitQuality:
-    """Compare uint8 digits [N, 1, 28, 28] with the labels [N] they were drawn for and with
-    the moments of real digits.
+    """Compares digits with the labels that they were drawn for, and with real digits.
 
-    The Frechet distance shrinks as N grows, so compare at equal N. Without `classifier` the published one is loaded on
-    the CPU. Raises UserError for wrong shapes, labels that do not match and fewer than two images.
+    The Frechet distance shrinks as N grows, so compare at equal N.
+
+    Args:
+        images: digits [N, 1, 28, 28].
+        labels: digits [N] that were asked for.
+        reference: moments of the features of real digits.
+        classifier: classifier; None loads the published one on the CPU.
+
+    Raises:
+        UserError: a shape is wrong, the labels are of another number, or there are fewer than two images.
     """
     if labels.shape != images.shape[:1]:
         raise UserError(f"{len(images)} images have labels of shape {list(labels.shape)}; give one label an image")
@@ -68,14 +75,15 @@ def _real_moments(dataset: str) -> Moments:
 
 @functools.cache
 def mnist_reference() -> Moments:
-    """Feature moments of the 60,000 training images; about 20 s on one core, the first time in a process."""
+    """Returns the feature moments of the 60,000 training images; about 20 s on one core, once a process."""
     return _real_moments("mnist")
 
 
 def frechet_floor(reference: Moments | None = None) -> float:
-    """Distance of the 10,000 real test images to the reference, by default the training images.
+    """Returns the distance of the 10,000 real test images, which no generator of as many samples can be below.
 
-    No generator can be expected to do better with 10,000 samples.
+    Args:
+        reference: moments of the reference; None is the training images.
     """
     reference = reference or mnist_reference()
     test = _real_moments("mnist-test")

@@ -1,7 +1,7 @@
-"""The features and labels of the bundled MNIST classifier; see `unistep.metrics.features.mnist_classifier`.
+"""Features of the bundled MNIST classifier; see `unistep.metrics.features.mnist_classifier`.
 
 Digits of 28 pixels are taken as they are. MNIST is also used padded with black to 32, so that it can be halved more
-often: of such images the central 28 pixels are taken, and what a model paints into the border is not seen.
+often: of such images the central 28 pixels are taken, and the border is ignored.
 """
 
 from collections.abc import Collection
@@ -16,11 +16,14 @@ from unistep.metrics.features.mnist_classifier import FEATURE_DIM, NUM_CLASSES, 
 from unistep.metrics.features.request import check_kinds
 
 SIZE, PADDED_SIZE = 28, 32
-"""The sizes of images, in pixels, that `MNIST` takes."""
+"""Sizes of images, in pixels, that `MNIST` takes."""
 
 
 class MNIST:
-    """Features of grey digits: 128 "pool", 10 "probabilities". The images are 28x28 or 32x32.
+    """Features of grey digits of 28x28 or 32x32 pixels: 128 "pool", 10 "probabilities".
+
+    Args:
+        device: device to compute on.
 
     Raises:
         UserError: the weights in the package are missing or damaged.
@@ -39,7 +42,7 @@ class MNIST:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "B C H W"], kinds: Collection[Kind]) -> dict[Kind, Float32[Tensor, "B _"]]:
-        """See `FeatureNetwork`."""
+        """Returns the features; see `FeatureNetwork`."""
         check_kinds(self.info, kinds)
         channels, height, width = images.shape[1:]
         if channels != 1 or (height, width) not in ((SIZE, SIZE), (PADDED_SIZE, PADDED_SIZE)):

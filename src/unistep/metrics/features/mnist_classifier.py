@@ -36,7 +36,7 @@ class MNISTClassifier(nn.Module):
         self.head = nn.Linear(FEATURE_DIM, NUM_CLASSES)
 
     def forward(self, x: Float[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B K"]]:
-        """Features and logits of clean images x in [-1, 1]."""
+        """Returns features and logits of clean images x in [-1, 1]."""
         # Black must be 0 inside the network: zero padding then continues the background of a digit.
         features = self.trunk((x + 1) / 2).mean(dim=(2, 3))
         return features, self.head(features)
@@ -49,9 +49,14 @@ class MNISTClassifier(nn.Module):
     def features_and_logits(
         self, images: UInt8[Tensor, "N C H W"], batch_size: int = 500
     ) -> tuple[Float32[Tensor, "N D"], Float32[Tensor, "N K"]]:
-        """Features [N, 128] and logits [N, 10] of uint8 images, both on the CPU, from one pass of the network.
+        """Returns features [N, 128] and logits [N, 10] on the CPU, from one pass of the network.
 
-        The images are [N, 1, 28, 28]; any other shape raises UserError.
+        Args:
+            images: digits [N, 1, 28, 28].
+            batch_size: number of images computed at once.
+
+        Raises:
+            UserError: the images have another shape.
         """
         if images.shape[1:] != (1, 28, 28):
             raise UserError(
@@ -67,15 +72,15 @@ class MNISTClassifier(nn.Module):
         return features, logits
 
     def features(self, images: UInt8[Tensor, "N 1 28 28"], batch_size: int = 500) -> Float32[Tensor, "N D"]:
-        """Penultimate features [N, 128] of uint8 images."""
+        """Returns the penultimate features [N, 128] of uint8 images."""
         return self.features_and_logits(images, batch_size)[0]
 
     def logits(self, images: UInt8[Tensor, "N 1 28 28"], batch_size: int = 500) -> Float32[Tensor, "N K"]:
-        """Unnormalised class scores [N, 10] of uint8 images."""
+        """Returns the unnormalised class scores [N, 10] of uint8 images."""
         return self.features_and_logits(images, batch_size)[1]
 
     def predict(self, images: UInt8[Tensor, "N 1 28 28"], batch_size: int = 500) -> Int64[Tensor, "N"]:
-        """The most likely digit, 0 to 9, of each uint8 image."""
+        """Returns the most likely digit, 0 to 9, of each uint8 image."""
         return self.logits(images, batch_size).argmax(dim=1)
 
 
