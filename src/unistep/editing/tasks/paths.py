@@ -20,7 +20,7 @@ from unistep.editing.path import render_path
 from unistep.editing.result import EditedImage, EditResult
 from unistep.editing.run import check_classes, guess_classes
 from unistep.editing.tasks.sdedit import Vary
-from unistep.editing.tasks.task import EditContext, EditTask, Progress, check_between, no_progress
+from unistep.editing.tasks.task import EditContext, EditTask, ImageProgress, check_between, no_progress
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.plan import random_labels
@@ -82,7 +82,7 @@ class PathTask(EditTask):
         context: EditContext,
         images: Sequence[ImageInput],
         *,
-        progress: Progress = no_progress,
+        progress: ImageProgress = no_progress,
         on_image: Callable[[int, EditedImage], None] | None = None,
     ) -> EditResult:
         model, count = context.model, self.frames

@@ -31,7 +31,7 @@ from unistep.images.read import ImageInput, Picture, read_picture
 
 Shape = tuple[int, int, int]
 Shared = TypeVar("Shared")
-Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+ImageProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Given a number of images, a context in which a function is called with how many are done."""
 
 _log = logging.getLogger("unistep")
@@ -200,7 +200,7 @@ class EditTask(ABC):
         context: EditContext,
         images: Sequence[ImageInput],
         *,
-        progress: Progress = no_progress,
+        progress: ImageProgress = no_progress,
         on_image: Callable[[int, EditedImage], None] | None = None,
     ) -> EditResult:
         """Edits images.
@@ -275,7 +275,7 @@ class ImageTask(EditTask):
         context: EditContext,
         images: Sequence[ImageInput],
         *,
-        progress: Progress = no_progress,
+        progress: ImageProgress = no_progress,
         on_image: Callable[[int, EditedImage], None] | None = None,
     ) -> EditResult:
         given = self.read_all(context, images)
