@@ -77,8 +77,8 @@ def convert(
     OpenAI .pt holds the weights of ADM U-Nets alone.
 
     Args:
-        source: model folder, run directory, OpenAI .pt, EDM .pkl, owner/name on the Hugging Face hub, or a loaded
-            model.
+        source: model folder, run directory, OpenAI .pt, EDM .pkl, or owner/name on the Hugging Face hub; in Python also
+            a loaded model or a pipeline.
         target: a folder, or a file that ends in .pt; a model of that name is replaced.
         dtype: precision of the weights that are written; default: that of the source.
 
