@@ -73,7 +73,7 @@ def test_types_become_values():
     assert made["image"] == "a.png" and made["colour"] == "green" and made["layers"] == 3 and made["width"] == 2.5
     assert made["stops"] == [0, 22] and made["dry"] is True and made["frame"] is False
     assert given("--labels", "3")["labels"] == 3 and given("--labels", "[3, 4]")["labels"] == [3, 4]
-    assert given("--width", "-3")["width"] == -3
+    assert given("--width", "-3")["width"] == -3 and given("--stops", "-1,0")["stops"] == [-1, 0]
 
 
 @pytest.mark.parametrize(

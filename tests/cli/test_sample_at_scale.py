@@ -121,7 +121,7 @@ def test_a_process_that_dies_fails_the_command(victim, several, alone, here, run
     codes = exit_codes(started)
     assert (codes[victim], codes[1 - victim]) == (-9, 2)
     said = (here / f"said-{1 - victim}").read_text()
-    assert said == "unistep: error: another process of this run has ended early; see what it said, then repeat\n"
+    assert said == "unistep: error: another process of this run has ended early; see what it printed, then repeat\n"
     assert not (here / "images.npz").exists()
     kept = Shards(here / "images.npz", TOTAL, (1, 16, 16)).count()
     assert kept > 592, "all of the other's share, and some of the victim's"

@@ -193,7 +193,7 @@ def parse(
     words = [hyphened(a) for a in arguments]
     check_flags(words, [p.flag for p in flagged], program)
     try:
-        found, unknown = parser.parse_known_args(words)
+        found, unknown = parser.parse_known_args(_joined(words, {p.flag for p in flagged if not p.is_switch}))
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see {program} --help") from None
     if unknown:
@@ -212,6 +212,17 @@ def parse(
         else:
             values[p.name] = p.convert(value)
     return values
+
+
+def _joined(words: Sequence[str], flags: set[str]) -> list[str]:
+    """Joins a flag and the value after it that begins with a negative number, which argparse may take for a flag."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in flags and re.match(r"-[\d.]", word):
+            joined[-1] = f"{joined[-1]}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def hyphened(argument: str) -> str:
