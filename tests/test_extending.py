@@ -314,6 +314,21 @@ def test_the_format_of_the_page(extended, tmp_path):
     assert np.array_equal(packed, folder)
 
 
+def test_the_metric_of_the_page(extended, tmp_path):
+    """Evaluation, search and help have it."""
+    images = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 1), dtype=np.uint8)
+    for name, part in (("samples", images[:80]), ("reference", images[80:] // 2)):
+        np.savez(tmp_path / f"{name}.npz", part)
+    flags = ["--reference", "reference.npz", "--feature-cache", "cache", "--no-progress"]
+    search = ["search", *flags, "--metric", "md", "--num-images", 20, "--output", "search"]
+    out = extended("centre", ["evaluate", "samples.npz", *flags, "--metrics", "md,fd"], search)
+    assert "MD-MNIST" in out and "MD-MNIST of 20 fresh images, lower is better" in " ".join(out.split())
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert 0 < metrics["md"]["value"] < metrics["fd"]["value"] and metrics["md"]["standard_error"] > 0
+    scores = json.loads((tmp_path / "search" / "search.json").read_text())["scores"]
+    assert len(scores) > 3 and min(scores.values()) > 0
+
+
 # ------------------------------------------------------------------------------------------------ both pages
 
 
