@@ -34,9 +34,9 @@ from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.metrics.features.mnist_classifier import load_mnist_classifier
 from unistep.metrics.mnist import evaluate_digits, mnist_reference
-from unistep.objectives.continuous import ContinuousConfig
-from unistep.objectives.methods import METHODS, TITLES
+from unistep.objectives.methods import METHODS
 
+STUDENTS = [name for name in METHODS if name != "edm"]
 START, END = "<!-- compare-methods: begin -->", "<!-- compare-methods: end -->"
 
 
@@ -87,7 +87,7 @@ def measure(model: Path, steps: int | None, count: int, classifier: torch.nn.Mod
 
 def picture(root: Path, path: Path) -> None:
     """The teacher's samples above those of each method in one step, from the same noise."""
-    models = [root / "edm" / "teacher" / "model", *(root / m / "student" / "model" for m in METHODS)]
+    models = [root / "edm" / "teacher" / "model", *(root / m / "student" / "model" for m in STUDENTS)]
     rows = []
     for model in (load_model(m) for m in models):
         steps = None if model.info.kind == "diffusion" else 1
@@ -118,7 +118,7 @@ def table(teacher: Row, rows: list[Row], arguments: argparse.Namespace, minutes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/compare-methods"))
-    parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--only", nargs="+", choices=STUDENTS, default=STUDENTS, metavar="METHOD")
     parser.add_argument("--count", type=int, default=5000, help="samples a measurement")
     parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument("--picture", type=Path, help="PNG to draw instead")
@@ -141,16 +141,16 @@ def main() -> None:
     peak = train("mnist-edm", root / "edm", [])
     by = root / "edm" / "teacher"
     teacher = row("EDM teacher, 18 Heun steps", "random", by, peak, {18: (by / "model", 18)})
-    from_teacher = {m: parse_run([f"mnist-{m}"])[0].teacher is not None for m in arguments.only}
+    from_teacher = {m: len(parse_run([f"mnist-{m}"])[0].stages) > 1 for m in arguments.only}
 
     def train_method(method: str) -> float:
-        by_teacher = ["--teacher_model", str(by / "model")] if from_teacher[method] else []
-        peak = train(f"mnist-{method}", root / method, ["--teacher", "null", *by_teacher, *flags])
-        print(f"{TITLES[method]}: trained", flush=True)
+        by_teacher = ["--teacher", str(by)] if from_teacher[method] else []
+        peak = train(f"mnist-{method}", root / method, [*by_teacher, *flags])
+        print(f"{METHODS[method].title}: trained", flush=True)
         return peak
 
     # The longest first, so that no core waits for them at the end.
-    ordered = sorted(arguments.only, key=lambda m: (not isinstance(METHODS[m], ContinuousConfig), not from_teacher[m]))
+    ordered = sorted(arguments.only, key=lambda m: (m not in ("scd", "sct"), not from_teacher[m]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         peaks = dict(zip(ordered, pool.map(train_method, ordered), strict=True))
     rows = []
@@ -158,7 +158,9 @@ def main() -> None:
         stage = root / method / "student"
         model, two = stage / "model", stage / "model-2-steps"
         models = {1: (model, 1), 2: (two, 2) if two.exists() else (model, 2)}
-        rows.append(row(TITLES[method], "teacher" if from_teacher[method] else "random", stage, peaks[method], models))
+        rows.append(
+            row(METHODS[method].title, "teacher" if from_teacher[method] else "random", stage, peaks[method], models)
+        )
     text = table(teacher, rows, arguments, (time.monotonic() - started) / 60)
     print(f"\n{text}")
     if arguments.write:

@@ -89,7 +89,7 @@ def lively() -> Callable[..., nn.Module]:
 
     def build(seed: int = 0, **fields: Any) -> nn.Module:
         from unistep.networks.patched import PatchedUNetConfig
-        from unistep.workflows.parts import build_network
+        from unistep.workflows.runs.network import build_network
 
         small = {
             "sample_size": 16,
@@ -161,7 +161,7 @@ def saved(network, tmp_path_factory) -> Callable[..., Path]:
     ) -> Path:
         from unistep.formats.model import ModelInfo
         from unistep.formats.model_folder.folder import save_model
-        from unistep.workflows.parts import build_network
+        from unistep.workflows.runs.network import build_network
 
         path = tmp_path_factory.mktemp("models") / "model"
         model, noise = build_network(replace(base or network, **fields), seed=7), torch.Generator().manual_seed(7)
@@ -181,7 +181,7 @@ def openai_pt(tmp_path) -> Callable[..., Path]:
     def make(name: str = "edm_cat256_tiny.pt") -> Path:
         from unistep.formats.openai.layout import diffusers_to_openai
         from unistep.networks.adm import UNetConfig
-        from unistep.workflows.parts import build_network
+        from unistep.workflows.runs.network import build_network
 
         config = UNetConfig(
             sample_size=32,

@@ -27,7 +27,7 @@ from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.formats.model_folder.folder import load_model
 from unistep.objectives.consistency import ConsistencyObjective
-from unistep.objectives.methods import METHODS, method_name
+from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import Objective
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 from unistep.workflows.train import train
@@ -142,21 +142,21 @@ def test_the_recipe_of_the_page_trains_a_model_that_opens(tmp_path, monkeypatch)
     ((_, _, *words),) = [words for words in commands("extending.md") if words[1] == "train"]
     config, folder = parse_run(words)
     assert str(folder) == "runs/mine"
-    assert config.student.method.num_scales(0, 1200) == 11 and config.student.method.num_scales(1199, 1200) == 161
+    objective = config.stage("student").objective
+    assert objective.num_scales(0, 1200) == 11 and objective.num_scales(1199, 1200) == 161
 
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
     np.savez("small.npz", arr_0=images, arr_1=np.arange(8) % 2)
     small = "--data.source small.npz --network.block_out_channels [8,8] --network.attention_head_dim 8"
     short = "--teacher.steps 1 --teacher.batch_size 4 --student.steps 2 --student.batch_size 4"
     config, folder = parse_run([*words, *small.split(), *short.split()])
-    train(config, folder, say=lambda line: None)
+    train(config, output=folder, progress=False)
     model = load_model(folder / "student" / "model")
     assert model.image_shape == (1, 8, 8) and model.info.kind == "consistency"
-    slots = yaml.safe_load(recipe)["student"]["objective"]
-    named = ("pairs", "step", "target", "distance", "weighting", "scales")
-    assert model.method == "consistency objective: " + ", ".join(slots[slot] for slot in named)
+    slots = [getattr(objective, slot) for slot in ("pairs", "step", "target", "distance", "weighting", "scales")]
+    assert model.method == "consistency objective: " + ", ".join(slots)
     # It is a new one.
-    assert model.method not in {method_name(row) for row in METHODS.values()}
+    assert model.method not in {row.title for row in METHODS.values()}
 
 
 # ------------------------------------------------------------------------------------------------ an edit task
@@ -286,6 +286,26 @@ def test_the_solver_of_the_page(extended, tmp_path):
     midpoint, heun = (np.load(tmp_path / f"{name}.npz")["arr_0"].astype(float) for name in ("midpoint", "heun"))
     # Both are second order: from the same noise nearly the same digits.
     assert 0 < np.abs(midpoint - heun).mean() < 8
+
+
+def test_the_method_of_the_page(extended, tmp_path):
+    """Recipes, flags, help, dry runs and cards know it, with the published number that its row gives."""
+    np.savez(tmp_path / "small.npz", np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8))
+    (tmp_path / "mine.yaml").write_text("""
+data: {source: small.npz}
+network: {name: song, model_channels: 8, channel_mult: [1], num_blocks: 1, attn_resolutions: []}
+stages: {student: {method: anchored, steps: 2, batch_size: 2}}
+""")
+    flags = ["--student.objective.anchor-below", 0.1, "--output", "run", "--no-progress"]
+    help_ends = "import contextlib\nrun = main\ndef main(words):\n    with contextlib.suppress(SystemExit): run(words)"
+    lines = (["--student.objective.help"], ["--dry-run"], flags)
+    shown = extended("anchored", *(["train", "mine.yaml", *line] for line in lines), before=help_ends)
+    assert "--student.objective.anchor X" in shown and "weight of the denoising loss" in shown
+    assert "anchored consistency" in shown  # the dry run's
+    held = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["stages"]["student"]
+    assert (held["method"], held["objective"]["anchor"], held["objective"]["anchor_below"]) == ("anchored", 0.5, 0.1)
+    model = load_model(tmp_path / "run" / "student" / "model")
+    assert (model.method, model.info.kind) == ("anchored consistency", "consistency")
 
 
 def test_the_network_of_the_page(extended, tmp_path):

@@ -42,7 +42,7 @@ def test_commands_parse(words, tmp_path, monkeypatch):
     assert words[1] in COMMANDS
     if words[1] == "train":
         config, folder = parse_run(words[2:])
-        assert config.student is not None
+        assert config.stages[-1].name == "student"
         assert folder.parts[0] == "runs"
     elif words[1] in _PARSED:
         parsed = []

@@ -14,11 +14,13 @@ from unistep.cli.train import parse_run
 from unistep.config import RECIPES, RunConfig, find_recipe, recipe_names
 from unistep.formats.edm.adm import adm_config
 from unistep.formats.empty import without_weights
-from unistep.formats.model import LoadedModel, precondition
+from unistep.formats.model import LoadedModel
 from unistep.formats.openai.layout import diffusers_to_openai, openai_config
 from unistep.generation.plan import default_plan
 from unistep.networks.song import SongUNetConfig
-from unistep.workflows.parts import build_network, build_student, build_teacher, shaped_network, teacher_parts
+from unistep.workflows.runs.build import build_model, build_objective
+from unistep.workflows.runs.design import Images, ModelDesign, design_stages
+from unistep.workflows.runs.network import build_network, shaped_network
 from unistep.workflows.train import train
 
 
@@ -49,47 +51,41 @@ def test_a_recipe_is_printed_whole_and_trains_into_a_folder_of_its_name(name, ca
     assert parse_run([name])[1] == Path("runs", name)
 
 
-def stand_in(name: str, config: RunConfig) -> LoadedModel | None:
-    """The teacher of a recipe, without weights: its own, or where it names a file that of the data set's `edm`."""
-    if config.teacher is None and config.teacher_model is None:
-        return None
-    trained = config if config.teacher is not None else parse_run([f"{name.partition('-')[0]}-edm"])[0]
-    classes = 10 if config.use_labels else 0
-    channels, side, _ = shape(config)
-    architecture = shaped_network(trained if config.architecture is None else config, channels, side, classes)
-    assert architecture is not None
-    architecture, info = teacher_parts(trained, architecture)
-    return LoadedModel(precondition(build_network(architecture, 0), info), info, architecture, Path(name))
+def stand_ins(name: str, config: RunConfig, images: Images) -> dict[str, LoadedModel]:
+    """The models that a recipe names, without weights: that of the data set's `edm`, with the recipe's network."""
+    if not config.models:
+        return {}
+    trained = replace(parse_run([f"{name.partition('-')[0]}-edm"])[0], network=config.network)
+    (design,) = design_stages(trained, images, {})
+    model = LoadedModel(build_model(trained, design), design.info, design.network, Path(name))
+    return dict.fromkeys(config.models, model)
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_builds_its_networks(name):
-    """The student from the teacher's weights, where the recipe says so."""
+def test_a_recipe_builds_its_models_and_objectives(name):
+    """Each from the weights of another, where the recipe says so."""
     config = parse_run([name])[0]
     channels, side, _ = shape(config)
+    images = Images(side, channels, 10 if config.use_labels else 0)
     with without_weights():
-        teacher = stand_in(name, config)
-        architecture = shaped_network(config, channels, side, 10 if config.use_labels else 0)
-        if architecture is not None:
-            assert (architecture.in_channels, architecture.sample_size) == (channels, side)
-        if config.teacher is not None:
-            config.teacher.check_split(1)
-        if config.student is not None:
-            config.student.check_split(1)
-            student, info = build_student(config, config.student, architecture, teacher)
-            assert student.network.config.out_channels == channels
-            if teacher is not None:
-                build_teacher(teacher, config.student.method, torch.device("meta"))
-            assert default_plan(info, 2).nfe == 2
+        models = stand_ins(name, config, images)
+        designs = design_stages(config, images, {key: ModelDesign.of(model) for key, model in models.items()})
+        for design in designs:
+            design.stage.check_split(1)
+            init, teacher = (models.get(key or "") for key in (design.stage.init, design.stage.taught_by))
+            student = build_model(config, design, init)
+            assert (student.network.config.out_channels, student.network.config.sample_size) == (channels, side)
+            denoiser = None if teacher is None else teacher.denoiser
+            build_objective(config, design, student, teacher=denoiser, perceptual=torch.nn.Identity())
+            models[design.stage.name] = LoadedModel(student, design.info, design.network, Path(design.stage.name))
+    assert default_plan(designs[-1].info, 2).nfe == (3 if name.endswith("-edm") else 2)
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_knows_its_images_without_the_data(name):
     """What a dry run goes by."""
     config = parse_run([name])[0]
-    network = config.architecture
-    if network is None:  # the teacher's
-        return
+    network = config.network
     channels, side, _ = shape(config)
     if not config.data.source.startswith("mnist"):
         assert (network.in_channels, network.sample_size) == (channels, side)
@@ -141,25 +137,23 @@ def test_a_recipe_trains(name, tmp_path):
     flags = [f"--data.source={tmp_path / 'images.npz'}"]
     if not original.data.source.startswith("mnist"):
         flags.append(f"--data.resolution={size[0]}")
-    for stage in ("teacher", "student"):
-        if getattr(original, stage) is not None:
-            flags += [f"--{stage}.{field}" for field in ("steps=9", "batch_size=2", "accumulation=1")]
-    edm = parse_run([f"{name.partition('-')[0]}-edm"])[0]
-    key = "song" if (original.song or (original.network is None and edm.song)) else "network"
-    small = [f"--{key}.{field}" for field in SMALL[key] + (BLOCKS if key == "network" else [])]
-    small.append(f"--{key}.sample_size={size[0]}")
-    if original.song is not None:  # the recipe of the teacher may train another
+    kind = "song" if isinstance(original.network, SongUNetConfig) else "network"
+    small = [f"--network.{field}" for field in SMALL[kind] + (BLOCKS if kind == "network" else [])]
+    small.append(f"--network.sample_size={size[0]}")
+    if kind == "song":  # the recipe of the teacher may train another
         same = ("embedding_type", "channel_mult_noise", "encoder_type", "resample_filter")
-        small += [f"--song.{name}={json.dumps(getattr(original.song, name))}".replace('"', "") for name in same]
-    if original.teacher_model is not None:
-        folder = tmp_path / "teacher"
-        teacher_flags = [f for f in flags if not f.startswith("--student")] + ["--teacher.steps=1"]
-        train(parse_run([f"{name.partition('-')[0]}-edm", *teacher_flags, "--teacher.batch_size=2", *small])[0], folder)
-        flags.append(f"--teacher_model={folder}")
-    if original.network is not None or original.song is not None:
-        flags += small
-    if getattr(original.student and original.student.method, "distance", None) == "lpips":
-        flags.append("--student.objective.distance=l2")
-    model = train(parse_run([name, *flags])[0], tmp_path / "run")
-    assert (model / "model_index.json").is_file()
-    assert list((model.parent / "samples").glob("step-*.png"))
+        values = {field: getattr(original.network, field) for field in same}
+        small += [f"--network.{field}={json.dumps(value)}".replace('"', "") for field, value in values.items()]
+    if original.models:
+        teacher = [*flags, *small, "--teacher.steps=1", "--teacher.batch_size=2"]
+        config, _ = parse_run([f"{name.partition('-')[0]}-edm", *teacher])
+        train(config, output=tmp_path / "teacher", progress=False)
+        flags.append(f"--teacher={tmp_path / 'teacher'}")
+    for stage in original.stages if not original.models else original.stages[-1:]:
+        flags += [f"--{stage.name}.{field}" for field in ("steps=9", "batch_size=2", "accumulation=1")]
+        if stage.objective.needs_perceptual:
+            flags.append(f"--{stage.name}.objective.distance=l2")
+    config, _ = parse_run([name, *flags, *small])
+    run = train(config, output=tmp_path / "run", progress=False)
+    assert run.model().info.method is not None
+    assert run.preview is not None

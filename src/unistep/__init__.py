@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unistep.workflows.models import load
     from unistep.workflows.sample import sample
     from unistep.workflows.search import search
+    from unistep.workflows.train import train
 
     __version__ = version("unistep")
 
@@ -34,6 +35,7 @@ __all__ = [
     "open_dataset",
     "sample",
     "search",
+    "train",
 ]
 
 # Imported when first asked for: `import unistep` alone costs nothing.
@@ -50,6 +52,7 @@ _MODULES = {
     "open_dataset": "unistep.data.open",
     "sample": "unistep.workflows.sample",
     "search": "unistep.workflows.search",
+    "train": "unistep.workflows.train",
 }
 
 

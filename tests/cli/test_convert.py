@@ -19,7 +19,7 @@ from unistep.formats.openai.file import load_openai
 from unistep.networks.adm import UNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.workflows.models import EMBEDDED
-from unistep.workflows.parts import build_network
+from unistep.workflows.runs.network import build_network
 
 CHECKPOINTS = ["openai_unet_class_scale_shift", "openai_unet_uncond_additive"]
 # The least that OpenAI's layout can hold.

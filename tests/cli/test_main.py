@@ -135,7 +135,7 @@ FLAGS = {
     + ["--seed", "--batch-size", "--output", "--columns"],
     "train": ["--seed", "--precision", "--sigma_data", "--use-labels", "--data", "--data.resolution", "--data.channels"]
     + ["--network", "--network.block_out_channels", "--teacher", "--teacher.steps", "--teacher.optimizer"]
-    + ["--teacher.optimizer.betas", "--student", "--student.timesteps", "--student.objective.pairs", "--teacher_model"]
+    + ["--teacher.optimizer.betas", "--student", "--student.timesteps", "--student.objective.pairs", "--student.init"]
     + ["--output", "--resume", "--config", "--print_config"],
     "data": ["--skip-bad"],
     "demo": ["--rows", "--seed", "--output"],

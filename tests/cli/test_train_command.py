@@ -1,10 +1,17 @@
+import json
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from unistep.cli.train import parse_run
-from unistep.config import dump, find_recipe, recipe_names
+from unistep.config import StageConfig, dump, find_recipe, read_values, recipe_names, run_keys
+from unistep.config.values import keys_of
+from unistep.training import trainer
 
 RECIPE = "mnist-quick"
 # Were a wrong argument accepted, this would end the command before it trains.
@@ -26,24 +33,53 @@ def photos(here):
 # ------------------------------------------------------------------------------------------------------------ the help
 
 
-def test_help_of_the_stages(run):
-    """They have keys that `train --help` does not list."""
-    for stage in ("teacher", "student"):
-        outcome = run("train", f"--{stage}.help")
-        assert outcome.code == 0
-        assert f"--{stage}.optimizer.lr" in outcome.out
+def test_the_help_shows_the_flags_that_are_changed_most(run):
+    """Each with its description, and none that is no flag."""
+    shown = run("train", "--help").out
+    words = {word.rstrip(",.:;)`") for word in shown.split() if word.startswith("--")} - {"--KEY"}
+    wanted = {"--output", "--resume", "--seed", "--data.source", "--student.steps", "--student.optimizer.lr"}
+    assert wanted <= words
+    for flag in words - {"--help", "--student.objective.help", "--resume", "--dry-run"}:
+        outcome = run("train", RECIPE, *NO_DATA, flag)
+        assert "unknown option" not in outcome.err, flag
+    for key in keys_of(StageConfig):
+        assert key.text or key.is_section, key.name
 
 
-def test_every_flag_in_the_help_is_one(run):
-    """What is only the parser's own, such as --config, is not shown."""
-    words = run("train", "--help").out.split()
-    flags = {word.rstrip(",.`") for word in words if word.startswith("--") and word != "--key"}
-    assert {"--output", "--resume", "--seed", "--data.source", "--network.help"} <= flags
-    for flag in flags:
-        if flag.endswith("help"):
-            continue
-        outcome = run("train", flag)  # without a recipe
-        assert "unknown option" not in outcome.err
+def test_help_of_a_recipe_has_all_of_its_keys(run):
+    shown = run("train", RECIPE, "--help")
+    assert shown.code == 0
+    for key in run_keys(read_values(find_recipe(RECIPE))):
+        assert key.is_section or f"--{key.name.replace('_', '-')} " in shown.out, key.name
+    assert "(default: 1200)" in shown.out and "(default: 0.0005)" in shown.out  # the recipe's
+
+
+@pytest.mark.parametrize("section", ["student", "student.objective", "teacher.optimizer", "network", "data"])
+def test_help_of_a_section(run, section):
+    shown = run("train", RECIPE, f"--{section}.help")
+    assert shown.code == 0
+    flags = re.findall(r"^  (--\S+)", shown.out, re.MULTILINE)
+    assert flags and all(flag.startswith(f"--{section}.") for flag in flags)
+
+
+def test_help_of_no_section(refused):
+    refused(["train", RECIPE, "--student.objectiv.help"], "did you mean --student.objective.help?")
+
+
+def test_help_is_quick_to_be_there():
+    """Without torch, which takes seconds to import."""
+    code = (
+        "import runpy, sys\n"
+        "for words in (['train', '--help'], ['recipes'], ['recipes', 'mnist-quick']):\n"
+        "    sys.argv = ['unistep', *words]\n"
+        "    try:\n"
+        "        runpy.run_module('unistep', run_name='__main__')\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # -------------------------------------------------------------------------------------------------------- the arguments
@@ -70,52 +106,59 @@ def test_a_mistyped_recipe(refused, typed, words):
 
 
 FLAGS = [
-    ("--steps 3", "--steps did you mean --teacher.steps?"),
+    ("--steps 3", "--steps did you mean --teacher.steps or --student.steps?"),
+    ("--lr 3", "--lr did you mean --teacher.optimizer.lr or --student.optimizer.lr?"),
+    ("--batch-size 3", "--batch-size did you mean --teacher.batch-size or --student.batch-size?"),
+    ("--batch_size 3", "--batch-size did you mean --teacher.batch-size or --student.batch-size?"),
+    ("--epochs 3", "--epochs did you mean --teacher.steps or --student.steps?"),
+    ("--guidance 3", "--guidance did you mean --student.objective.guidance?"),
     ("--teachr.steps 3", "--teachr.steps did you mean --teacher.steps?"),
     ("--teacher.optimiser.lr 3", "--teacher.optimiser.lr did you mean --teacher.optimizer.lr?"),
     ("--student.objective.pair mapping", "did you mean --student.objective.pairs?"),
     ("--Teacher.Steps=3", "--Teacher.Steps did you mean --teacher.steps?"),
-    ("--data.skip-bd true", "did you mean --data.skip_bad?"),
+    ("--data.skip-bd true", "did you mean --data.skip-bad?"),
     ("--teacher.steps", "--teacher.steps needs a value"),
     ("--description --seed 1", "--description needs a value"),
     ("--config other.yaml", "unknown option --config"),
-    ("extra words", "unexpected argument extra words"),
+    ("extra words", "unexpected argument extra"),
     ("--teacher.steps abc", "--teacher.steps abc expected int"),
     ("--teacher.steps 1.5", "--teacher.steps 1.5 expected int"),
-    ("--teacher.steps 0", "teacher steps 0 at least 1"),
-    ("--student.steps -3", "student steps -3 at least 1"),
-    ("--student.batch_size 0", "student batch_size 0 at least 1"),
+    ("--teacher.steps 0", "--teacher.steps 0 at least 1"),
+    ("--student.steps -3", "--student.steps -3 at least 1"),
+    ("--student.batch_size 0", "--student.batch-size 0 at least 1"),
     ("--teacher.accumulation 7", "batch_size 64 7 multiple of 7"),
-    ("--teacher.optimizer.lr -1", "teacher lr -1.0 must be positive"),
+    ("--teacher.optimizer.lr -1", "--teacher.optimizer.lr -1.0 must be positive"),
     ("--teacher.optimizer.lr fast", "--teacher.optimizer.lr fast expected float"),
     ("--teacher.optimizer.name adma", "--teacher.optimizer.name adma radam, adamw did you mean"),
-    ("--teacher.optimizer.betas 1", "--teacher.optimizer.betas 1 expected list in brackets"),
-    ("--teacher.optimizer.betas [0.9]", "--teacher.optimizer.betas [0.9] 2 elements"),
+    ("--teacher.optimizer.betas 1", "--teacher.optimizer.betas [1] expected 2 numbers separated by commas"),
+    ("--teacher.optimizer.betas [0.9]", "--teacher.optimizer.betas [0.9] expected 2 numbers"),
     ("--teacher.optimizer 3", "--teacher.optimizer 3 keys of its own --teacher.optimizer.name"),
-    ("--teacher.optimizer {nme:3}", "--teacher.optimizer {nme:3} keys of its own"),
-    ("--teacher {step:3}", "--teacher {step:3} keys of its own --teacher.steps"),
-    ("--teacher.objective.P_std -1", "P_std -1.0 must not be negative"),
+    ("--teacher.optimizer {nme:3}", "unknown key teacher.optimizer.nme:3 did you mean teacher.optimizer.name?"),
+    ("--teacher {step:3}", "unknown key teacher.step:3 did you mean teacher.steps?"),
+    ("--teacher.objective.P_std -1", "--teacher.objective.P-std -1.0 must not be negative"),
     ("--student.objective.pairs mappng", "--student.objective.pairs mappng did you mean mapping?"),
-    ("--student.objective.rho 0", "student rho 0.0 must be positive"),
-    ("--student.objective.huber_c -1", "student huber_c -1.0 must not be negative"),
-    ("--student.timesteps 0,22", "--student.timesteps 0,22 list of int or null in brackets"),
-    ("--student.timesteps [1,22]", "student timesteps [1, 22] must start with 0"),
-    ("--student.timesteps [0,22,22]", "student timesteps [0, 22, 22] must increase"),
-    ("--student.timesteps [0,40]", "student timesteps [0, 40] below 40"),
+    ("--student.objective.rho 0", "--student.objective.rho 0.0 must be positive"),
+    ("--student.objective.huber_c -1", "--student.objective.huber-c -1.0 must not be negative"),
+    ("--student.timesteps 0,x", "--student.timesteps x expected whole numbers separated by commas or null"),
+    ("--student.timesteps 1,22", "--student.timesteps [1, 22] must start with 0"),
+    ("--student.timesteps [0,22,22]", "--student.timesteps [0, 22, 22] must increase"),
+    ("--student.timesteps [0,40]", "--student.timesteps [0, 40] below 40"),
     ("--student nowhere.yaml", "--student nowhere.yaml keys of its own --student.steps"),
     ("--seed abc", "--seed abc expected int"),
-    ("--seed -1", "seed -1 between 0 and 9223372036854775807"),
-    ("--seed 9223372036854775808", "seed 9223372036854775808 between 0 and 9223372036854775807"),
+    ("--seed -1", "--seed -1 must be at least 0"),
+    ("--seed 9223372036854775808", "--seed 9223372036854775808 must be at most 9223372036854775807"),
     ("--precision fp17", "--precision fp17 did you mean fp16?"),
-    ("--sigma_data 0", "sigma_data 0.0 must be positive"),
-    ("--use_labels maybe", "--use_labels maybe expected bool"),
-    ("--teacher null", "student.from_teacher needs a teacher"),
-    ("--teacher_model x", "teacher and teacher_model exclude each other"),
-    ("--data photos", "--data photos keys of its own --data.source"),
-    ("--data.channels 2", "data.channels 2 give 1 3"),
-    ("--data.resolution 0", "data.resolution 0 1 pixel or more"),
+    ("--sigma_data 0", "--sigma-data 0.0 must be positive"),
+    ("--use_labels maybe", "--use-labels maybe expected true or false"),
+    ("--teacher null --student.method cd", "--student.method cd needs a teacher"),
+    ("--student.teacher student", "--student.teacher student is not an earlier stage"),
+    ("--data.channels 2", "--data.channels 2 give 1 3"),
+    ("--data.resolution 0", "--data.resolution 0 1 pixel or more"),
     ("--network.norm_num_groups 7", "norm_num_groups 7"),
-    ("--network.block_out_channels [64]", "block_out_channels same length"),
+    ("--network.block_out_channels [64]", "--network.block-out-channels same length"),
+    ("--network.name sing", "--network.name sing did you mean song?"),
+    ("--student.method etc", "--student.method etc did you mean ect?"),
+    ("--skip-to student", "--skip-to is for a run that has begun --resume"),
 ]  # fmt: skip
 
 
@@ -126,9 +169,9 @@ def test_wrong_flags(refused, flags, words):
 
 @pytest.mark.parametrize(("flags", "nearest"), [("{steps: 3, stepz: 4}", "steps"), ("{optimizer: {nme: 3}}", "name")])
 def test_an_unknown_key_within_a_flag(refused, flags, nearest):
-    refused(
-        ["train", RECIPE, *NO_DATA, "--teacher", flags], "unknown key teacher.", "did you mean teacher.", f"{nearest}?"
-    )
+    words = "unknown key teacher.", "did you mean teacher.", f"{nearest}?"
+    refused(["train", RECIPE, *NO_DATA, "--teacher", flags], *words)
+    refused(["train", RECIPE, *NO_DATA, "--student", flags], *(word.replace("teacher", "student") for word in words))
 
 
 @pytest.mark.parametrize("flag", ["--use_labels", "--use-labels"])
@@ -138,16 +181,32 @@ def test_dashes_and_underscores_are_the_same(here, flag):
     assert parse_run([RECIPE])[0].use_labels
 
 
+def test_a_switch_may_stand_alone(here):
+    assert parse_run([RECIPE, "--data.flip", "--seed", "3"])[0].data.flip
+
+
+def test_data_and_its_keys_go_together(here):
+    for flags in (["--data", "photos", "--data.resolution", "8"], ["--data", "{source: photos, resolution: 8}"]):
+        data = parse_run([RECIPE, *flags])[0].data
+        assert (data.source, data.resolution) == ("photos", 8)
+
+
+def test_the_keys_of_the_teacher_in_braces(here):
+    config, _ = parse_run([RECIPE, "--teacher", "{steps: 3, batch_size: 4}", "--teacher.batch-size", "5"])
+    assert (config.stages[0].steps, config.stages[0].batch_size) == (3, 5)
+
+
 # --------------------------------------------------------------------------------------------------------- recipe files
 
-STAGES = "teacher: {}\nstudent: {}\n"
+STAGES = "stages:\n  teacher: {method: edm}\n  student: {method: ect, init: teacher}\n"
+LONE = "stages:\n  teacher:\n    method: edm\n"
 FILES = {
-    "a nested key": ("teacher:\n  optimizer:\n    nme: adamw\n", "teacher.optimizer.nme teacher.optimizer.name?"),
-    "a key of the top": ("teachr: {}\n", "teachr did you mean teacher?"),
-    "a wrong type": ("teacher:\n  optimizer:\n    lr: fast\n", "--teacher.optimizer.lr fast expected float"),
-    "out of range": ("teacher:\n  steps: -3\n", "teacher steps -3 at least 1"),
-    "a value for a section": ("teacher: 3\n", "teacher 3 keys teacher.steps"),
-    "a value for the network": (STAGES + "network: small\n", "network 'small' keys network.sample_size"),
+    "a nested key": (LONE + "    optimizer: {nme: adamw}\n", "teacher.optimizer.nme teacher.optimizer.name?"),
+    "a key of the top": ("stagse: {}\n", "stagse did you mean stages?"),
+    "a wrong type": (LONE + "    optimizer: {lr: fast}\n", "--teacher.optimizer.lr fast expected float"),
+    "out of range": (LONE + "    steps: -3\n", "--teacher.steps -3 at least 1"),
+    "a value for a section": (LONE + "    optimizer: 3\n", "teacher.optimizer 3 keys teacher.optimizer.name"),
+    "a value for the network": (STAGES + "network: small\n", "--network 'small' keys --network.name"),
     "a number as a key": ("1: 3\n", "unknown key 1"),
     "no stage": ("seed: 3\n", "nothing to train"),
     "a list": ("- teacher\n", "mine.yaml `key: value`"),
@@ -167,8 +226,7 @@ FILES = {
 def test_wrong_recipe_files(refused, here, text, words):
     (here / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(["train", "mine.yaml", *NO_DATA], *words.split())
-    if "YAML" in words or "unknown key" in words:
-        refused(["recipes", "mine.yaml"], *words.split())
+    refused(["recipes", "mine.yaml"], *words.replace("--", "").split())
 
 
 def test_a_folder_and_another_file_are_no_recipe(refused, here):
@@ -203,16 +261,17 @@ def test_a_broken_image_is_named(refused, photos):
 
 
 def test_images_that_do_not_fit_the_network(refused, photos):
-    refused(["train", RECIPE, *TINY, "--data.resolution", "6"], "6 is not a multiple of 4", "data.resolution")
+    refused(["train", RECIPE, *TINY, "--data.resolution", "6"], "6 is not a multiple of 4", "--data.resolution")
     Image.new("L", (8, 4)).save(photos / "wide.png")
     refused(["train", RECIPE, *TINY], "photos", "resolution")
 
 
 def test_a_teacher_that_does_not_fit(refused, photos, model_folder):
-    flags = ["train", RECIPE, *TINY[:-4], "--teacher", "null", "--teacher_model"]
+    flags = ["train", RECIPE, *TINY[:-4], "--teacher"]
     refused([*flags, "nowhere"], "nowhere does not exist")
     refused([*flags, "photos"], "photos is not a model folder")
-    refused([*flags, model_folder("consistency")], "is a consistency model; give a diffusion model")
+    consistency = [*flags, model_folder("consistency"), "--student.method", "cd"]
+    refused(consistency, "is a consistency model; give a diffusion model")
     refused([*flags, model_folder("diffusion")], "(1, 16, 16), the data (1, 8, 8)")
 
 
@@ -237,9 +296,10 @@ def test_output_in_the_way(refused, here, photos):
 
 def test_output_of_another_run(refused, photos, begun):
     line = refused(
-        ["train", RECIPE, *TINY, "--seed", "1", "--output", "begun"], "begun holds a run with another config"
+        ["train", RECIPE, *TINY, "--seed", "1", "--output", "begun"],
+        "begun holds a run with another config: seed 0 instead of 1;",
     )
-    assert "choose another --output" in line
+    assert "choose another --output, --resume it, or delete it" in line
     (begun / "config.yaml").write_bytes(bytes(range(256)))
     refused(["train", RECIPE, *TINY, "--output", "begun"], "begun holds a run with another config")
 
@@ -249,18 +309,22 @@ def test_resume_of_nothing(refused, here):
     (here / "file").write_text("mine")
     for name in ("nowhere", "empty", "file"):
         refused(["train", "--resume", name], f"{name} is not a run directory", f"{name}/config.yaml is missing")
-    for arguments in (["--resume"], ["--resume="], ["--resume", ""]):
+    for arguments in (["--resume="], ["--resume", ""]):
         refused(["train", *arguments], "--resume needs a run directory: unistep train --resume RUN")
+    refused(["train", "--resume"], "--resume needs a value")
 
 
-def test_resume_stands_alone(refused, begun):
-    for arguments in (["--resume", "begun", "--seed", "1"], ["--resume=begun", "x"], [RECIPE, "--resume", "begun"]):
-        refused(["train", *arguments], "--resume RUN stands alone")
+def test_resume_stands_without_a_recipe(refused, begun):
+    for arguments in (["--resume=begun", "x"], [RECIPE, "--resume", "begun"]):
+        refused(["train", *arguments], "--resume stands without a recipe: unistep train --resume RUN")
+    refused(["train", "--resume", "begun", "--output", "x"], "--output is for a new run")
 
 
 def test_resume_of_a_config_that_is_none(refused, begun):
-    (begun / "config.yaml").write_text("teacher: {stepz: 3}\n")
-    refused(["train", "--resume", "begun"], "begun/config.yaml: unknown key teacher.stepz; did you mean teacher.steps?")
+    for text in ("stages: {teacher: {method: edm, stepz: 3}}\n", "teacher: {stepz: 3}\n"):
+        (begun / "config.yaml").write_text(text)
+        line = "begun/config.yaml: unknown key teacher.stepz; did you mean teacher.steps?"
+        refused(["train", "--resume", "begun"], line)
     (begun / "config.yaml").write_text("")
     refused(["train", "--resume=begun"], "begun/config.yaml must hold `key: value` lines")
 
@@ -275,7 +339,56 @@ def test_train_and_resume(run, photos, begun):
     assert "unistep sample begun" in outcome.out
     assert config.read_text().startswith("# mine\n")
     again = run("train", "--resume=begun")
-    assert (again.code, again.out.count("finished before")) == (0, 2)
+    assert (again.code, again.err.count("finished before")) == (0, 2)
+
+
+def test_resume_with_changes(run, refused, photos, begun):
+    """They are written down; a stage that has ended goes on where it is made longer."""
+    assert run("train", "--resume", "begun").code == 0
+    refused(["train", "--resume", "begun", "--seed", "1"], "--seed 1: the run has 0, and all its stages share it")
+    refused(
+        ["train", "--resume", "begun", "--network.norm_num_groups", "4"], "--network.norm-num-groups 4: the run has"
+    )
+    outcome = run("train", "--resume", "begun", "--student.steps", "3", "--student.optimizer.lr", "1e-4")
+    assert outcome.code == 0 and "student: resuming after step 1 of 3" in outcome.err
+    held = yaml.safe_load((begun / "config.yaml").read_text())["stages"]["student"]
+    assert (held["steps"], held["optimizer"]["lr"]) == (3, 1e-4)
+    (entry,) = map(json.loads, (begun / "history.jsonl").read_text().splitlines())
+    assert entry["changed"] == {"student.steps": [1, 3], "student.optimizer.lr": [5e-4, 1e-4]}
+    lines = [json.loads(line) for line in (begun / "student" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 3]
+
+
+def test_a_stage_is_ended_early(run, refused, photos, begun):
+    """Its newest checkpoint is its model, and the run keeps to that."""
+    flags = ["--teacher.steps", "50", "--teacher.checkpoint-every", "1"]
+    refused(["train", "--resume", "begun", "--skip-to", "student"], "--skip-to student", "teacher has no checkpoint")
+    save_checkpoint = trainer.save_checkpoint
+
+    def killed_at_two(folder, step, *arguments):
+        save_checkpoint(folder, step, *arguments)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "save_checkpoint", killed_at_two)
+        assert run("train", "--resume", "begun", *flags).code == 130
+    outcome = run("train", "--resume", "begun", "--skip-to", "student")
+    assert outcome.code == 0, outcome.err
+    assert (begun / "teacher" / "model").is_dir() and (begun / "student" / "model").is_dir()
+    assert yaml.safe_load((begun / "config.yaml").read_text())["stages"]["teacher"]["steps"] == 2
+    assert run("train", "--resume", "begun").err.count("finished before") == 2
+
+
+def test_the_diffusion_model_of_a_run_is_the_teacher(run, photos, begun):
+    """Not the student, which the run ends with."""
+    assert run("train", "--resume", "begun").code == 0
+    flags = ["train", "mnist-cd", *TINY[:2], "--student.steps=1", "--student.batch-size=2"]
+    flags += ["--network.block_out_channels", "[8,8]", "--network.attention_head_dim", "8", "--noise-embedding=adm"]
+    outcome = run(*flags, "--teacher", "begun", "--output", "cd")
+    assert outcome.code == 0, outcome.err
+    assert yaml.safe_load((begun.parent / "cd" / "config.yaml").read_text())["stages"].keys() == {"student"}
+    assert "teacher: begun/teacher" in (begun.parent / "cd" / "config.yaml").read_text()
 
 
 # ---------------------------------------------------------------------------------------------------------- --dry-run
@@ -293,15 +406,15 @@ def test_a_dry_run_tells_and_writes_nothing(run, here):
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--dry_run"])
-def test_a_dry_run_of_a_run_to_resume(refused, flag):
-    for arguments in (["--resume", "begun", flag], [flag, "--resume=begun"], [RECIPE, flag, "--resume", "begun"]):
+def test_a_dry_run_of_a_run_to_resume(refused, begun, flag):
+    for arguments in (["--resume", "begun", flag], [flag, "--resume=begun"]):
         refused(["train", *arguments], "--dry-run and --resume exclude each other")
 
 
 def test_a_dry_run_of_what_does_not_fit(refused):
     refused(["train", RECIPE, "--data.resolution", "9", "--dry-run"], "network", "sample_size 9", "data.resolution")
-    lone = ["--teacher", "null", "--network", "null", "--teacher_model", "absent.pkl"]
-    refused(["train", RECIPE, *lone, "--dry-run"], "teacher_model absent.pkl", "not here", "song.*")
+    lone = ["--network", "null", "--teacher", "absent.pkl"]
+    refused(["train", RECIPE, *lone, "--dry-run"], "absent.pkl", "not here", "--network")
 
 
 # ----------------------------------------------------------------------------------------------------- unistep recipes
@@ -323,4 +436,4 @@ def test_recipes_prints_one(run, name):
 
 def test_wrong_arguments_of_recipes(refused):
     refused(["recipes", "mnist-quik"], "'mnist-quik'", "did you mean mnist-quick?")
-    refused(["recipes", RECIPE, "mnist-ect"], "recipes takes one name, not 2")
+    refused(["recipes", RECIPE, "mnist-ect"], "unexpected argument mnist-ect")

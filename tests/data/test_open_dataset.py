@@ -73,7 +73,7 @@ def test_a_zip_that_is_none(tmp_path, refusal, content):
     ("field", "value"), [("resolution", 0), ("resolution", -4), ("channels", 2), ("channels", 4), ("memory_limit", -1)]
 )
 def test_settings_beyond_their_limits(field, value, refusal):
-    refusal(lambda: DataConfig(**{field: value}), f"data.{field}", value)
+    refusal(lambda: DataConfig(**{field: value}), f"`{field}`", value)
 
 
 def test_arguments_are_those_of_the_config(class_folder):

@@ -18,7 +18,7 @@ from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
 from unistep.networks.song import SongUNet, SongUNetConfig
-from unistep.workflows.parts import build_network
+from unistep.workflows.runs.network import build_network
 
 WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 INFO = ModelInfo(sigma_min=0.003, sigma_max=70.0, rho=6.0, sigma_data=0.4, num_train_timesteps=30, timesteps=(0, 17))

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned
 from unistep.core.random import ImageRandom
-from unistep.objectives.methods import MethodConfig
-from unistep.objectives.progressive import ProgressiveConfig
-from unistep.objectives.protocol import Objective
+from unistep.objectives.protocol import MethodConfig, Objective
+from unistep.training.config import OptimizerConfig
 from unistep.training.ema import EMA
-from unistep.training.optimizer import OptimizerConfig, build_optimizer
+from unistep.training.optimizer import build_optimizer
 
 SIGMA_DATA = 0.5
 
@@ -146,7 +145,7 @@ class Perceptron(nn.Module):
 
 def student_of(config: MethodConfig, network: nn.Module) -> Preconditioned:
     """With the scaling that the method needs: a consistency function is the identity at sigma_min, a denoiser at 0."""
-    if isinstance(config, ProgressiveConfig) or config.sigma_min == 0:
+    if config.model()["kind"] == "diffusion" or config.sigma_min == 0:
         return Preconditioned(network, EDMScaling(SIGMA_DATA, noise_embedding="edm"))
     return Preconditioned(network, ConsistencyScaling(config.sigma_min, SIGMA_DATA, noise_embedding="edm"))
 

@@ -22,7 +22,7 @@ from unistep.samplers.guidance import Guided
 TARGETS = ("ema", "stop-gradient")
 TOTAL = 100
 # The methods that are rows of this objective.
-ROWS = {name: row for name, row in METHODS.items() if isinstance(row, ConsistencyConfig)}
+ROWS = {name: row.config() for name, row in METHODS.items() if row.config_class is ConsistencyConfig}
 
 
 class Scaled(nn.Module):

@@ -1,7 +1,5 @@
 """The objectives reproduce the losses of the published reference code."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjecti
 def test_consistency_losses(row, golden, toy):
     spec, values = golden.json("losses.json")[row], golden.tensors("losses.npz")
     assert spec["k"] == row
-    config = dataclasses.replace(METHODS[spec["mode"]], distance=spec["norm"], weighting=spec["weight"])
+    config = METHODS[spec["mode"]].config(distance=spec["norm"], weighting=spec["weight"])
     objective = ConsistencyObjective(
         config,
         1,
@@ -69,8 +67,8 @@ def test_progressive_loss(num_scales, dtype, tolerance, golden, toy):
 def test_ect_loss(row, tolerance, golden, toy):
     spec, values = golden.json("ect.json")[row], golden.tensors("ect.npz")
     stages = spec["stage"] + 1
-    config = dataclasses.replace(
-        METHODS["ect"], q=spec["q"], k=spec["k"], b=spec["b"], adj=spec["adj"], stages=stages, huber_c=spec["c"]
+    config = METHODS["ect"].config(
+        q=spec["q"], k=spec["k"], b=spec["b"], adj=spec["adj"], stages=stages, huber_c=spec["c"]
     )
     # At the last step of as many steps as stages the mapping is in the last stage.
     objective = ConsistencyObjective(config, stages)
@@ -91,7 +89,7 @@ def test_the_target_is_given_no_gradient(golden, toy):
         return scale * x
 
     student.network.forward = network
-    objective = ConsistencyObjective(METHODS["ect"], 10)
+    objective = ConsistencyObjective(METHODS["ect"].config(), 10)
     t = torch.full((6,), 2.0)
     objective.loss_at(student, values["x0"], None, t, t / 2, values["noise"]).sum().backward()
     whole = scale.grad.clone()

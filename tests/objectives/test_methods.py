@@ -10,9 +10,9 @@ from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.core.random import ImageRandom, image_seed
 from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective
 from unistep.objectives.continuous import ContinuousObjective
-from unistep.objectives.methods import METHODS, MethodConfig, build_objective, method_name
+from unistep.objectives.methods import METHODS, method_name
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
-from unistep.objectives.protocol import Objective
+from unistep.objectives.protocol import MethodConfig, Objective, ObjectiveInputs
 from unistep.samplers.guidance import Guided
 
 TOTAL = 50
@@ -32,35 +32,39 @@ class Affine(nn.Module):
 
 
 def config_of(name: str) -> MethodConfig:
-    return dataclasses.replace(METHODS[name], **CHANGES.get(name, {}))
+    return METHODS[name].config(**CHANGES.get(name, {}))
 
 
 def student() -> Preconditioned:
     return Preconditioned(Affine(), EDMScaling(noise_embedding="edm"))
 
 
+def inputs(network: nn.Module | None = None, **more) -> ObjectiveInputs:
+    return ObjectiveInputs(network or student(), TOTAL, **more)
+
+
 # ----------------------------------------------------------------------------------------------------------- names
 
 
 def test_every_row_has_a_name_of_its_own():
-    names = [method_name(row) for row in METHODS.values()]
-    assert len(set(names)) == len(METHODS)
+    names = [method_name(row.config()) for row in METHODS.values()]
+    assert names == [row.title for row in METHODS.values()] and len(set(names)) == len(METHODS)
     for key, name in zip(METHODS, names, strict=True):
-        assert name.lower().endswith(f"({key.replace('-', ' ')})")
+        assert key == "edm" or name.lower().endswith(f"({key.replace('-', ' ')})")
 
 
 def test_numbers_do_not_change_the_method_and_slots_do():
-    ect = METHODS["ect"]
+    ect = METHODS["ect"].config()
     assert method_name(dataclasses.replace(ect, P_mean=0.3, stages=4)) == method_name(ect)
     assert method_name(dataclasses.replace(ect, guidance=1.5)) == method_name(ect) + ", guidance 1.5"
     assert method_name(dataclasses.replace(ect, distance="l1")).startswith("consistency objective: mapping, ")
-    assert method_name(dataclasses.replace(METHODS["scd"], tangent="clip", P_std=1.0)) == method_name(METHODS["scd"])
-    assert method_name(dataclasses.replace(METHODS["scd"], velocity="data")) == method_name(METHODS["sct"])
-    assert method_name(dataclasses.replace(METHODS["pd"], start_scales=8, guidance=2.0)).endswith("(PD), guidance 2")
+    assert method_name(METHODS["scd"].config(tangent="clip", P_std=1.0)) == METHODS["scd"].title
+    assert method_name(METHODS["scd"].config(velocity="data")) == METHODS["sct"].title
+    assert method_name(METHODS["pd"].config(start_scales=8, guidance=2.0)).endswith("(PD), guidance 2")
 
 
 def test_a_perceptual_distance_is_told_and_is_the_same_method():
-    cd = dataclasses.replace(METHODS["cd"], distance="lpips")
+    cd = METHODS["cd"].config(distance="lpips")
     assert method_name(cd) == "consistency distillation (CD), LPIPS"
     assert method_name(dataclasses.replace(cd, guidance=2.0)) == "consistency distillation (CD), LPIPS, guidance 2"
     own = dataclasses.replace(cd, target="stop-gradient")
@@ -73,7 +77,7 @@ def test_the_models_that_ship_say_how_they_were_trained(model: str):
     from unistep.workflows.models import EMBEDDED
 
     assert load_model(EMBEDDED.parent / model).method in (
-        method_name(dataclasses.replace(METHODS["ect"], guidance=1.5)),
+        method_name(METHODS["ect"].config(guidance=1.5)),
         "EDM denoising",
     )
 
@@ -85,7 +89,7 @@ def test_the_models_that_ship_say_how_they_were_trained(model: str):
 def test_every_method_has_an_objective_that_trains(name, generator):
     """One step of it: a loss for each image, a gradient for each weight, and a state that comes back."""
     network = student()
-    objective = build_objective(config_of(name), TOTAL, student=network, teacher=student())
+    objective = config_of(name).build(inputs(network, teacher=student()))
     assert isinstance(objective, Objective)
     x = torch.rand(4, 1, 4, 4, generator=generator) * 2 - 1
     step = TOTAL // 2
@@ -107,7 +111,7 @@ def test_every_method_has_an_objective_that_trains(name, generator):
     start, end = objective.phase(step)
     assert start <= step and (end is None or step < end <= TOTAL)
     assert all(isinstance(value, float) for value in objective.scalars(step).values())
-    other = build_objective(config_of(name), TOTAL, student=student(), teacher=student())
+    other = config_of(name).build(inputs(teacher=student()))
     other.load_state_dict({name: v.clone() for name, v in objective.state_dict().items()})
     assert other.state_dict().keys() == objective.state_dict().keys()
     assert all(torch.equal(other.state_dict()[name], v) for name, v in objective.state_dict().items())
@@ -118,18 +122,19 @@ def test_methods_that_need_a_teacher_say_so(name):
     config = config_of(name)
     if config.needs_teacher:
         with pytest.raises(ValueError, match="needs a teacher"):
-            build_objective(config, TOTAL, student=student())
+            config.build(inputs())
     else:
-        build_objective(config, TOTAL, student=student())
-    guided = dataclasses.replace(config, guidance=2.0)
-    assert guided.needs_teacher
-    assert build_objective(guided, TOTAL, student=student(), teacher=Guided(student(), 2.0, 3)) is not None
+        config.build(inputs())
+    if name != "edm":
+        guided = dataclasses.replace(config, guidance=2.0)
+        assert guided.needs_teacher
+        assert guided.build(inputs(teacher=Guided(student(), 2.0, 3))) is not None
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "pd"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("edm", "pd")])
 def test_guidance_needs_a_guided_teacher(name):
     with pytest.raises(ValueError, match="needs a guided teacher"):
-        build_objective(dataclasses.replace(METHODS[name], guidance=2.0), TOTAL, student=student(), teacher=student())
+        METHODS[name].config(guidance=2.0).build(inputs(teacher=student()))
 
 
 def test_the_parts_go_where_they_belong():
@@ -138,14 +143,14 @@ def test_the_parts_go_where_they_belong():
     def perceptual(a, b):
         return (a - b).square().mean((1, 2, 3))
 
-    lpips = dataclasses.replace(METHODS["cd"], distance="lpips")
-    found = build_objective(lpips, 20, 0.7, student=network, teacher=guide, perceptual=perceptual)
+    lpips = METHODS["cd"].config(distance="lpips")
+    found = lpips.build(ObjectiveInputs(network, 20, 0.7, teacher=guide, perceptual=perceptual))
     assert isinstance(found, ConsistencyObjective)
     assert (found.teacher, found.perceptual, found.sigma_data, found.total_steps) == (guide, perceptual, 0.7, 20)
     assert found.target is not None and found.target is not network
-    assert isinstance(build_objective(METHODS["sct"], 20, 0.7, student=network), ContinuousObjective)
-    distilling = build_objective(ProgressiveConfig(4, 2), 20, 0.7, student=network, teacher=guide)
+    assert isinstance(METHODS["sct"].config().build(ObjectiveInputs(network, 20, 0.7)), ContinuousObjective)
+    distilling = ProgressiveConfig(4, 2).build(ObjectiveInputs(network, 20, 0.7, teacher=guide))
     assert isinstance(distilling, ProgressiveObjective)
     assert distilling.sigma_data == 0.7 and distilling.target is not network
     plain = ConsistencyConfig(target="stop-gradient")
-    assert build_objective(plain, 20, student=network).target is None  # pyright: ignore
+    assert plain.build(ObjectiveInputs(network, 20)).target is None  # pyright: ignore

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
-from unistep.objectives.methods import METHODS, build_objective
+from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig
+from unistep.objectives.protocol import ObjectiveInputs
 from unistep.samplers.consistency import sample_onestep
 from unistep.samplers.heun import heun
 from unistep.samplers.progressive import progressive
-from unistep.training.optimizer import OptimizerConfig
+from unistep.training.config import OptimizerConfig
 
 pytestmark = pytest.mark.slow
 
@@ -113,13 +114,13 @@ def test_the_yardstick(draws, exact):
     assert distance(lambda x_T: x_T.flatten(1) @ root.T, draws) > 3 * BAR * exact
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "edm"])
 def test_one_step_samples_a_mixture(name, draws, exact, pretrained):
-    config, steps = dataclasses.replace(METHODS[name], **CHANGES.get(name, {})), STEPS.get(name, DEFAULT_STEPS)
+    config, steps = METHODS[name].config(**CHANGES.get(name, {})), STEPS.get(name, DEFAULT_STEPS)
     student = student_of(config, Perceptron(2, WIDTH))
     if name in TUNED:
         student.load_state_dict(pretrained.state_dict())
-    objective = build_objective(config, steps, SIGMA_DATA, student=student, teacher=DATA)
+    objective = config.build(ObjectiveInputs(student, steps, SIGMA_DATA, teacher=DATA))
     optimizer = dataclasses.replace(OPTIMIZER, betas=BETAS.get(name, OPTIMIZER.betas))
     student = train(student, objective, DATA, optimizer, steps, batch=BATCH, ema_decay=EMA_DECAY)
     if isinstance(config, ProgressiveConfig):

@@ -261,7 +261,7 @@ def test_phases_fill_the_run_without_a_gap(start, end, extra):
 )
 def test_too_few_steps_are_refused(start, end, total, least):
     config = ProgressiveConfig(start, end)
-    with pytest.raises(ValueError, match=f"steps {total} are too few for .*; give at least {least}") as refused:
+    with pytest.raises(ValueError, match=f"`steps` {total} are too few for .*; give at least {least}") as refused:
         config.phases(total)
     assert "\n" not in str(refused.value)
     assert len(config.phases(least)) == math.log2(start // end) + 1

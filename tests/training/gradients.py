@@ -13,9 +13,9 @@ from unistep.data.dataset import ImageDataset
 from unistep.networks.adm import UNetConfig
 from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target
 from unistep.objectives.protocol import Student
-from unistep.training.optimizer import OptimizerConfig
-from unistep.training.trainer import Trainer, TrainerConfig
-from unistep.workflows.parts import build_network
+from unistep.training.config import OptimizerConfig, TrainerConfig
+from unistep.training.trainer import Trainer
+from unistep.workflows.runs.network import build_network
 
 
 class Weighted(ConsistencyObjective):

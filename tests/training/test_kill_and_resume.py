@@ -33,6 +33,7 @@ def recipe(tmp_path_factory) -> Path:
     (folder / "tiny.yaml").write_text(f"""
 data: {{source: {folder / "digits.npz"}, flip: true}}
 network:
+  name: patched-adm
   patch_size: 4
   block_out_channels: [16]
   down_block_types: [DownBlock2D]
@@ -42,8 +43,9 @@ network:
   attn_norm_num_groups: 4
   attention_head_dim: 16
   dropout: 0.1
-teacher: {stage}, objective: {{label_dropout: 0.1}}}}
-student: {stage}, objective: {{target: ema, guidance: 1.5}}}}
+stages:
+  teacher: {stage}, method: edm, objective: {{label_dropout: 0.1}}}}
+  student: {stage}, method: cd, init: teacher, objective: {{step: same-noise, guidance: 1.5}}}}
 evaluate_every: 7
 evaluation: {{num_images: 32, reference_images: 64}}
 """)
@@ -141,8 +143,8 @@ def test_a_finished_run_is_left_alone(uninterrupted, capsys):
     before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()}
     main(["train", "--resume", str(uninterrupted)])
     assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()} == before
-    said = capsys.readouterr().out.splitlines()
-    assert "finished before" in said[0] and said[-1] == f"the best by its evaluations: {uninterrupted / 'student/best'}"
+    out, err = (text.splitlines() for text in capsys.readouterr())
+    assert "finished before" in err[0] and out[-1] == f"the best by its evaluations: {uninterrupted / 'student/best'}"
 
 
 def test_a_damaged_checkpoint_is_named(recipe, uninterrupted, tmp_path, capsys):

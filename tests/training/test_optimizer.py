@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from unistep.training.optimizer import OptimizerConfig, build_optimizer
+from unistep.training.config import OptimizerConfig
+from unistep.training.optimizer import build_optimizer
 
 
 def test_constant_rate():
@@ -23,7 +24,7 @@ def test_inverse_square_root():
     assert config.lr_at(4, 1000) == 0.25
     assert [config.lr_at(step, 1000) for step in (9, 50, 100)] == [0.5] * 3
     assert config.lr_at(400, 500) == config.lr_at(400, 10_000) == pytest.approx(0.25)
-    with pytest.raises(ValueError, match="decay_steps 0 must be at least 1"):
+    with pytest.raises(ValueError, match="`decay_steps` 0 must be at least 1"):
         OptimizerConfig(decay_steps=0)
 
 
@@ -58,14 +59,14 @@ def test_first_step(name):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": 0.0}, "lr 0.0 must be positive"),
-        ({"lr": math.nan}, "lr nan must be positive"),
-        ({"betas": (0.9, 1.0)}, r"betas \(0.9, 1.0\) must lie in \[0, 1\)"),
-        ({"eps": -1e-8}, "eps -1e-08 must not be negative"),
-        ({"weight_decay": -1.0}, "weight_decay -1.0 must not be negative"),
-        ({"warmup_steps": -1}, "warmup_steps -1 must not be negative"),
-        ({"final_lr": 1.5}, r"final_lr 1.5 is outside \[0, 1\]"),
-        ({"clip_grad_norm": 0.0}, "clip_grad_norm 0.0 must be positive, or null"),
+        ({"lr": 0.0}, "`lr` 0.0 must be positive"),
+        ({"lr": math.nan}, "`lr` nan must be positive"),
+        ({"betas": (0.9, 1.0)}, r"`betas` \[0.9, 1.0\] must lie in \[0, 1\)"),
+        ({"eps": -1e-8}, "`eps` -1e-08 must be at least 0"),
+        ({"weight_decay": -1.0}, "`weight_decay` -1 must be at least 0"),
+        ({"warmup_steps": -1}, "`warmup_steps` -1 must be at least 0"),
+        ({"final_lr": 1.5}, r"`final_lr` 1.5 must be at most 1"),
+        ({"clip_grad_norm": 0.0}, "`clip_grad_norm` 0.0 must be positive, or null"),
     ],
 )
 def test_config_refuses(fields, message):

@@ -22,8 +22,9 @@ from unistep.objectives.consistency import copy_target
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from unistep.objectives.protocol import Objective, PlainObjective
 from unistep.runtime.interrupt import Interrupted
-from unistep.training.optimizer import OptimizerConfig, build_optimizer
-from unistep.training.trainer import Trainer, TrainerConfig
+from unistep.training.config import OptimizerConfig, TrainerConfig
+from unistep.training.optimizer import build_optimizer
+from unistep.training.trainer import Trainer
 
 OPTIMIZER = OptimizerConfig("adamw", lr=0.05, warmup_steps=2, decay="cosine", weight_decay=0.1)
 DECAY = 0.9

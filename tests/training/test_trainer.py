@@ -18,8 +18,8 @@ from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
 from unistep.objectives.protocol import PlainObjective
 from unistep.runtime.interrupt import Interrupted
-from unistep.training.optimizer import OptimizerConfig
-from unistep.training.trainer import Trainer, TrainerConfig, pick_precision
+from unistep.training.config import OptimizerConfig, TrainerConfig
+from unistep.training.trainer import Trainer, pick_precision
 
 
 class Scaled(nn.Module):
@@ -341,16 +341,16 @@ def test_checkpoint_of_another_run_is_refused(trainer, change):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "steps 0 must be at least 1"),
-        ({"batch_size": -1}, "batch_size -1 must be at least 1"),
-        ({"accumulation": 0}, "accumulation 0 must"),
-        ({"log_every": 0}, "log_every 0 must"),
-        ({"sample_every": 0}, "sample_every 0 must"),
-        ({"checkpoint_every": 0}, "checkpoint_every 0 must"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints 0 must"),
-        ({"ema_decays": ()}, "ema_decays .* at least one"),
-        ({"ema_decays": (0.9, 1.0)}, "ema_decays .* in \\[0, 1\\)"),
-        ({"ema_decays": (math.nan,)}, "ema_decays .* in \\[0, 1\\)"),
+        ({"steps": 0}, "`steps` 0 must be at least 1"),
+        ({"batch_size": -1}, "`batch_size` -1 must be at least 1"),
+        ({"accumulation": 0}, "`accumulation` 0 must"),
+        ({"log_every": 0}, "`log_every` 0 must"),
+        ({"sample_every": 0}, "`sample_every` 0 must"),
+        ({"checkpoint_every": 0}, "`checkpoint_every` 0 must"),
+        ({"keep_checkpoints": 0}, "`keep_checkpoints` 0 must"),
+        ({"ema_decays": ()}, "`ema_decays` .* at least one"),
+        ({"ema_decays": (0.9, 1.0)}, "`ema_decays` .* in \\[0, 1\\)"),
+        ({"ema_decays": (math.nan,)}, "`ema_decays` .* in \\[0, 1\\)"),
     ],
 )
 def test_config_refuses(fields, message):
@@ -359,7 +359,7 @@ def test_config_refuses(fields, message):
 
 
 def test_batch_that_cannot_be_split(trainer):
-    with pytest.raises(UserError, match="batch_size 4 cannot be split into 1 processes x 3 .* a multiple of 3"):
+    with pytest.raises(UserError, match="`batch_size` 4 cannot be split into 1 processes x .* 3; .* a multiple of 3"):
         trainer(Denoise(), accumulation=3)
     TrainerConfig(batch_size=12, accumulation=3).check_split(2)
     with pytest.raises(UserError, match="a multiple of 6"):

@@ -69,7 +69,7 @@ class Parameter:
             return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
         if _is_sequence(kind):
             return {int: "N,...", float: "X,...", str: "NAME,..."}[typing.get_args(kind)[0]]
-        word = "PATH" if self.is_path and self.name != "model" else self.name.upper().rpartition("_")[2]
+        word = "PATH" if self.is_path and self.name != "model" else re.split("[._]", self.name.upper())[-1]
         return {int: "N", float: "X"}.get(kind, word)
 
     def convert(self, text: str) -> Any:
@@ -153,7 +153,7 @@ def run_command(
     which = _which_model(own) if opens else []
     shown = [Parameter(name, (bool,), False, text) for name, text in (switches or {}).items()]
     if "-h" in arguments or "--help" in arguments:
-        print(_help(function, usage, [*own, *shown], which, positionals, epilog), end="")
+        print(help_text(function, usage, [*own, *shown], _group(which), positionals, epilog), end="")
         sys.exit(0)
     program = " ".join(usage.splitlines()[0].split()[:2])
     spelling = {p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *shown, *which)}
@@ -311,7 +311,9 @@ def interruptible(function: Callable[..., T], *args: Any, **values: Any) -> T:
         sys.exit(128 + stopped.signal.value)
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
+class WideFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, within bounds, and as its authors broke it into lines."""
+
     def __init__(self, prog: str) -> None:
         super().__init__(
             prog, max_help_position=26, width=min(110, max(60, shutil.get_terminal_size((100, 24)).columns))
@@ -332,6 +334,10 @@ class _Notes(logging.Handler):
 def _with_default(parameter: Parameter, default: Any) -> Parameter:
     text = parameter.text if default is None else re.sub(r"default: [^;]*$", f"default: {default}.", parameter.text)
     return replace(parameter, default=default, text=text)
+
+
+def _group(which: Sequence[Parameter]) -> dict[str, Sequence[Parameter]]:
+    return {"options that say which model is meant": which} if which else {}
 
 
 def _which_model(own: Sequence[Parameter]) -> list[Parameter]:
@@ -400,24 +406,34 @@ def _describe(kinds: Sequence[Any]) -> str:
     return {int: "int", float: "float"}.get(kinds[0], "text")
 
 
-def _help(
+def help_text(
     function: Callable[..., Any],
     usage: str,
     own: Sequence[Parameter],
-    which: Sequence[Parameter],
+    groups: Mapping[str, Sequence[Parameter]],
     positionals: Sequence[str],
-    epilog: str,
+    epilog: str = "",
 ) -> str:
-    """The help: usage, the docstring's text, the arguments."""
+    """The help of a command.
+
+    Args:
+        function: function whose docstring is the description.
+        usage: lines of the help's beginning.
+        own: parameters of the function.
+        groups: further flags, by the title that they stand under.
+        positionals: names of parameters that stand without a flag.
+        epilog: end of the help.
+    """
+    further = [p for group in groups.values() for p in group]
     parsed = docstring_parser.parse(function.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
     text = "\n\n".join(t for t in (parsed.short_description, parsed.long_description) if t)
     text = re.sub(r"(?s)\n*(Examples?:|>>> ).*", "", text)
-    flags = {p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *which)}
+    flags = {p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *further)}
     parser = argparse.ArgumentParser(
         usage=usage.replace("\n", "\n       "),
         description=spell(text, flags),
         epilog=epilog or None,
-        formatter_class=_Formatter,
+        formatter_class=WideFormatter,
         add_help=False,
     )
     by_name = {p.name: p for p in own}
@@ -430,9 +446,9 @@ def _help(
             action = {"action": "store_true"} if p.is_switch else {"metavar": p.metavar}
             options.add_argument(p.flag, help=_entry(p, flags), **action)  # pyright: ignore[reportArgumentType]
     options.add_argument("-h", "--help", action="store_true", help="show this help")
-    if which:
-        group = parser.add_argument_group("options that say which model is meant")
-        for p in which:
+    for title, parameters in groups.items():
+        group = parser.add_argument_group(title)
+        for p in parameters:
             action = {"action": "store_true"} if p.is_switch else {"metavar": p.metavar}
             group.add_argument(p.flag, help=_entry(p, flags), **action)  # pyright: ignore[reportArgumentType]
     return parser.format_help()

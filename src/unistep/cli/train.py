@@ -1,136 +1,149 @@
-"""`unistep train`: a recipe or YAML file plus flags, or a run to resume."""
+"""`unistep train`: a recipe with its keys as flags, or a run to go on with."""
 
 import os
 import sys
-from argparse import SUPPRESS
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
 
-from jsonargparse import ArgumentParser
+import yaml
 
-from unistep.cli.arguments import add_config_file, check_flags, instantiate, new_parser, parse, underscored
-from unistep.config import RunConfig, config_keys, config_sections, find_recipe, read_yaml
+from unistep.cli.command import help_text, interruptible, notes_shown, parameters_of, parse, spelled
+from unistep.cli.recipe_flags import Flags, check_without_recipe, flag_of, knobs, nested, of_recipe, parted
+from unistep.config import RunConfig, find_recipe, read_run, read_values, run_keys
 from unistep.errors import UserError
+from unistep.workflows.train import Run, prepared, train
 
-_DESCRIPTION = """Train a model: `unistep train RECIPE|FILE.yaml [--key value ...]`.
+if TYPE_CHECKING:
+    from unistep.workflows.estimate.result import Estimate
 
-RECIPE is a name from `unistep recipes`, or a YAML file with the keys below. Every key is also a flag and overrides
-the recipe. A run killed at any moment goes on exactly where it was: `unistep train --resume RUN`. With --dry-run
-nothing is trained, read or written: it tells parameters, FLOPs and memory, and measures how long the run would take."""
+_PROGRAM = "unistep train"
+_USAGE = f"{_PROGRAM} RECIPE [options] [--KEY VALUE ...]\n{_PROGRAM} --resume RUN [options] [--KEY VALUE ...]"
+_EPILOG = f"""Every key of a recipe is a flag, and overrides it; the keys of a stage begin with its name.
 
-_ALONE = "--resume RUN stands alone: the run's own config.yaml is used"
+  {_PROGRAM} RECIPE --help                     all keys of a recipe, and its values
+  {_PROGRAM} RECIPE --student.objective.help   those below one of them
+  {_PROGRAM} RECIPE --dry-run                  parameters, FLOPs, memory and time, without training
+"""
 
 
 def run(arguments: list[str]) -> None:
-    """Parses, trains, and says where the model is."""
-    if "-h" in arguments or "--help" in arguments:
-        _parser().print_help()
+    """Parses, trains, and prints where the model is; with --dry-run prints what it would take."""
+    base, flags = parted(arguments, parameters_of(train))
+    asked = [name for name, _ in flags if name.endswith(".help")] or [a for a in base if a in ("-h", "--help")]
+    if asked:
+        print(_help([a for a in base if a not in ("-h", "--help")], asked[0]), end="")
         sys.exit(0)
-    for key, section in config_sections():
-        if f"--{key}.help" in arguments:
-            _section_parser(key, section).print_help()
-            sys.exit(0)
-    run = parse_run(arguments)
-    if "--dry_run" in map(underscored, arguments):
-        _dry_run(*run)
-    else:
-        _train(*run)
+    given, values = _given(base, flags)
+    with _spelled(values):
+        changes = nested(flags, values, _PROGRAM)
+        with notes_shown():
+            _show(interruptible(_train, given, changes))
 
 
 def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
-    """The config that the arguments mean, and the run directory.
+    """The config and the run directory that the words after `unistep train` mean.
 
     Raises:
-        UserError: no such recipe, an unknown key, a wrong value.
+        UserError: no such recipe, an unknown key, a wrong value; spelled in flags.
     """
-    flags = [underscored(a) for a in arguments]
-    check_flags(flags, ["output", "resume", "dry_run", "help", *config_keys()])
-    if "--dry_run" in flags and any(f.split("=")[0] == "--resume" for f in flags):
-        raise UserError("--dry-run and --resume exclude each other: unistep train RECIPE --dry-run")
-    if not arguments or arguments[0].startswith("-"):
-        recipe, flags = _resumed(arguments), []
-        folder = recipe.parent
-    else:
-        recipe, flags = find_recipe(arguments[0]), arguments[1:]
-        folder = Path("runs") / recipe.stem
-    read_yaml(recipe)  # refuses unknown keys by name
-    parser = _parser()
-    parsed = parse(parser, ["--config", str(recipe), *flags], config_keys())
-    folder = Path(parsed.pop("output") or folder)
-    if parsed.pop("resume"):
-        raise UserError(_ALONE)
-    parsed.pop("config")
-    parsed.pop("dry_run")
-    return instantiate(parser, parsed, RunConfig), folder
+    base, flags = parted(arguments, parameters_of(train))
+    given, values = _given(base, flags)
+    with _spelled(values):
+        found = _arguments(given, nested(flags, values, _PROGRAM))
+        own = {name: found.pop(name) for name in ("recipe", "data", "output", "resume", "teacher", "skip_to")}
+        return prepared(**own, overrides={k: v for k, v in found.items() if k not in ("dry_run", "progress")})
 
 
-def _parser() -> ArgumentParser:
-    parser = new_parser("train", _DESCRIPTION)
-    parser.add_argument("--output", type=str | None, default=None, help="run directory (default: runs/RECIPE)")
-    parser.add_argument("--resume", type=str | None, default=None, help="run directory to go on with")
-    parser.add_argument("--dry_run", action="store_true", help="train nothing; tell what the run would take")
-    add_config_file(parser, "--config", SUPPRESS)  # the recipe
-    parser.add_class_arguments(RunConfig, None)
-    parser.usage = (
-        "unistep train RECIPE|FILE.yaml [--output RUN] [--dry-run] [--key value ...]\n       unistep train --resume RUN"
-    )
-    return parser
+def _given(base: list[str], flags: Flags = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The command's own arguments, and the values that the other flags change."""
+    own = parameters_of(train)
+    with spelled({p.name: p.flag for p in own if p.name != "recipe"}):
+        given = parse(base, own, ("recipe",), _PROGRAM)
+        if given["recipe"] is None and given["resume"] is None:
+            check_without_recipe(flags)
+        return given, _values(given["recipe"], given["resume"])
 
 
-def _section_parser(key: str, section: type) -> ArgumentParser:
-    """Knows the flags below `key` and no others, for their help."""
-    parser = new_parser("train", f"The keys below {key}, each of them a flag.")
-    parser.add_class_arguments(section, key)
-    parser.usage = f"unistep train RECIPE|FILE.yaml [--{key}.KEY value ...]"
-    return parser
+def _spelled(values: Mapping[str, Any]) -> AbstractContextManager[None]:
+    names = [p.name for p in parameters_of(train) if p.name != "recipe"]
+    # The keys that all others depend on, which may be wrong themselves.
+    stages = values.get("stages")
+    first = ["network.name", *(f"{stage}.method" for stage in (stages if isinstance(stages, Mapping) else ()))]
+    with spelled({name: flag_of(name) for name in first}):
+        keys = [key.name for key in run_keys(values)]
+    return spelled({name: flag_of(name) for name in (*names, *first, "network", *keys)})
 
 
-def _resumed(arguments: list[str]) -> Path:
-    flag, equals, run = arguments[0].partition("=") if arguments else ("", "", "")
-    if flag == "--resume":
-        rest = arguments[1:]
-        if not equals and rest:
-            run, *rest = rest
-        if rest:
-            raise UserError(_ALONE)
-        if not run:
-            raise UserError("--resume needs a run directory: unistep train --resume RUN")
-        path = Path(run) / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"{run} is not a run directory: {path} is missing; give the --output of a former run")
-        return path
-    raise UserError("give a recipe first: unistep train RECIPE [--key value]; or a run: unistep train --resume RUN")
+def _help(base: list[str], asked: str) -> str:
+    """The help of the command, or of the keys of a recipe where one is given."""
+    own = parameters_of(train)
+    if not any(not a.startswith("-") or a.startswith("--resume") for a in base):
+        return help_text(train, _USAGE, own, knobs(), ("recipe",), _EPILOG)
+    given, values = _given(base)
+    program = f"{_PROGRAM} {given['recipe'] or '--resume ' + given['resume']}"
+    return of_recipe(values, "" if asked.startswith("-") else asked, program)
 
 
-def _dry_run(config: RunConfig, folder: Path) -> None:
-    from unistep.runtime.interrupt import Interrupted, signals_raise
+def _values(recipe: str | None, resume: str | None) -> dict[str, Any]:
+    """The values that the flags change."""
+    if recipe is not None and resume is not None:
+        raise UserError(f"`resume` stands without a recipe: {_PROGRAM} --resume RUN")
+    if resume is not None:
+        if not resume:
+            raise UserError(f"`resume` needs a run directory: {_PROGRAM} --resume RUN")
+        return read_run(Path(resume))
+    if recipe is None:
+        raise UserError(f"give a recipe first: {_PROGRAM} RECIPE [--KEY VALUE]; or a run: {_PROGRAM} --resume RUN")
+    return read_values(find_recipe(recipe))
+
+
+def _train(given: Mapping[str, Any], changes: Mapping[str, Any]) -> Union[Run, "Estimate"]:
+    """Trains; where a signal stops the run, tells how to go on."""
+    from unistep.runtime.interrupt import Interrupted
 
     try:
-        with signals_raise():
-            from unistep.cli.dry_run import show
-            from unistep.workflows.estimate.estimate import estimate
-
-            show(folder.name, estimate(config))
+        return train(**_arguments(given, changes))
     except Interrupted as stopped:
-        print(f"{stopped}; nothing was written", file=sys.stderr)
-        sys.exit(128 + stopped.signal.value)
+        folder = given["resume"] or given["output"] or Path("runs") / find_recipe(given["recipe"]).stem
+        if (Path(folder) / "config.yaml").is_file():
+            stopped.__notes__ = [f"go on with: {_PROGRAM} --resume {folder}"]
+        raise
 
 
-def _train(config: RunConfig, folder: Path) -> None:
-    from unistep.runtime.interrupt import Interrupted, signals_raise
+def _arguments(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `train`: `--data` and `--teacher` may stand beside keys below them, and hold keys in braces."""
+    found = {**given, **{name: value for name, value in changes.items() if name != "data"}}
+    data, teacher = _mapping(given["data"]), _mapping(given["teacher"])
+    if data is not None or "data" in changes:
+        source = data if isinstance(data, Mapping) else {} if data is None else {"source": data}
+        found["data"] = {**source, **changes.get("data", {})}
+    if isinstance(teacher, Mapping):
+        stages = dict(found.get("stages", {}))
+        found |= {"teacher": None, "stages": stages | {"teacher": {**teacher, **stages.get("teacher", {})}}}
+    return found
 
-    main = os.environ.get("RANK", "0") == "0"
+
+def _mapping(text: str | None) -> str | Mapping[str, Any] | None:
+    """The keys that a flag's text holds in braces, else the text."""
+    if text is None or not text.startswith("{"):
+        return text
     try:
-        with signals_raise():
-            from unistep.workflows.train import train
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, Mapping) else text
 
-            model = train(config, folder)
-    except Interrupted as stopped:
-        if main:
-            begun = (folder / "config.yaml").is_file()
-            hint = f"go on with: unistep train --resume {folder}" if begun else "nothing was written"
-            print(f"{stopped}; {hint}", file=sys.stderr)
-        sys.exit(128 + stopped.signal.value)
-    if main:
-        print(f"done: {model}\nlook at samples with: unistep sample {folder} --output samples.png")
-        if config.evaluated and (best := model.parent / "best").is_dir():
-            print(f"the best by its evaluations: {best}")
+
+def _show(result: Union[Run, "Estimate"]) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if not isinstance(result, Run):
+        print(result)
+        return
+    folder, stages = result.folder, result.stages
+    print(f"done: {folder / stages[-1] / 'model'}")
+    print(f"look at samples with: unistep sample {folder} --output samples.png")
+    if result.best is not None:
+        print(f"the best by its evaluations: {result.best}")

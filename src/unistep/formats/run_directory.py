@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import torch
+import yaml
 
 from unistep.errors import UserError
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.files import INDEX
 from unistep.formats.model_folder.folder import load_model
-
-STAGES = ("student", "teacher")
-"""Folders of a run's stages; the first that has a model is the run's."""
+from unistep.formats.model_folder.schedule import read_info
 
 _CONFIG = "config.yaml"
 
@@ -23,7 +22,7 @@ def is_run(location: Location) -> bool:
 
 
 def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | None = None) -> LoadedModel:
-    """Opens the model of a run.
+    """Opens the model of a run's last stage that has one.
 
     Args:
         path: run directory, or the folder of one of its stages.
@@ -39,7 +38,35 @@ def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | N
     return load_model(folder, device, variant=variant)
 
 
+def stage_names(run: Path) -> list[str]:
+    """Names of a run's stages, in their order.
+
+    Args:
+        run: run directory.
+    """
+    try:
+        values = yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = None
+    stages = values.get("stages") if isinstance(values, dict) else None
+    # Runs of before stages had names had these two.
+    return [str(name) for name in stages] if isinstance(stages, dict) else ["teacher", "student"]
+
+
+def newest_diffusion_stage(run: Path) -> Path | None:
+    """Folder of a run's last stage that has a diffusion model; None where there is none.
+
+    Args:
+        run: run directory.
+    """
+    for name in reversed(stage_names(run)):
+        file = run / name / "model" / "scheduler" / "scheduler_config.json"
+        if file.is_file() and read_info(file, diffusers_network=False).kind == "diffusion":
+            return run / name
+    return None
+
+
 def _model_of(path: Path) -> Path | None:
     """The model folder that a run or a stage ended in; None if there is none."""
-    places = (path / "model", *(path / stage / "model" for stage in STAGES))
+    places = (path / "model", *(path / stage / "model" for stage in reversed(stage_names(path))))
     return next((place for place in places if (place / INDEX).exists()), None)

@@ -28,9 +28,8 @@ Where r is 0 or below sigma_min the target is the clean image itself: f(x, sigma
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -41,38 +40,56 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, reciprocal_gap
-from unistep.objectives.protocol import PlainObjective, Student, dropout_generator
+from unistep.objectives.protocol import (
+    Distance,
+    MethodConfig,
+    ObjectiveInputs,
+    PlainObjective,
+    Student,
+    dropout_generator,
+)
 from unistep.samplers.guidance import Guided
 from unistep.samplers.ode_step import euler_step, heun_step
 
-Distance = Callable[[Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
-class ConsistencyConfig:
-    """The five slots and their numbers.
+class ConsistencyConfig(MethodConfig):
+    """The five slots of the consistency objective, and their numbers.
 
     Args:
-        pairs: "uniform" or "lognormal" index on the Karras grid of N(k) levels; "mapping" for r(t) of ECT.
-        step: "same-noise", the same with less variance "mean-noise", or the teacher's "heun" or "euler".
-        target: "ema" or "stop-gradient".
-        distance: "l1", "l2", "l2-32", "pseudo-huber" or "lpips".
-        weighting: "uniform", "snr", "snr+1", "karras", "truncated-snr" (of t), or "1/(t-r)".
-        scales: how N grows: "fixed", "progressive" (CT) or "doubling" (iCT).
-        start_scales, end_scales: N at the first and the last step (s0, s1 of the papers; fixed uses start_scales).
-        ema_decay: mu of the target, or mu0 where `ema_adaptive`.
-        ema_adaptive: mu(k) follows N(k), as CT's.
-        P_mean, P_std: of ln t, for "lognormal" and "mapping".
-        q, k, b, adj: the mapping r(t) of ECT.
-        stages: how many times the mapping tightens, at equal intervals of the run.
-        tightening: "stages" tightens it at once where a stage begins, "smooth" a little every step.
-        huber_c: constant of the pseudo-Huber distance; None is 0.00054 sqrt(C H W); 0 is the Euclidean norm.
+        pairs: pairs of noise levels (t, r): neighbours on the Karras grid of N(k) levels, drawn uniformly ("uniform")
+            or from a discretised log-normal ("lognormal"), or a log-normal t with r(t) of ECT ("mapping").
+        step: step from x_t to x_r: the same noise at the lower level ("same-noise"), the same with less variance
+            ("mean-noise"), or a solver's step along the teacher's ODE ("heun", "euler").
+        target: network that evaluates x_r: an average of the student ("ema") or the student itself without gradient
+            ("stop-gradient").
+        distance: distance of student and target: "l1", "l2", "l2-32" (at 32 x 32 pixels), "pseudo-huber" or "lpips".
+        weighting: weight of a pair, a function of t, or "1/(t-r)".
+        scales: growth of N(k): "fixed", "progressive" (as CT) or "doubling" (as iCT).
+        start_scales: N at the first step (s0); with "fixed" scales N of every step.
+        end_scales: N at the last step (s1).
+        ema_decay: decay mu of the target's average; mu0 with `ema_adaptive`.
+        ema_adaptive: whether mu(k) follows N(k), as in CT.
+        P_mean: mean of ln(t), for the pairs "lognormal" and "mapping".
+        P_std: standard deviation of ln(t).
+        q: factor by which each stage divides the relative gap (t - r)/t; for the pairs "mapping", as `k` to
+            `tightening`.
+        k: height of the term that widens the gap at small t.
+        b: steepness of that term.
+        adj: "sigmoid" has that term, "const" does not.
+        stages: number of times the gap shrinks, at equal intervals of the run.
+        tightening: "stages" shrinks the gap at once where a stage begins, "smooth" a little every step.
+        huber_c: constant of the distance "pseudo-huber"; null is 0.00054 sqrt(C H W), 0 makes it the Euclidean norm.
         guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
-        sigma_min, sigma_max, rho: the noise range and the grid.
+        sigma_min: smallest noise level, where the model is the identity.
+        sigma_max: largest noise level.
+        rho: exponent of the Karras grid.
 
     Raises:
-        ValueError: a value out of range, or two that do not fit each other.
+        ValueError: a value is out of range, or two do not fit each other.
     """
+
+    slots: ClassVar[tuple[str, ...]] = ("pairs", "step", "target", "distance", "weighting", "scales")
 
     pairs: Literal["uniform", "lognormal", "mapping"] = "uniform"
     step: Literal["same-noise", "mean-noise", "heun", "euler"] = "same-noise"
@@ -116,13 +133,42 @@ class ConsistencyConfig:
         if self.q <= 1 or self.stages < 1:
             raise ValueError(f"q {self.q} must exceed 1 and stages {self.stages} be at least 1")
         if self.pairs == "mapping" and self.q**-self.stages < torch.finfo(torch.float32).eps:
-            # Said now: the run would stop at the first stage without a gap, most of it done.
+            # Refused now: the run would stop at the first stage without a gap, most of it done.
             raise ValueError(f"q {self.q} over {self.stages} stages leaves no gap between t and r; lower q or stages")
         if self.step == "heun" and (self.pairs == "mapping" or self.sigma_min == 0):
             raise ValueError("step heun divides by r, which reaches 0 with pairs mapping or sigma_min 0; use euler")
 
+    def build(self, inputs: ObjectiveInputs) -> "ConsistencyObjective":
+        """Makes the objective; an averaged target is a copy of the student.
+
+        Raises:
+            ValueError: a teacher or a perceptual distance is missing.
+        """
+        return ConsistencyObjective(
+            self,
+            inputs.total_steps,
+            inputs.sigma_data,
+            teacher=inputs.teacher,
+            target=copy_target(inputs.student) if self.target == "ema" else None,
+            perceptual=inputs.perceptual,
+        )
+
+    def model(self) -> dict[str, Any]:
+        """A consistency model of this noise range."""
+        return {"kind": "consistency", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the step or the guidance is a teacher's."""
+        return self.step in ("heun", "euler") or self.guidance != 1
+
+    @property
+    def needs_perceptual(self) -> bool:
+        """Whether the distance is LPIPS."""
+        return self.distance == "lpips"
+
     def num_scales(self, step: int, total_steps: int) -> int:
-        """N(k): levels of the grid at `step`."""
+        """N(k), the number of levels of the grid at `step`."""
         match self.scales:
             case "fixed":
                 return self.start_scales
@@ -132,7 +178,7 @@ class ConsistencyConfig:
                 return curriculum.num_scales_doubling(step, total_steps, self.start_scales, self.end_scales)
 
     def target_decay(self, step: int, total_steps: int) -> float:
-        """mu(k): how much of the target stays at `step`."""
+        """mu(k), the decay of the target's average at `step`."""
         if not self.ema_adaptive:
             return self.ema_decay
         return curriculum.ema_decay_adaptive(step, total_steps, self.start_scales, self.end_scales, self.ema_decay)
@@ -143,25 +189,20 @@ class ConsistencyConfig:
             return min(step / max(total_steps - 1, 1), 1.0) * (self.stages - 1)
         return min(step * self.stages // total_steps, self.stages - 1)
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the step or the guidance is a teacher's."""
-        return self.step in ("heun", "euler") or self.guidance != 1
-
 
 class ConsistencyObjective(PlainObjective):
-    """The loss of `ConsistencyConfig` over a run of `total_steps`.
+    """Consistency loss between two noise levels of one image.
 
     Args:
-        config: the row.
-        total_steps: length of the curriculum.
+        config: the five slots and their numbers.
+        total_steps: length of the curriculum, in steps.
         sigma_data: standard deviation of the data, for the weightings.
-        teacher: the diffusion denoiser; needed where the step is the teacher's, and `Guided` where there is guidance.
-        target: a copy of the student's initial weights, needed where the target is an EMA; see `copy_target`.
-        perceptual: the distance "lpips", of two batches of images, one number each.
+        teacher: diffusion denoiser; needed where the step is the teacher's, and `Guided` where there is guidance.
+        target: copy of the student's initial weights, needed where the target is an average; see `copy_target`.
+        perceptual: distance "lpips" of two batches of images, [B].
 
     Raises:
-        ValueError: teacher, target or perceptual distance missing.
+        ValueError: teacher, target or perceptual distance is missing.
     """
 
     def __init__(
@@ -198,12 +239,12 @@ class ConsistencyObjective(PlainObjective):
         random: ImageRandom,
         dropout_seed: int,
     ) -> Float[Tensor, " B"]:
-        """The loss of each image at `step`, with pairs and noise drawn from `random`."""
+        """Loss of each image at `step`, with pairs and noise drawn from `random`."""
         t, r = self.draw_pairs(step, random)
         return self.loss_at(student, x, class_labels, t, r, random.randn(*x.shape[1:]), dropout_seed)
 
     def draw_pairs(self, step: int, random: ImageRandom) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Noise levels t > r, one pair an image; r is 0 where the mapping says so."""
+        """Noise levels t > r, one pair an image; r may be 0 with the pairs "mapping"."""
         c = self.config
         if c.pairs == "mapping":
             t = noise.LogNormal(c.P_mean, c.P_std).sample(random.randn()).clamp(c.sigma_min, c.sigma_max)
@@ -228,7 +269,7 @@ class ConsistencyObjective(PlainObjective):
         unit_noise: Float[Tensor, "B C H W"],
         dropout_seed: int = 0,
     ) -> Float[Tensor, " B"]:
-        """The loss at given pairs and unit noise."""
+        """Loss at given pairs of noise levels and noise of unit variance."""
         x_t = x + expand(t, x.ndim) * unit_noise
         prediction = student(x_t, t, class_labels, generator=dropout_generator(dropout_seed, x))
         with torch.no_grad():
@@ -272,7 +313,7 @@ class ConsistencyObjective(PlainObjective):
 
     @torch.no_grad()
     def after_step(self, student: nn.Module, step: int) -> None:
-        """Moves the EMA target towards the student with rate mu(step)."""
+        """Moves the averaged target towards the student with rate mu(step)."""
         if self.target is None:
             return
         weight = 1 - self.config.target_decay(step, self.total_steps)
@@ -287,6 +328,10 @@ class ConsistencyObjective(PlainObjective):
         if self.target is not None:
             values["target_decay"] = self.config.target_decay(step, self.total_steps)
         return values
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The target network, where it is an average."""
+        return {} if self.target is None else {"target": self.target}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The target network's parameters."""

@@ -17,14 +17,7 @@ whose gradient is that of -2 e^{w(t)} / D <g, F>. r rises from 0 to 1 in the fir
 unstable part. w(t) is learned: at its optimum e^{-w} is the mean loss at t, so that every t weighs the same; a fixed
 weight of t, which some implementations put before the norm (1/sigma), would only be learned away.
 
-dF^-/dt is one forward-mode derivative. d ln(sigma)/dt = 1 / (sin(t) cos(t)), so that cos(t) sin(t) dF^-/dt, which is
-all that is needed, is the derivative in the direction
-
-    cos(t) sin(t) dx_t/dt / sigma_d   of the network's input,   dc_noise/d ln(sigma)   of its c_noise
-
-without a division. The latter is 1/4 for the noise embedding "edm" and 250 for "adm": the first is the one to train
-with. The second is the same function of sigma, but its sinusoids turn 1000 times as fast, and the derivative is that
-much larger and noisier.
+dF^-/dt is one forward-mode derivative, of `tangent.py`.
 
 Guidance of scale w: the velocity is the guided teacher's v_w. The pair's velocity is (cos(t) x_t - x) / sin(t), where
 the clean image x stands in for the teacher's D, and moves by what guidance adds to D as in consistency.py:
@@ -34,24 +27,20 @@ the clean image x stands in for the teacher's D, and moves by what guidance adds
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
 from unistep.core import trigflow
 from unistep.core.denoiser import Denoiser
 from unistep.core.noise import LogNormal
-from unistep.core.parameterization import EDMScaling, Preconditioned, expand
+from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
-from unistep.objectives.protocol import PlainObjective, Student, dropout_generator
+from unistep.objectives.protocol import MethodConfig, ObjectiveInputs, PlainObjective, Student, dropout_generator
+from unistep.objectives.tangent import tangent
 from unistep.samplers.guidance import Guided
 
 # ln(sigma) is drawn from a normal distribution, which has no lower end; c_out must not be 0.
@@ -60,25 +49,30 @@ _WEIGHT_FEATURES = 16
 
 
 @dataclass(frozen=True)
-class ContinuousConfig:
-    """Continuous-time consistency, trained (sCT) or distilled (sCD).
+class ContinuousConfig(MethodConfig):
+    """Numbers of continuous-time consistency, trained (sCT) or distilled (sCD).
 
     Args:
-        velocity: along which trajectories f is to be constant: "teacher" is sCD, "data" sCT.
-        P_mean, P_std: of ln(sigma), normal.
-        tangent_warmup: steps in which the unstable part of the tangent is let in; 0 is all of it at once.
+        velocity: trajectories along which the model is to be constant: those of the teacher ("teacher", sCD) or of the
+            pairs of image and noise ("data", sCT).
+        P_mean: mean of ln(sigma), which is drawn from a normal distribution.
+        P_std: standard deviation of ln(sigma).
+        tangent_warmup: number of steps in which the unstable part of the tangent grows from nothing to all; 0 is all
+            of it from the first step on.
         tangent: "normalize" divides each image's tangent by its root mean square plus `tangent_c`, "clip" limits its
             values to [-1, 1], "none" leaves it as it is.
-        tangent_c: constant c of "normalize": tangents far below it are not blown up.
-        adaptive_weight: learn the weight of each t; else it is 1.
+        tangent_c: constant c of "normalize"; tangents far below it stay small.
+        adaptive_weight: whether the weight of each t is learned; else it is 1.
         guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
-        sigma_min: must be 0: TrigFlow ends at the clean image.
-        sigma_max: the largest noise level.
-        rho: of the grid that samplers use.
+        sigma_min: smallest noise level; it must be 0, as TrigFlow ends at the clean image.
+        sigma_max: largest noise level.
+        rho: exponent of the Karras grid that samplers use.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value is out of range.
     """
+
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
 
     velocity: Literal["data", "teacher"] = "data"
     P_mean: float = -1.0
@@ -106,32 +100,46 @@ class ContinuousConfig:
         if not _SMALLEST_SIGMA < self.sigma_max < math.inf:
             raise ValueError(f"sigma_max {self.sigma_max} must be above {_SMALLEST_SIGMA:g} and finite")
 
+    def build(self, inputs: ObjectiveInputs) -> "ContinuousObjective":
+        """Makes the objective.
+
+        Raises:
+            ValueError: a teacher is missing.
+        """
+        return ContinuousObjective(self, inputs.total_steps, inputs.sigma_data, teacher=inputs.teacher)
+
+    def model(self) -> dict[str, Any]:
+        """A consistency model of this noise range."""
+        return {"kind": "consistency", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+
     @property
     def needs_teacher(self) -> bool:
-        """The velocity is the teacher's, or guided by it."""
+        """Whether the velocity is the teacher's, or guided by it."""
         return self.velocity == "teacher" or self.guidance != 1
 
     def warmup(self, step: int) -> float:
-        """r at `step`."""
+        """Factor r of the tangent's unstable part at `step`, between 0 and 1."""
         return min(1.0, step / self.tangent_warmup) if self.tangent_warmup else 1.0
 
 
 class ContinuousObjective(PlainObjective):
-    """The loss of `ContinuousConfig`.
+    """Squared norm of the student's tangent, weighted.
 
     The student must be a `Preconditioned` network with EDM's scaling and this `sigma_data`, and its network must have
     forward-mode derivatives: those of this package do. They are taken beside the student's pass, not through it, so
     that the student may be wrapped for several processes.
 
     Args:
-        config: the numbers.
-        total_steps: length of the run.
+        config: noise levels, tangent and weights.
+        total_steps: length of the run, in steps.
         sigma_data: standard deviation of the data.
-        teacher: the diffusion denoiser; needed for its velocity, and `Guided` where there is guidance.
+        teacher: diffusion denoiser; needed for its velocity, and `Guided` where there is guidance.
 
     Raises:
         ValueError: the teacher is missing.
     """
+
+    ungraded: str = "tangent, about"
 
     def __init__(
         self, config: ContinuousConfig, total_steps: int, sigma_data: float = 0.5, *, teacher: Denoiser | None = None
@@ -156,7 +164,7 @@ class ContinuousObjective(PlainObjective):
         random: ImageRandom,
         dropout_seed: int,
     ) -> Float[Tensor, " B"]:
-        """The loss of each image at `step`, with noise and its level drawn from `random`."""
+        """Loss of each image at `step`, with noise and its level drawn from `random`."""
         c = self.config
         sigma = LogNormal(c.P_mean, c.P_std).sample(random.randn()).clamp(_SMALLEST_SIGMA, c.sigma_max)
         return self.loss_at(student, x, class_labels, sigma, random.randn(*x.shape[1:]), step, dropout_seed)
@@ -171,7 +179,7 @@ class ContinuousObjective(PlainObjective):
         step: int,
         dropout_seed: int = 0,
     ) -> Float[Tensor, " B"]:
-        """The loss at given noise levels and unit noise."""
+        """Loss at given noise levels and noise of unit variance."""
         x_sigma = x + expand(sigma, x.ndim) * unit_noise
         with torch.no_grad():
             dx_dt = self.dx_dt(x, unit_noise, x_sigma, sigma, class_labels)
@@ -206,7 +214,7 @@ class ContinuousObjective(PlainObjective):
         sigma: Float[Tensor, " B"],
         class_labels: Int[Tensor, " B"] | None,
     ) -> Float[Tensor, "B C H W"]:
-        """The velocity that the config names."""
+        """Velocity dx_t/dt of the config's trajectories."""
         if self.config.velocity == "teacher":
             assert self.teacher is not None
             if isinstance(self.teacher, Guided):
@@ -220,7 +228,7 @@ class ContinuousObjective(PlainObjective):
         return dx_dt
 
     def _guided_velocity(self, teacher: Guided) -> Guided:
-        """Guides the velocity as `teacher` does the clean image: the one is an affine function of the other."""
+        """Guides the velocity as `teacher` guides the clean image, of which it is an affine function."""
 
         def of_one(x_sigma: Tensor, sigma: Tensor, class_labels: Tensor | None = None, /) -> Tensor:
             return trigflow.velocity(teacher.denoiser, x_sigma, sigma, class_labels, sigma_data=self.sigma_data)
@@ -257,11 +265,11 @@ class ContinuousObjective(PlainObjective):
         return (features * self.weight.to(sigma)).sum(1)
 
     def parameters(self) -> list[nn.Parameter]:
-        """The learned weight's."""
+        """The parameters of the learned weight."""
         return [] if self.weight is None else [self.weight]
 
     def scalars(self, step: int) -> dict[str, float]:
-        """r, the part of the tangent that is let in."""
+        """Factor r of the tangent's unstable part."""
         return {"tangent_warmup": self.config.warmup(step)}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -274,81 +282,32 @@ class ContinuousObjective(PlainObjective):
             with torch.no_grad():
                 self.weight.copy_(state["weight"])
 
-
-@torch.no_grad()
-def tangent(
-    student: Student,
-    x_sigma: Float[Tensor, "B C H W"],
-    sigma: Float[Tensor, " B"],
-    dx_dt: Float[Tensor, "B C H W"],
-    class_labels: Int[Tensor, " B"] | None = None,
-    *,
-    warmup: float = 1.0,
-    sigma_data: float = 0.5,
-    generator: torch.Generator | None = None,
-) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
-    """F^- and g = cos(t) df^-/dt at x_t = cos(t) x_sigma moving with velocity `dx_dt`, neither with a gradient.
-
-    Args:
-        student: a `Preconditioned` network with EDM's scaling, or one wrapped for several processes.
-        x_sigma, sigma: noisy images and their levels, above 0.
-        dx_dt: velocity of x_t.
-        class_labels: for the network.
-        warmup: r, by which the part with dF^-/dt is multiplied.
-        sigma_data: standard deviation of the data.
-        generator: draws the dropout masks.
-
-    Raises:
-        ValueError: the student is no such network.
-    """
-    network, scaling = _network_of(student, sigma_data)
-    sin, cos = (expand(v, x_sigma.ndim) for v in trigflow.sin_cos(sigma, sigma_data))
-    x_t = cos * x_sigma
-    c_noise, dc_noise = _jvp(lambda s: scaling.c_noise(s.exp()), (sigma.log(),), (torch.ones_like(sigma),))
-    # Weights that autocast casts here have no gradient; it must not keep them for the pass that wants one.
-    device = x_sigma.device.type
-    uncached = torch.autocast(device, enabled=torch.is_autocast_enabled(device), cache_enabled=False)
-    # Of the kernels of attention only this one has a forward-mode derivative.
-    with uncached, sdpa_kernel(SDPBackend.MATH), _DifferentiableNorms():
-        F_edm, dF_edm = _jvp(
-            lambda x, c: network(x, c, class_labels, generator=generator),
-            (x_t / sigma_data, c_noise),
-            (cos * sin * dx_dt / sigma_data, dc_noise),
-        )
-    F, dF = -F_edm.to(x_t.dtype), -dF_edm.to(x_t.dtype)
-    g = -(cos**2) * (sigma_data * F - dx_dt) - warmup * (cos * sin * x_t + sigma_data * dF)
-    return F, g
+    def countable(self) -> "ContinuousObjective":
+        """The objective with two evaluations in place of the tangent."""
+        return _CountableObjective(self.config, self.total_steps, self.sigma_data, teacher=self.teacher)
 
 
-class _DifferentiableNorms(TorchFunctionMode):
-    """GroupNorm where its forward-mode derivative is right: of contiguous images in the dtype of the weights.
+class _CountableObjective(ContinuousObjective):
+    """The network evaluations of the objective, without forward-mode derivatives, which PyTorch's FakeTensorMode lacks.
 
-    Of other strides there is none, and under autocast on a CPU it comes in another dtype than the value.
+    A forward-mode derivative costs two evaluations in convolutions and matrix products; attention has one product more.
     """
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is functional.group_norm:
-            func = _group_norm
-        return func(*args, **(kwargs or {}))
-
-
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    if weight is not None:
-        input = input.to(weight.dtype)
-    return functional.group_norm(input.contiguous(), num_groups, weight, bias, eps)
-
-
-def _jvp(f: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    value, derivative, *_ = torch.func.jvp(f, primals, tangents)
-    return value, derivative
-
-
-def _network_of(student: Student, sigma_data: float) -> tuple[nn.Module, EDMScaling]:
-    module = student.module if isinstance(student, DistributedDataParallel) else student
-    if not isinstance(module, Preconditioned) or not isinstance(module.scaling, EDMScaling):
-        raise ValueError("continuous-time consistency needs a student with EDM's scaling (sigma_min 0)")
-    if module.scaling.sigma_data != sigma_data:
-        raise ValueError(f"sigma_data of the student, {module.scaling.sigma_data}, is not the objective's {sigma_data}")
-    return module.network, module.scaling
+    def loss_at(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        sigma: Float[Tensor, " B"],
+        unit_noise: Float[Tensor, "B C H W"],
+        step: int,
+        dropout_seed: int = 0,
+    ) -> Float[Tensor, " B"]:
+        """A number that depends on all evaluations."""
+        generator = dropout_generator(dropout_seed, x)
+        prediction = student(x, sigma, class_labels, generator=generator)
+        with torch.no_grad():
+            target = self.dx_dt(x, unit_noise, x, sigma, class_labels)
+            for _ in range(2):
+                target = target + student(x, sigma, class_labels, generator=generator)
+        return (prediction - target).square().flatten(1).mean(1)

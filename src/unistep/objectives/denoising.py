@@ -1,4 +1,4 @@
-"""EDM denoising, the objective of the teacher (Karras et al. 2022, eq. 2 and table 1):
+"""EDM denoising, the objective of diffusion models (Karras et al. 2022, arXiv 2206.00364, eq. 2 and table 1):
 
     L = E lambda(sigma) mean((D(x + sigma * noise, sigma) - x)^2),   ln sigma ~ N(P_mean, P_std^2)
 
@@ -7,38 +7,41 @@ with lambda = 1/c_out^2 = 1/sigma^2 + 1/sigma_data^2 ("karras").
 With `label_dropout` p the class of an image is replaced by the null class with probability p, so that one network
 learns D(x, sigma, class) and D(x, sigma): what classifier-free guidance needs (Ho & Salimans 2022, algorithm 1).
 
-With `augment` the images are transformed before the noise is added, and the network is told how: see
-`unistep.core.augment`.
+With `augment` the images are transformed before the noise is added, and the transformation is an input of the network:
+see `unistep.core.augment`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unistep.core.augment import AugmentConfig, augment
+from unistep.core.augment import AUGMENT_LABELS, AugmentConfig, augment
 from unistep.core.distance import l2
 from unistep.core.noise import LogNormal
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, WeightingName
-from unistep.objectives.protocol import PlainObjective, Student, dropout_generator
+from unistep.objectives.protocol import MethodConfig, ObjectiveInputs, PlainObjective, Student, dropout_generator
 
 
 @dataclass(frozen=True)
-class DenoisingConfig:
-    """EDM's objective.
+class DenoisingConfig(MethodConfig):
+    """Numbers of EDM denoising.
 
     Args:
-        P_mean, P_std: mean and standard deviation of ln sigma.
-        weighting: lambda(sigma); "karras" is EDM's.
-        label_dropout: probability of the null class in place of an image's own; 0 trains no null class.
-        augment: probability of each of EDM's augmentations, told to the network; 0 is none; needs a network with
-            augment_dim 9, and data that are not flipped already.
+        P_mean: mean of ln(sigma), which is drawn from a normal distribution.
+        P_std: standard deviation of ln(sigma).
+        weighting: weight of the squared error as a function of sigma; "karras" is EDM's.
+        label_dropout: probability that the null class stands in place of an image's own; above 0 the model can guide
+            a student.
+        augment: probability of each of EDM's augmentations; needs a network with `augment_dim` 9 and data that are not
+            flipped; 0 is none.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value is out of range.
     """
 
     P_mean: float = -1.2
@@ -55,14 +58,35 @@ class DenoisingConfig:
         if self.P_std < 0:
             raise ValueError(f"P_std {self.P_std} must not be negative")
 
+    def build(self, inputs: ObjectiveInputs) -> "DenoisingObjective":
+        """Makes the objective.
+
+        Raises:
+            ValueError: labels are to be dropped and there is no null class.
+        """
+        return DenoisingObjective(self, inputs.sigma_data, inputs.null_label)
+
+    def model(self) -> dict[str, Any]:
+        """A diffusion model."""
+        return {"kind": "diffusion"}
+
+    @property
+    def null_class(self) -> bool:
+        """Whether labels are dropped."""
+        return self.label_dropout > 0
+
+    def network(self) -> dict[str, Any]:
+        """Inputs for the augmentation, where there is one."""
+        return {"augment_dim": AUGMENT_LABELS if self.augment else 0}
+
 
 class DenoisingObjective(PlainObjective):
-    """The loss of `DenoisingConfig` for data of standard deviation `sigma_data`.
+    """Denoising error, weighted, at noise levels drawn from a log-normal distribution.
 
     Args:
-        config: noise levels and weights.
+        config: noise levels, weights and what is done to labels and images.
         sigma_data: standard deviation of the data.
-        null_label: the class that stands for none; needed where labels are dropped.
+        null_label: class that stands for none; needed where labels are dropped.
 
     Raises:
         ValueError: labels are to be dropped and there is no null class.
@@ -85,7 +109,7 @@ class DenoisingObjective(PlainObjective):
         random: ImageRandom,
         dropout_seed: int,
     ) -> Float[Tensor, " B"]:
-        """The weighted denoising error of each image; independent of `step`."""
+        """Weighted denoising error of each image; the same at every step."""
         sigma = self.noise_levels.sample(random.randn())
         noise = random.randn(*x.shape[1:])
         if self.config.label_dropout and class_labels is not None:
@@ -108,7 +132,17 @@ class DenoisingObjective(PlainObjective):
         dropout_seed: int = 0,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, " B"]:
-        """The loss at given noise levels and unit noise; `augment_labels` tell how `x` was augmented."""
+        """Loss at given noise levels.
+
+        Args:
+            student: network in training.
+            x: images, already augmented.
+            class_labels: their classes, null classes among them.
+            sigma: noise levels.
+            noise: Gaussian noise of unit variance.
+            dropout_seed: seed of the dropout masks.
+            augment_labels: augmentation of each image in numbers; None where there is none.
+        """
         x_t = x + expand(sigma, x.ndim) * noise
         generator = dropout_generator(dropout_seed, x)
         if augment_labels is None:
@@ -116,3 +150,7 @@ class DenoisingObjective(PlainObjective):
         else:
             denoised = student(x_t, sigma, class_labels, generator=generator, augment_labels=augment_labels)
         return WEIGHTINGS[self.config.weighting](sigma, self.sigma_data) * l2(denoised, x)
+
+    def countable(self) -> "DenoisingObjective":
+        """The objective without augmentation, which depends on the images' content and costs the network nothing."""
+        return DenoisingObjective(replace(self.config, augment=0.0), self.sigma_data, self.null_label)

@@ -1,4 +1,4 @@
-"""The methods by name, with the hyperparameters of their papers, and the objective of each.
+"""Training methods by name, with the numbers of their papers.
 
 The discrete-time ones are rows of the consistency objective, whose five slots they fill:
 
@@ -9,92 +9,162 @@ iCT        lognormal  same noise   stop-gradient  pseudo-Huber   1/(t-r)
 ECT        mapping    same noise   stop-gradient  pseudo-Huber   1/(t-r)
 Stable CT  mapping    mean noise   stop-gradient  pseudo-Huber   1/(t-r), smooth
 
-Progressive distillation (PD) and the continuous-time sCD and sCT have objectives of their own. A new method is one
-more entry; the tests that run over METHODS pick it up.
+EDM denoising, progressive distillation (PD) and the continuous-time sCD and sCT have objectives of their own. A new
+method is one more row, and a file in this folder where its objective is new.
 """
 
+import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from unistep.objectives.protocol import MethodConfig
 
-from unistep.core.denoiser import Denoiser
-from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, Distance, copy_target
-from unistep.objectives.continuous import ContinuousConfig, ContinuousObjective
-from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
-from unistep.objectives.protocol import Objective
+_CONSISTENCY = "unistep.objectives.consistency:ConsistencyConfig"
+_CONTINUOUS = "unistep.objectives.continuous:ContinuousConfig"
 
-MethodConfig = ConsistencyConfig | ContinuousConfig | ProgressiveConfig
 
-METHODS: Mapping[str, MethodConfig] = MappingProxyType(
-    {
-        "pd": ProgressiveConfig(),
-        "cd": ConsistencyConfig(
-            pairs="uniform", step="heun", target="ema", distance="l2", scales="fixed", start_scales=40, end_scales=40
-        ),
-        "ct": ConsistencyConfig(
-            pairs="uniform",
-            step="same-noise",
-            target="ema",
-            ema_decay=0.95,
-            ema_adaptive=True,
-            distance="l2",
-            scales="progressive",
-            start_scales=2,
-            end_scales=200,
-        ),
-        "ict": ConsistencyConfig(
-            pairs="lognormal",
-            step="same-noise",
-            target="stop-gradient",
-            distance="pseudo-huber",
-            weighting="1/(t-r)",
-            scales="doubling",
-            start_scales=10,
-            end_scales=1280,
-        ),
-        "ect": ConsistencyConfig(
-            pairs="mapping",
-            step="same-noise",
-            target="stop-gradient",
-            distance="pseudo-huber",
-            huber_c=0.0,
-            weighting="1/(t-r)",
-            sigma_min=0.0,
-        ),
-        "stable-ct": ConsistencyConfig(
-            pairs="mapping",
-            step="mean-noise",
-            tightening="smooth",
-            target="stop-gradient",
-            distance="pseudo-huber",
-            huber_c=0.0,
-            weighting="1/(t-r)",
-            sigma_min=0.0,
-        ),
-        "scd": ContinuousConfig(velocity="teacher"),
-        "sct": ContinuousConfig(velocity="data"),
-    }
+@dataclass(frozen=True)
+class Method:
+    """A row of `METHODS`.
+
+    Args:
+        name: name in recipes.
+        title: name in words, as model cards have it.
+        place: `module:class` of the config; imported where it is first needed, as it imports torch.
+        published: numbers of the paper that are not the config's defaults.
+        paper: arXiv number.
+    """
+
+    name: str
+    title: str
+    place: str
+    published: Mapping[str, Any] = field(default_factory=dict)
+    paper: str = ""
+
+    @property
+    def config_class(self) -> "type[MethodConfig]":
+        """The class of the method's config."""
+        return pkgutil.resolve_name(self.place)
+
+    def config(self, **changes: Any) -> "MethodConfig":
+        """The published numbers, with changes.
+
+        >>> METHODS["ect"].config(guidance=1.5).huber_c
+        0.0
+        """
+        return self.config_class(**{**self.published, **changes})
+
+
+_ROWS = (
+    Method("edm", "EDM denoising", "unistep.objectives.denoising:DenoisingConfig", paper="2206.00364"),
+    Method(
+        "pd",
+        "progressive distillation (PD)",
+        "unistep.objectives.progressive:ProgressiveConfig",
+        paper="2202.00512",
+    ),
+    Method(
+        "cd",
+        "consistency distillation (CD)",
+        _CONSISTENCY,
+        {
+            "pairs": "uniform",
+            "step": "heun",
+            "target": "ema",
+            "distance": "l2",
+            "scales": "fixed",
+            "start_scales": 40,
+            "end_scales": 40,
+        },
+        "2303.01469",
+    ),
+    Method(
+        "ct",
+        "consistency training (CT)",
+        _CONSISTENCY,
+        {
+            "pairs": "uniform",
+            "step": "same-noise",
+            "target": "ema",
+            "ema_decay": 0.95,
+            "ema_adaptive": True,
+            "distance": "l2",
+            "scales": "progressive",
+            "start_scales": 2,
+            "end_scales": 200,
+        },
+        "2303.01469",
+    ),
+    Method(
+        "ict",
+        "improved consistency training (iCT)",
+        _CONSISTENCY,
+        {
+            "pairs": "lognormal",
+            "step": "same-noise",
+            "target": "stop-gradient",
+            "distance": "pseudo-huber",
+            "weighting": "1/(t-r)",
+            "scales": "doubling",
+            "start_scales": 10,
+            "end_scales": 1280,
+        },
+        "2310.14189",
+    ),
+    Method(
+        "ect",
+        "easy consistency tuning (ECT)",
+        _CONSISTENCY,
+        {
+            "pairs": "mapping",
+            "step": "same-noise",
+            "target": "stop-gradient",
+            "distance": "pseudo-huber",
+            "huber_c": 0.0,
+            "weighting": "1/(t-r)",
+            "sigma_min": 0.0,
+        },
+        "2406.14548",
+    ),
+    Method(
+        "stable-ct",
+        "stable consistency tuning (Stable CT)",
+        _CONSISTENCY,
+        {
+            "pairs": "mapping",
+            "step": "mean-noise",
+            "tightening": "smooth",
+            "target": "stop-gradient",
+            "distance": "pseudo-huber",
+            "huber_c": 0.0,
+            "weighting": "1/(t-r)",
+            "sigma_min": 0.0,
+        },
+        "2410.18958",
+    ),
+    Method("scd", "continuous-time consistency distillation (sCD)", _CONTINUOUS, {"velocity": "teacher"}, "2410.11081"),
+    Method("sct", "continuous-time consistency training (sCT)", _CONTINUOUS, {"velocity": "data"}, "2410.11081"),
 )
 
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "pd": "progressive distillation (PD)",
-        "cd": "consistency distillation (CD)",
-        "ct": "consistency training (CT)",
-        "ict": "improved consistency training (iCT)",
-        "ect": "easy consistency tuning (ECT)",
-        "stable-ct": "stable consistency tuning (Stable CT)",
-        "scd": "continuous-time consistency distillation (sCD)",
-        "sct": "continuous-time consistency training (sCT)",
-    }
-)
-# What makes a config another method, and not the same with other numbers.
-_SLOTS = ("pairs", "step", "target", "distance", "weighting", "scales", "velocity")
+METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in _ROWS})
+"""The rows by name."""
+
+# A Literal of the names at run time, for help texts and checks; to a type checker a string.
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[*METHODS]
 
 
-def method_name(config: MethodConfig) -> str:
-    """The method whose slots `config` has, in words; the slots themselves where no row has them. Guidance is told."""
+def method_name(config: "MethodConfig") -> str:
+    """The method that a config is of, in words, with its guidance; its slots where no row has them.
+
+    >>> method_name(METHODS["ect"].config(guidance=1.5))
+    'easy consistency tuning (ECT), guidance 1.5'
+    """
     slots = _slots(config)
     words = _title(config, slots)
     if words is None and slots.get("distance") == "lpips":
@@ -104,46 +174,10 @@ def method_name(config: MethodConfig) -> str:
     return words if config.guidance == 1 else f"{words}, guidance {config.guidance:g}"
 
 
-def _title(config: MethodConfig, slots: dict[str, object]) -> str | None:
-    rows = [name for name, row in METHODS.items() if type(row) is type(config) and _slots(row) == slots]
-    return TITLES.get(rows[0], rows[0]) if rows else None
+def _title(config: "MethodConfig", slots: dict[str, Any]) -> str | None:
+    rows = (row for row in METHODS.values() if row.config_class is type(config) and _slots(row.config()) == slots)
+    return next((row.title for row in rows), None)
 
 
-def _slots(config: MethodConfig) -> dict[str, object]:
-    return {slot: getattr(config, slot) for slot in _SLOTS if hasattr(config, slot)}
-
-
-def build_objective(
-    config: MethodConfig,
-    total_steps: int,
-    sigma_data: float = 0.5,
-    *,
-    student: nn.Module,
-    teacher: Denoiser | None = None,
-    perceptual: Distance | None = None,
-) -> Objective:
-    """The objective of a method for a run.
-
-    Args:
-        config: the method.
-        total_steps: length of the run.
-        sigma_data: standard deviation of the data.
-        student: the network to be trained, on its device; the target network, where there is one, is a copy.
-        teacher: a diffusion model, `Guided` where the config has guidance.
-        perceptual: the distance "lpips".
-
-    Raises:
-        ValueError: what the method needs is missing, or the run is too short for it.
-    """
-    match config:
-        case ConsistencyConfig():
-            target = copy_target(student) if config.target == "ema" else None
-            return ConsistencyObjective(
-                config, total_steps, sigma_data, teacher=teacher, target=target, perceptual=perceptual
-            )
-        case ContinuousConfig():
-            return ContinuousObjective(config, total_steps, sigma_data, teacher=teacher)
-        case ProgressiveConfig():
-            if teacher is None:
-                raise ValueError("progressive distillation needs a teacher")
-            return ProgressiveObjective(config, total_steps, sigma_data, teacher=teacher, target=copy_target(student))
+def _slots(config: "MethodConfig") -> dict[str, Any]:
+    return {slot: getattr(config, slot) for slot in config.slots}

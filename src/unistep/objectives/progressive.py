@@ -15,6 +15,7 @@ The student is a diffusion model, sampled by N Euler steps from sigma_max to sig
 """
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,24 +27,30 @@ from unistep.core.noise import karras_sigma
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, WeightingName
-from unistep.objectives.protocol import PlainObjective, Student, dropout_generator
+from unistep.errors import UserError
+from unistep.objectives.consistency import copy_target
+from unistep.objectives.protocol import MethodConfig, ObjectiveInputs, PlainObjective, Student, dropout_generator
 from unistep.samplers.ode_step import move, slope
 
 
 @dataclass(frozen=True)
-class ProgressiveConfig:
-    """Progressive distillation.
+class ProgressiveConfig(MethodConfig):
+    """Numbers of progressive distillation.
 
     Args:
-        start_scales: N of the first phase, which the teacher halves; the teacher makes 2 N Euler steps.
+        start_scales: N of the first phase; the first teacher makes 2 N Euler steps.
         end_scales: N of the last phase; `start_scales` is this times a power of two.
-        weighting: of the squared error, as a function of t; "truncated-snr" is the paper's.
+        weighting: weight of the squared error as a function of t; "truncated-snr" is the paper's.
         guidance: scale w of classifier-free guidance by the first teacher, which must have a null class; 1 is none.
-        sigma_min, sigma_max, rho: the noise range and the grid.
+        sigma_min: smallest noise level, above 0.
+        sigma_max: largest noise level.
+        rho: exponent of the Karras grid.
 
     Raises:
-        ValueError: a value out of range, or two that do not fit each other.
+        ValueError: a value is out of range, or two do not fit each other.
     """
+
+    fixed_length: ClassVar[bool] = True
 
     start_scales: int = 64
     end_scales: int = 1
@@ -64,38 +71,68 @@ class ProgressiveConfig:
         if not self.rho > 0:
             raise ValueError(f"rho {self.rho} must be positive")
 
+    def build(self, inputs: ObjectiveInputs) -> "ProgressiveObjective":
+        """Makes the objective; the teacher of later phases is a copy of the student.
+
+        Raises:
+            ValueError: there is no teacher, or there are too few steps.
+        """
+        if inputs.teacher is None:
+            raise ValueError("progressive distillation needs a teacher")
+        target = copy_target(inputs.student)
+        return ProgressiveObjective(self, inputs.total_steps, inputs.sigma_data, teacher=inputs.teacher, target=target)
+
+    def model(self) -> dict[str, Any]:
+        """A diffusion model that is sampled in `end_scales` Euler steps."""
+        return {
+            "kind": "diffusion",
+            "sigma_min": self.sigma_min,
+            "sigma_max": self.sigma_max,
+            "rho": self.rho,
+            "solver": "progressive",
+            "steps": self.end_scales,
+        }
+
     @property
     def needs_teacher(self) -> bool:
-        """Always: there is nothing else to learn from."""
+        """True: the loss has no other target."""
         return True
+
+    def check_steps(self, total_steps: int) -> None:
+        """Refuses fewer steps than there are phases, counting the last two twice.
+
+        Raises:
+            UserError: too few steps.
+        """
+        self.phases(total_steps)
 
     def phases(self, total_steps: int) -> list[tuple[int, int, int]]:
         """(N, first step, step after the last) of every phase of a run.
 
         Raises:
-            ValueError: fewer steps than phases.
+            UserError: too few steps.
         """
         count = (self.start_scales // self.end_scales).bit_length()
         scales = [self.start_scales >> i for i in range(count)]
         shares = [2 if n <= 2 else 1 for n in scales]
         if total_steps < sum(shares):
-            raise ValueError(f"steps {total_steps} are too few for {count} phases; give at least {sum(shares)}")
+            raise UserError(f"`steps` {total_steps} are too few for {count} phases; give at least {sum(shares)}")
         ends = [total_steps * sum(shares[: i + 1]) // sum(shares) for i in range(count)]
         return list(zip(scales, [0, *ends[:-1]], ends, strict=True))
 
 
 class ProgressiveObjective(PlainObjective):
-    """The loss of `ProgressiveConfig` over a run of `total_steps`.
+    """Squared error to the clean image whose single Euler step lands where two of the teacher do.
 
     Args:
         config: phases and weights.
-        total_steps: length of all phases together.
+        total_steps: length of all phases together, in steps.
         sigma_data: standard deviation of the data, for the weightings.
-        teacher: of the first phase.
-        target: a copy of the student, which becomes the teacher of the later ones; see `copy_target`.
+        teacher: diffusion denoiser of the first phase.
+        target: copy of the student, which becomes the teacher of the later phases; see `copy_target`.
 
     Raises:
-        ValueError: fewer steps than phases.
+        UserError: too few steps.
     """
 
     def __init__(
@@ -123,7 +160,7 @@ class ProgressiveObjective(PlainObjective):
         random: ImageRandom,
         dropout_seed: int,
     ) -> Float[Tensor, " B"]:
-        """The loss of each image at `step`, with indices and noise drawn from `random`."""
+        """Loss of each image at `step`, with indices and noise drawn from `random`."""
         num_scales = self.num_scales(step)
         index = random.randint(num_scales)
         return self.loss_at(student, x, class_labels, index, num_scales, random.randn(*x.shape[1:]), dropout_seed)
@@ -138,7 +175,7 @@ class ProgressiveObjective(PlainObjective):
         unit_noise: Float[Tensor, "B C H W"],
         dropout_seed: int = 0,
     ) -> Float[Tensor, " B"]:
-        """The loss at given indices 0 .. num_scales - 1 and unit noise."""
+        """Loss at given indices 0 .. num_scales - 1 and noise of unit variance."""
         c = self.config
         # Half indices on a grid of 2 N steps are whole ones, so that its ends are sigma_max and sigma_min exactly.
         first = (2 * index).to(torch.promote_types(x.dtype, torch.float32))
@@ -161,7 +198,7 @@ class ProgressiveObjective(PlainObjective):
         return self._at(step)[0]
 
     def phase(self, step: int) -> tuple[int, int]:
-        """The steps with the same N."""
+        """The steps [start, end) with the N of `step`."""
         return self._at(step)[1:]
 
     def _at(self, step: int) -> tuple[int, int, int]:
@@ -173,8 +210,17 @@ class ProgressiveObjective(PlainObjective):
             self.target.load_state_dict(student.state_dict())
             self.first_teacher = None
 
+    def phase_model(self, step: int) -> tuple[str, dict[str, Any]]:
+        """The model that is sampled in N steps."""
+        num_scales = self.num_scales(step)
+        return f"{num_scales}-steps", {"steps": num_scales}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The teacher of the later phases."""
+        return {"target": self.target}
+
     def scalars(self, step: int) -> dict[str, float]:
-        """N."""
+        """N at `step`."""
         return {"num_scales": float(self.num_scales(step))}
 
     def state_dict(self) -> dict[str, Tensor]:

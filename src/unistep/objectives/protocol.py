@@ -1,20 +1,24 @@
-"""The one interface the trainer sees instead of a method."""
+"""The two interfaces of a training method: its config, which a run sees, and its objective, which the trainer sees."""
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unistep.core.denoiser import Denoiser
 from unistep.core.random import ImageRandom, image_seed
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Two batches of images, [B, C, H, W] each, to one number an image, [B]."""
 
 
 @runtime_checkable
 class Student(Protocol):
-    """A `Denoiser` in training: a generator draws its dropout masks.
-
-    `augment_labels` tell how the images were augmented; they are passed only to those that know of them.
-    """
+    """A `Denoiser` in training, whose dropout masks are drawn by a generator."""
 
     def __call__(
         self,
@@ -26,13 +30,27 @@ class Student(Protocol):
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """Returns clean images."""
+        """Denoises a batch.
+
+        Args:
+            x_t: noisy images.
+            sigma: their noise levels.
+            class_labels: their classes; None for a network without classes.
+            generator: source of the dropout masks; None drops nothing that has to be reproduced.
+            augment_labels: augmentation of each image in numbers; given only to networks with inputs for it.
+
+        Returns:
+            Clean images.
+        """
         ...
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss a step, and the networks it keeps beside the student."""
+    """A loss for each step, and the networks kept beside the student. `PlainObjective` implements all but the loss."""
+
+    ungraded: str
+    """Purpose of the student's evaluations without gradient, for tables of cost."""
 
     def loss(
         self,
@@ -43,19 +61,28 @@ class Objective(Protocol):
         random: ImageRandom,
         dropout_seed: int,
     ) -> Float[Tensor, " B"]:
-        """The loss of each image. All randomness comes from `random` (one generator an image) and `dropout_seed`."""
+        """Loss of each image.
+
+        Args:
+            student: network in training; it may be wrapped for several processes.
+            x: clean images, in [-1, 1].
+            class_labels: their classes; None where there are none.
+            step: number of the step, from 0.
+            random: one generator an image: the only source of noise and noise levels.
+            dropout_seed: seed of the dropout masks.
+        """
         ...
 
     def after_step(self, student: nn.Module, step: int) -> None:
-        """Called with the unwrapped student when step number `step` has changed its weights."""
+        """Updates the networks beside the unwrapped student after its step number `step`."""
         ...
 
     def scalars(self, step: int) -> dict[str, float]:
-        """What the curriculum says at `step`, for the log."""
+        """Numbers of the curriculum at `step`, for the log."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that a resumed run needs: the target network's, where there is one."""
+        """Tensors that a resumed run needs, as those of a target network."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -63,41 +90,145 @@ class Objective(Protocol):
         ...
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained beside the student."""
+        """Parameters that are trained beside the student's."""
+        ...
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Networks that the objective has made for itself, by name."""
         ...
 
     def phase(self, step: int) -> tuple[int, int | None]:
-        """The steps [start, end) around `step` that train as one; None is the end of the run.
+        """The steps [start, end) around `step` that share one optimizer, learning-rate schedule and average.
 
-        Where a phase starts, the trainer begins afresh with optimizer, learning rate and averages.
+        `end` is None at the end of the run.
         """
+        ...
+
+    def phase_model(self, step: int) -> tuple[str, dict[str, Any]] | None:
+        """Name of the model that the phase around `step` leaves behind, and the fields of its `ModelInfo`; or None."""
+        ...
+
+    def countable(self) -> "Objective":
+        """An objective of the same cost whose loss can be computed on tensors without content."""
         ...
 
 
 class PlainObjective:
-    """What an objective of one network, without a curriculum, has to say beside its loss: a base for the others."""
+    """Base of an objective that has no network, no curriculum and no phases beside its loss."""
+
+    ungraded: str = "target, forward"
 
     def after_step(self, student: nn.Module, step: int) -> None:
-        """Nothing: there is no second network."""
+        """Does nothing."""
 
     def scalars(self, step: int) -> dict[str, float]:
-        """Nothing: there is no curriculum."""
+        """Returns nothing."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """Returns nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """None: the student is all that is trained."""
+        """Returns nothing: the student alone is trained."""
         return []
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns nothing."""
+        return {}
+
     def phase(self, step: int) -> tuple[int, int | None]:
-        """The whole run."""
+        """Returns the whole run."""
         return 0, None
+
+    def phase_model(self, step: int) -> tuple[str, dict[str, Any]] | None:
+        """Returns None."""
+        return None
+
+    def countable(self) -> Any:
+        """Returns itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class ObjectiveInputs:
+    """Ingredients of an objective.
+
+    Args:
+        student: network to be trained, on its device; a target network is made as a copy of it.
+        total_steps: length of the stage, in optimizer steps.
+        sigma_data: standard deviation of the data.
+        teacher: diffusion model, `Guided` where the method's config has guidance; None where there is none.
+        null_label: class that stands for none; None where the student has no such class.
+        perceptual: distance "lpips"; None where it is not needed.
+    """
+
+    student: nn.Module
+    total_steps: int
+    sigma_data: float = 0.5
+    teacher: Denoiser | None = None
+    null_label: int | None = None
+    perceptual: Distance | None = None
+
+
+class MethodConfig(ABC):
+    """Base of a method's config, a frozen dataclass of its numbers.
+
+    `build` and `model` are a method's own; the rest has the values of a method that needs the student alone.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that make it another method; the others only change its numbers."""
+
+    fixed_length: ClassVar[bool] = False
+    """Whether a stage that has begun has to keep its length."""
+
+    guidance: float = 1.0
+    """Scale of classifier-free guidance by the teacher; 1 is none."""
+
+    @abstractmethod
+    def build(self, inputs: ObjectiveInputs) -> Objective:
+        """Makes the objective.
+
+        Raises:
+            ValueError: the method needs something that is missing from `inputs`.
+        """
+
+    @abstractmethod
+    def model(self) -> dict[str, Any]:
+        """Fields of `unistep.formats.model.ModelInfo` that the method decides: kind, noise range, solver."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss evaluates a diffusion model."""
+        return self.guidance != 1
+
+    @property
+    def needs_perceptual(self) -> bool:
+        """Whether the loss compares images by LPIPS."""
+        return False
+
+    @property
+    def null_class(self) -> bool:
+        """Whether the student learns a class that stands for none."""
+        return False
+
+    def network(self) -> dict[str, Any]:
+        """Fields of the network's config that the method decides, where the network has them.
+
+        By default no label is hidden from the student, and no image is augmented.
+        """
+        return {"label_dropout": 0.0, "augment_dim": 0}
+
+    def check_steps(self, total_steps: int) -> None:  # noqa: B027 - most curricula fit any length
+        """Refuses a length that the curriculum does not fit.
+
+        Raises:
+            UserError: too few steps.
+        """
 
 
 def dropout_generator(seed: int, x: Tensor) -> torch.Generator:

@@ -11,12 +11,11 @@ A ramp of the rate lets short runs forget their random start; k counts from 0:
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Ramp = Literal["steps", "half-life", "none"]
+from unistep.training.config import Ramp
 
 
 def ramped(decay: float, step: int, ramp: Ramp = "steps") -> float:

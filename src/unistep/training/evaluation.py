@@ -7,45 +7,9 @@ and its number are part of the checkpoint, so that a resumed run keeps the model
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
-
-Metric = Literal["kd", "fd"]
-MIN_IMAGES = 20  # the Frechet distance takes its error from ten groups
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How the averaged model is measured in training.
-
-    Args:
-        num_images: made of it, from the same noise each time.
-        metric: "kd" kernel distance, unbiased; "fd" Frechet distance, biased where there are few images.
-        features: network whose features are compared; "auto" takes mnist for grey images of 28 or 32 pixels, inception
-            for all others.
-        features_path: their weights, where those that are downloaded cannot be had.
-        reference_images: of the data, drawn once; all where there are fewer.
-        steps: of the sampler; null is what the model takes by itself, as 1 of a consistency model.
-        seed: of the images that are made, and of which ones they are compared with.
-    """
-
-    num_images: int = 1000
-    metric: Metric = "kd"
-    features: str = "auto"
-    features_path: str | None = None
-    reference_images: int = 10_000
-    steps: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_images", "reference_images"):
-            if getattr(self, name) < MIN_IMAGES:
-                raise ValueError(f"evaluation.{name} {getattr(self, name)} must be at least {MIN_IMAGES}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"evaluation.steps {self.steps} must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"evaluation.seed {self.seed} must lie between 0 and {2**63 - 1}")
 
 
 @runtime_checkable

@@ -11,9 +11,8 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,55 +26,11 @@ from unistep.errors import UserError
 from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
 from unistep.training.checkpoint import load_checkpoint, save_checkpoint
-from unistep.training.ema import EMA, Ramp
+from unistep.training.config import Precision, TrainerConfig
+from unistep.training.ema import EMA
 from unistep.training.evaluation import Best, Evaluation, better
 from unistep.training.log import RunLog
-from unistep.training.optimizer import OptimizerConfig, build_optimizer
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How long and how a stage trains.
-
-    Args:
-        steps: optimizer steps.
-        batch_size: images a step, over all processes together.
-        accumulation: forward and backward passes a process splits its share of the batch into.
-        optimizer: see `OptimizerConfig`.
-        ema_decays: one average of the weights is kept for each; the first is the model that is saved and shown.
-        ema_ramp: how the averages begin: "steps", EDM's "half-life", or "none".
-        log_every, sample_every, checkpoint_every: steps between log lines, sample grids and checkpoints.
-        keep_checkpoints: how many of the newest checkpoints stay.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 128
-    accumulation: int = 1
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    ema_decays: tuple[float, ...] = (0.999,)
-    ema_ramp: Ramp = "steps"
-    log_every: int = 50
-    sample_every: int = 1000
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every")
-        for name in (*counts, "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-        if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):
-            raise ValueError(f"ema_decays {self.ema_decays} must hold at least one number in [0, 1)")
-
-    def check_split(self, processes: int) -> None:
-        """Raises a UserError unless the batch can be split evenly into `processes` x `accumulation` parts."""
-        if self.batch_size % (processes * self.accumulation):
-            raise UserError(
-                f"batch_size {self.batch_size} cannot be split into {processes} processes x {self.accumulation} "
-                f"accumulation steps; make it a multiple of {processes * self.accumulation}"
-            )
+from unistep.training.optimizer import build_optimizer
 
 
 def pick_precision(precision: Precision, device: torch.device) -> str:

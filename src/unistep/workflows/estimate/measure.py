@@ -27,7 +27,8 @@ from unistep.core.pixels import to_float
 from unistep.core.random import ImageRandom
 from unistep.data import ImageDataset
 from unistep.objectives.protocol import Objective
-from unistep.training.trainer import Trainer, TrainerConfig
+from unistep.training.config import TrainerConfig
+from unistep.training.trainer import Trainer
 
 What = Literal["whole step", "forward and backward", "one evaluation"]
 

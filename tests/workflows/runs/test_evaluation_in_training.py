@@ -1,6 +1,7 @@
 """The model that is measured while it trains: which images are compared, by how many processes, and what is kept."""
 
 import json
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from unistep.config import RunConfig, StudentConfig, TeacherConfig, dump
+from unistep.config import RunConfig, StageConfig, dump
 from unistep.data import DataConfig, ImageDataset, open_dataset
 from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
@@ -24,14 +25,13 @@ from unistep.metrics.frechet import frechet_distance
 from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.moments import moments
 from unistep.objectives.methods import METHODS
-from unistep.objectives.progressive import ProgressiveConfig
 from unistep.runtime.processes import Processes
-from unistep.training.evaluation import Best, EvaluationConfig
-from unistep.training.optimizer import OptimizerConfig
-from unistep.workflows import train as module
-from unistep.workflows.evaluation_in_training import TrainingEvaluation, open_evaluation
+from unistep.training.config import EvaluationConfig, OptimizerConfig
+from unistep.training.evaluation import Best
 from unistep.workflows.models import open_any
-from unistep.workflows.train import build_accelerator, claim_folder, train
+from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
+from unistep.workflows.runs.folder import claim_folder
+from unistep.workflows.runs.loop import StageRun, build_accelerator, train_stages
 
 SCRIPT = Path(__file__).with_name("train_process.py")
 DEADLINE = 120
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("no_accelerator_left")
 @pytest.fixture(autouse=True)
 def no_previews(monkeypatch):
     """They would take longer than all else."""
-    monkeypatch.setattr(module._Stage, "preview", lambda *_: None)
+    monkeypatch.setattr(StageRun, "preview", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def a_run(network, source) -> Callable[..., RunConfig]:
     """a_run(**fields): a consistency model from nothing, measured after each of its three steps."""
 
     def make(**fields) -> RunConfig:
-        student = StudentConfig(objective=METHODS["ect"], from_teacher=False, **SHORT)
-        usual = {"network": network, "data": source, "student": student, "precision": "fp32"}
+        student = StageConfig(name="student", method="ect", **SHORT)
+        usual = {"network": network, "data": source, "stages": (student,), "precision": "fp32"}
         return RunConfig(**(usual | {"evaluate_every": 1, "evaluation": FEW} | fields))
 
     return make
@@ -83,6 +83,12 @@ def measured(digits) -> Callable[..., Estimate]:
         return evaluation.measure(model.denoiser, model.info)
 
     return measure
+
+
+def train(run: RunConfig, folder: Path) -> Path:
+    """The model folder of the last stage."""
+    train_stages(run, folder, progress=False)
+    return folder / run.stages[-1].name / "model"
 
 
 def evaluations(stage: Path, name: str = "KD-MNIST") -> list[dict[str, float]]:
@@ -156,9 +162,10 @@ def test_the_model_computes_as_it_trains_and_the_features_do_not(saved, digits, 
 # ---------------------------------------------------------------------------------------------------------- a whole run
 
 
-def test_the_best_model_opens_and_says_its_figure(a_run, measured, tmp_path):
-    said: list[str] = []
-    model = train(a_run(), tmp_path / "run", say=said.append)
+def test_the_best_model_opens_and_says_its_figure(a_run, measured, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "unistep")
+    model = train(a_run(), tmp_path / "run")
+    said = list(caplog.messages)
     lines = evaluations(tmp_path / "run" / "student")
     assert [line["step"] for line in lines] == [1, 2, 3]
     best = min(lines, key=lambda line: line["KD-MNIST"])
@@ -176,23 +183,23 @@ def test_the_best_model_opens_and_says_its_figure(a_run, measured, tmp_path):
 
 
 def test_a_teacher_alone_is_measured_and_not_one_beside_a_student(a_run, tmp_path):
-    teacher = TeacherConfig(**SHORT)
+    teacher = StageConfig(name="teacher", method="edm", **SHORT)
     few = replace(FEW, steps=1, metric="fd")
-    train(a_run(student=None, teacher=teacher, evaluation=few), tmp_path / "alone", say=lambda line: None)
+    train(a_run(stages=(teacher,), evaluation=few), tmp_path / "alone")
     (folder,) = (p.parent for p in (tmp_path / "alone").rglob("best"))
     assert folder.name == "teacher" and len(evaluations(folder, "FD-MNIST")) == 3
     assert open_any(folder / "best").info.kind == "diffusion"
-    student = StudentConfig(objective=METHODS["ect"], **SHORT)
-    train(a_run(teacher=teacher, student=student), tmp_path / "both", say=lambda line: None)
+    student = StageConfig(name="student", method="ect", init="teacher", **SHORT)
+    train(a_run(stages=(teacher, student)), tmp_path / "both")
     assert [p.parent.name for p in (tmp_path / "both").rglob("best")] == ["student"]
 
 
 def test_progressive_distillation_is_measured_in_the_steps_it_ends_with(a_run, saved, measured, tmp_path):
     """Else its first phases would be the best."""
     path = saved(sample_size=28, num_class_embeds=10)
-    student = StudentConfig(progressive=ProgressiveConfig(2), **(SHORT | {"steps": 4}))
-    run = a_run(network=None, teacher_model=str(path), student=student, evaluate_every=2)
-    train(run, tmp_path / "run", say=lambda line: None)
+    objective = METHODS["pd"].config(start_scales=2)
+    student = StageConfig(name="student", method="pd", init=str(path), objective=objective, **(SHORT | {"steps": 4}))
+    train(a_run(network=None, stages=(student,), evaluate_every=2), tmp_path / "run")
     stage = tmp_path / "run" / "student"
     assert default_plan(load_model(stage / "best").info).nfe == 1
     found = {line["step"]: line["KD-MNIST"] for line in evaluations(stage)}
@@ -207,20 +214,23 @@ def test_progressive_distillation_is_measured_in_the_steps_it_ends_with(a_run, s
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(a_run, data, network, tmp_path):
     wide = data(channels=1, size=8, classes=3)
     for run, message in (
-        (a_run(evaluation=replace(FEW, features="mnits")), "evaluation.features mnits: .*did you mean mnist"),
-        (a_run(evaluation=replace(FEW, features="onnx:gone.onnx")), "evaluation.features onnx:gone.onnx: .*gone.onnx"),
+        (a_run(evaluation=replace(FEW, features="mnits")), "`evaluation.features` mnits: .*did you mean mnist"),
+        (
+            a_run(evaluation=replace(FEW, features="onnx:gone.onnx")),
+            "`evaluation.features` onnx:.*: .*gone.onnx",
+        ),
         (
             a_run(evaluation=replace(FEW, features="inception", features_path="gone.pt")),
-            "evaluation.features inception: .*gone.pt",
+            "`evaluation.features` inception: .*gone.pt",
         ),
-        (a_run(data=wide), "evaluate_every needs 20 images to compare with, and .*images.npz has 6"),
+        (a_run(data=wide), "`evaluate_every` needs 20 images to compare with, and .*images.npz has 6"),
         (
             a_run(data=replace(a_run().data, resolution=16), evaluation=replace(FEW, features="mnist")),
-            "evaluation.features mnist: mnist takes grey images of 28x28",
+            "`evaluation.features` mnist: mnist takes grey images of 28x28",
         ),
     ):
         with pytest.raises(UserError, match=message) as refused:
-            train(run, tmp_path / "run", say=pytest.fail)
+            train(run, tmp_path / "run")
         assert not (tmp_path / "run").exists() and "\n" not in str(refused.value)
 
 

@@ -1,8 +1,8 @@
-"""The model in training, measured against the data that it is trained on.
+"""Measurement of a model while it trains, against the data that it is trained on.
 
-Always the same images are made, image i from the noise of `evaluation.seed` and i, and compared with the same images of
-the data, so that what changes between two evaluations is the model. Stretches of 64 images are shared among the
-processes; what computes an image and its features does not depend on how many processes there are.
+The same images are made each time, image i from the noise of `evaluation.seed` and i, and compared with the same images
+of the data, so that nothing but the model changes between two evaluations. Processes share stretches of 64 images; the
+computation of an image and its features does not depend on their number.
 """
 
 import itertools
@@ -31,20 +31,21 @@ from unistep.metrics.measurement import Features, Inputs
 from unistep.metrics.metric import function_at
 from unistep.metrics.table import METRICS
 from unistep.runtime.processes import Processes, join_processes
-from unistep.training.evaluation import MIN_IMAGES, Best, EvaluationConfig
+from unistep.training.config import MIN_IMAGES, EvaluationConfig
+from unistep.training.evaluation import Best
 
 _STRETCH = 64
 
 
 class TrainingEvaluation:
-    """Measures models by `config` against images of `dataset`.
+    """Measures models against the images that they are trained on.
 
     Args:
-        config: what to measure, and on how many images.
-        dataset: that the models are trained on.
-        network: of features.
+        config: distance, and numbers of images.
+        dataset: images that the models are trained on.
+        network: feature network.
         accelerator: device and precision of the models.
-        processes: that share the work; all of them must call the same methods.
+        processes: processes that share the work; all of them must call the same methods.
     """
 
     def __init__(
@@ -62,7 +63,11 @@ class TrainingEvaluation:
         self._reference: Features | None = None
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        """Computes the features of the reference, once; before the first `measure`."""
+        """Computes the features of the reference, once, before the first `measure`.
+
+        Args:
+            say: called with a line about it.
+        """
         c, size = self.config, len(self.dataset)
         count = min(c.reference_images, size)
         if self.processes.first:
@@ -74,7 +79,12 @@ class TrainingEvaluation:
         self._reference = None if reference is None else Features(reference)
 
     def measure(self, model: nn.Module, info: ModelInfo) -> Estimate:
-        """The distance of the images that the model makes to those of the data; the same on all processes."""
+        """The distance of a model's images to those of the data; the same on all processes.
+
+        Args:
+            model: the averaged model.
+            info: its noise range and kind.
+        """
         assert isinstance(model, Preconditioned)
         config: Any = model.network.config
         classes = (config.num_class_embeds or 0) - (info.null_label is not None)
@@ -90,7 +100,7 @@ class TrainingEvaluation:
                 return torch.cat(list(made))
 
         features = self._features(c.num_images, make, "the images of the model")
-        return self._told(None if features is None else self._compared(features))
+        return self._shared(None if features is None else self._compared(features))
 
     def in_words(self, best: Best, info: ModelInfo) -> str:
         """A line of the card of the best model."""
@@ -116,19 +126,27 @@ class TrainingEvaluation:
         inputs = Inputs(self.name, Features(features), self._reference, (self.metric.name,))
         return function_at(self.metric.compute)(inputs).estimate
 
-    def _told(self, found: Estimate | None) -> Estimate:
-        """What the first process has found, on all."""
+    def _shared(self, found: Estimate | None) -> Estimate:
+        """The first process's number, on all."""
         if self.processes.count > 1:
             self.processes.wait()  # which hears signals, and that another process has ended
-            told: list[Any] = [found]
-            dist.broadcast_object_list(told, src=0, group=self.processes.group)
-            found = told[0]
+            shared: list[Any] = [found]
+            dist.broadcast_object_list(shared, src=0, group=self.processes.group)
+            found = shared[0]
         assert found is not None
         return found
 
 
 def open_evaluation(config: RunConfig, dataset: ImageDataset, accelerator: Accelerator) -> TrainingEvaluation | None:
-    """What measures the run's model in training; None where nothing is to be measured. Nothing is written.
+    """Prepares the measurement of a run's last stage; writes nothing.
+
+    Args:
+        config: run.
+        dataset: its images.
+        accelerator: device and precision of the models.
+
+    Returns:
+        The measurement; None where the run has none.
 
     Raises:
         UserError: the feature network cannot be had or does not take such images, or there are too few of them.
@@ -137,7 +155,7 @@ def open_evaluation(config: RunConfig, dataset: ImageDataset, accelerator: Accel
         return None
     if len(dataset) < MIN_IMAGES:
         raise UserError(
-            f"evaluate_every needs {MIN_IMAGES} images to compare with, and {config.data.source} has {len(dataset)}; "
+            f"`evaluate_every` needs {MIN_IMAGES} images to compare with, and {config.data.source} has {len(dataset)}; "
             "set it to 0"
         )
     name = config.evaluation.features
@@ -150,6 +168,7 @@ def open_evaluation(config: RunConfig, dataset: ImageDataset, accelerator: Accel
             dataset.batch(torch.arange(2))[0], (METRICS[config.evaluation.metric].kind,)
         )  # or the first evaluation would refuse them
     except UserError as error:
-        raise UserError(f"evaluation.features {name}: {error}") from None
+        message = str(error).replace("`features`", "`evaluation.features`")
+        raise UserError(f"`evaluation.features` {name}: {message}") from None
     processes = join_processes() if accelerator.num_processes > 1 else Processes()
     return TrainingEvaluation(config.evaluation, dataset, network, accelerator, processes)

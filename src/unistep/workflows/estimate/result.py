@@ -1,7 +1,11 @@
-"""What `unistep train RECIPE --dry-run` prints."""
+"""What a run would take: the numbers, and a table of them in plain text, with a column for each stage."""
 
+import io
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich import box
@@ -9,25 +13,130 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unistep.workflows.estimate.estimate import FLOPS_PARTS, Estimate, StageEstimate
-from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER
+from unistep.config.values import plain
+from unistep.training.config import TrainerConfig
+from unistep.workflows.estimate.count import FLOPS_PARTS, FP32, Flops
+from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Measurement, Memory
+from unistep.workflows.estimate.units import device_name, in_bytes, in_flops, in_hours, in_seconds, three_digits
+from unistep.workflows.runs.design import Images
 
 _COLOURS = {1: "grey", 3: "colour"}
 
 
-def show(name: str, estimate: Estimate, console: Console | None = None) -> None:
-    """Prints an estimate: a column a stage, and below it what is to be known of the numbers.
+@dataclass(frozen=True)
+class StageEstimate:
+    """What a stage would take on one device.
 
     Args:
-        name: of the run.
-        estimate: of it.
-        console: where; None is the terminal.
+        name: name of the stage.
+        network: class of its network.
+        method: training method, in words.
+        config: its length and pace.
+        flops: FLOPs an image.
+        memory: memory of a training step.
+        measured: time of a training step; None where none was to be measured.
     """
-    console = console or Console(highlight=False)
+
+    name: str
+    network: str
+    method: str
+    config: TrainerConfig
+    flops: Flops
+    memory: Memory
+    measured: Measurement | None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, all of them trained."""
+        return self.memory.parts["weights"] // FP32
+
+    @property
+    def images(self) -> int:
+        """Number of images that the stage trains on, counting repetitions."""
+        return self.config.steps * self.config.batch_size
+
+    @property
+    def micro_batch(self) -> int:
+        """Number of images of one forward and backward pass."""
+        return self.config.batch_size // self.config.accumulation
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Pace of the recipe's batch; None where no time was measured."""
+        return None if self.measured is None else self.measured.images_per_second(self.config.batch_size)
+
+    @property
+    def hours(self) -> float | None:
+        """Hours that the stage would take; None where no time was measured."""
+        rate = self.images_per_second
+        return None if rate is None else self.images / rate / 3600
+
+    def accumulation_within(self, memory: float) -> int | None:
+        """The least accumulation with which a step fits into so many bytes; None where not even one image does."""
+        batch = self.config.batch_size
+        parts = [n for n in range(self.config.accumulation, batch + 1) if batch % n == 0]
+        return next((n for n in parts if self.memory.total(batch // n) <= memory), None)
+
+
+@dataclass(frozen=True, repr=False)
+class Estimate:
+    """What a run would take on one device; as text it is a table.
+
+    Args:
+        name: name of the run.
+        images: images that it is trained on.
+        stages: its stages.
+        device: the device.
+        precision: arithmetic of the forward and backward passes.
+        free_memory: bytes that are free on the device.
+        notes: what was assumed, a line each.
+    """
+
+    name: str
+    images: Images
+    stages: tuple[StageEstimate, ...]
+    device: torch.device
+    precision: str
+    free_memory: int
+    notes: tuple[str, ...]
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of all stages together; None where no time was measured."""
+        hours = [stage.hours for stage in self.stages]
+        return None if None in hours else sum(h for h in hours if h is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for reports."""
+        values = plain(self) | {"device": str(self.device), "hours": self.hours}
+        for stage, own in zip(self.stages, values["stages"], strict=True):
+            own |= {"parameters": stage.parameters, "images": stage.images, "hours": stage.hours}
+            own["images_per_second"] = stage.images_per_second
+        return values
+
+    def __str__(self) -> str:
+        return _as_text(self)
+
+    def __repr__(self) -> str:
+        hours = "" if self.hours is None else f", {self.hours:.2g} hours"
+        return f"Estimate({self.name}: {', '.join(stage.name for stage in self.stages)}{hours} on {self.device})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _as_text(estimate: Estimate) -> str:
+    """The table and its notes."""
+    file = io.StringIO()
+    width = max(60, shutil.get_terminal_size((80, 24)).columns)
+    console = Console(file=file, highlight=False, width=width, color_system=None)
     images = estimate.images
     colours = _COLOURS.get(images.channels, f"{images.channels} channels")
     classes = f"{images.classes:,} classes" if images.classes else "no classes"
-    console.print(Text(f"{name}: images of {images.size}x{images.size} ({images.origin}), {colours}, {classes}"))
+    origin = f"{images.size}x{images.size} ({images.origin.strip('`')})"
+    console.print(Text(f"{estimate.name}: images of {origin}, {colours}, {classes}"))
     console.print(Text(f"on {device_name(estimate.device)}, precision {estimate.precision}"))
     table = Table(box=box.SIMPLE, show_edge=False, header_style="bold", pad_edge=False)
     table.add_column("")
@@ -41,11 +150,11 @@ def show(name: str, estimate: Estimate, console: Console | None = None) -> None:
             table.add_row(Text(f"  {label}"), *map(Text, cells))
     console.print(table)
     console.print()
-    hours = [s.hours for s in estimate.stages]
-    if all(h is not None for h in hours):
-        console.print(Text(f"in all {in_hours(sum(h for h in hours if h is not None))} on this device\n", style="bold"))
+    if estimate.hours is not None:
+        console.print(Text(f"in all {in_hours(estimate.hours)} on this device\n", style="bold"))
     for note in _notes(estimate):
         console.print(Text(note))
+    return file.getvalue().rstrip("\n")
 
 
 Rows = list[tuple[str, list[str]]]
@@ -64,7 +173,7 @@ def _sections(stages: tuple[StageEstimate, ...]) -> list[tuple[str, Rows]]:
         row("images", lambda s: f"{s.images:,}"),
     ]
     flops: Rows = [row("one evaluation", lambda s: in_flops(s.flops.evaluation))]
-    for part in sorted({part for s in stages for part in s.flops.parts}, key=FLOPS_PARTS.index):
+    for part in sorted({part for s in stages for part in s.flops.parts}, key=_order):
         flops.append(row(part, lambda s, part=part: in_flops(s.flops.parts[part]) if part in s.flops.parts else "-"))
     flops.append(row("one training image", lambda s: in_flops(s.flops.total)))
     memory: Rows = []
@@ -85,6 +194,11 @@ def _sections(stages: tuple[StageEstimate, ...]) -> list[tuple[str, Rows]]:
         ]
         sections.append(("time", time))
     return sections
+
+
+def _order(part: str) -> float:
+    """Place of a part of a step; a method's own stand before the rest of the loss."""
+    return FLOPS_PARTS.index(part) if part in FLOPS_PARTS else FLOPS_PARTS.index("the rest of the loss") - 0.5
 
 
 def _batch(stage: StageEstimate) -> str:
@@ -121,8 +235,8 @@ def _notes(estimate: Estimate) -> list[str]:
             continue
         text = f"{stage.name}: {in_bytes(needed)} is more than the {in_bytes(free)} that are free here"
         accumulation = stage.accumulation_within(free)
-        flag = f"--{stage.name}.accumulation {accumulation}"
-        text += f"; {flag} would fit" if accumulation else ", whatever the accumulation"
+        key = f"`{stage.name}.accumulation` {accumulation}"
+        text += f"; {key} would fit" if accumulation else ", whatever the accumulation"
         notes.append(f"Note: {text}.")
     notes.append(
         "FLOPs are 2 x MACs, of convolutions, matrix products and attention. Memory: MiB and GiB, fp32 weights; "
@@ -139,47 +253,3 @@ def _notes(estimate: Estimate) -> list[str]:
             text += " Micro-batches smaller than the recipe's were measured; larger ones may be faster on accelerators."
         notes.append(text)
     return notes
-
-
-def in_flops(count: float) -> str:
-    """A number of FLOPs, in the unit that suits it."""
-    unit = "T" if count >= 1e12 else "G" if count >= 1e9 else "M"
-    return f"{three_digits(count / {'T': 1e12, 'G': 1e9, 'M': 1e6}[unit])} {unit}FLOP"
-
-
-def three_digits(value: float) -> str:
-    """A number rounded to three digits, or to a whole one."""
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes in MiB or GiB."""
-    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
-
-
-def in_seconds(seconds: float) -> str:
-    """A length of time that may be short."""
-    return f"{three_digits(seconds * 1000)} ms" if seconds < 1 else f"{three_digits(seconds)} s"
-
-
-def in_hours(hours: float) -> str:
-    """A length of time in hours, and in the unit that suits it."""
-    digits = max(1, 1 - math.floor(math.log10(hours))) if hours > 0 else 1
-    text, days = f"{hours:,.{digits}f} hours", hours / 24
-    if hours < 1:
-        return f"{text} ({hours * 60:.1f} minutes)"
-    if days < 2:
-        return text
-    return (
-        f"{hours:,.0f} hours ({days:,.0f} days)" if days < 1000 else f"{hours:,.0f} hours ({days / 365.25:,.0f} years)"
-    )
-
-
-def device_name(device: torch.device) -> str:
-    """The device as a person would say it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    threads = torch.get_num_threads()
-    return f"the CPU, {threads} thread{'s' * (threads > 1)}"

@@ -1,0 +1,155 @@
+"""Settings of a stage of training. Nothing here imports torch: `unistep train --help` reads it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unistep.checks import MAX_SEED, check_range
+from unistep.errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Ramp = Literal["steps", "half-life", "none"]
+Metric = Literal["kd", "fd"]
+MIN_IMAGES = 20  # the Frechet distance takes its error from ten groups
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate.
+
+    Args:
+        name: optimizer: "radam" (the consistency-model papers') or "adamw".
+        lr: peak learning rate.
+        betas: decay rates of the averages of the gradient and of its square.
+        eps: number added to the root of the average square.
+        weight_decay: decoupled weight decay.
+        warmup_steps: number of steps in which the learning rate rises linearly to `lr`.
+        decay: learning rate after that: "constant", "cosine" down to `lr` * `final_lr` at the last step, or
+            "inverse-sqrt", as 1/sqrt(step) from step `decay_steps` on (Karras et al. 2024, EDM2).
+        final_lr: fraction of `lr` left at the end of a cosine.
+        decay_steps: step from which "inverse-sqrt" falls.
+        clip_grad_norm: largest norm of a gradient, to which larger ones are scaled down; null leaves them.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    name: Literal["radam", "adamw"] = "radam"
+    lr: float = 4e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine", "inverse-sqrt"] = "constant"
+    final_lr: float = 0.0
+    decay_steps: int = 10_000
+    clip_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise UserError(f"{self.lr} must be positive", field="lr")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"{list(self.betas)} must lie in [0, 1)", field="betas")
+        for name in ("eps", "weight_decay", "warmup_steps"):
+            check_range(name, getattr(self, name), 0, math.inf)
+        check_range("decay_steps", self.decay_steps, 1, math.inf)
+        check_range("final_lr", self.final_lr, 0, 1)
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise UserError(f"{self.clip_grad_norm} must be positive, or null for no limit", field="clip_grad_norm")
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """The learning rate of step number `step` (from 0) of `total_steps`."""
+        warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        if self.decay == "constant":
+            return self.lr * warmup
+        if self.decay == "inverse-sqrt":
+            return self.lr * warmup / math.sqrt(max(step / self.decay_steps, 1.0))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(step / max(total_steps, 1), 1.0)))
+        return self.lr * warmup * (self.final_lr + (1 - self.final_lr) * cosine)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Length and pace of a stage.
+
+    Args:
+        steps: length of the stage, in optimizer steps.
+        batch_size: number of images a step, over all processes together.
+        accumulation: number of forward and backward passes that a process splits its share of the batch into; more
+            take less memory, and the training stays the same.
+        optimizer: optimizer and learning rate.
+        ema_decays: decay rates of the averages of the weights; the first average is the model that is saved and shown.
+        ema_ramp: growth of the decay rates at the beginning: "steps", EDM's "half-life", or "none".
+        log_every: number of steps between two lines of the log.
+        sample_every: number of steps between two grids of samples.
+        checkpoint_every: number of steps between two checkpoints.
+        keep_checkpoints: number of checkpoints that stay, the newest ones.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 128
+    accumulation: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decays: tuple[float, ...] = (0.999,)
+    ema_ramp: Ramp = "steps"
+    log_every: int = 50
+    sample_every: int = 1000
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every")
+        for name in (*counts, "keep_checkpoints"):
+            check_range(name, getattr(self, name), 1, math.inf)
+        if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):
+            raise UserError(f"{list(self.ema_decays)} must hold at least one number in [0, 1)", field="ema_decays")
+
+    def check_split(self, processes: int) -> None:
+        """Refuses a batch that cannot be split evenly into `processes` x `accumulation` parts.
+
+        Raises:
+            UserError: names the number that the batch must be a multiple of.
+        """
+        parts = processes * self.accumulation
+        if self.batch_size % parts:
+            raise UserError(
+                f"`batch_size` {self.batch_size} cannot be split into {processes} processes x `accumulation` "
+                f"{self.accumulation}; make it a multiple of {parts}"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Measurement of the averaged model while it trains.
+
+    Args:
+        num_images: number of images that are made, from the same noise each time.
+        metric: distance to the data: "kd", kernel distance, unbiased, or "fd", Frechet distance, too large where there
+            are few images.
+        features: network whose features are compared; "auto" takes mnist for grey images of 28 or 32 pixels, inception
+            for all others.
+        features_path: path of its weights; null downloads them once.
+        reference_images: number of images of the data that are compared with, drawn once; all where there are fewer.
+        steps: number of sampling steps; null is the model's own, 1 of a consistency model.
+        seed: seed of the images that are made, and of the choice of those that they are compared with.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    num_images: int = 1000
+    metric: Metric = "kd"
+    features: str = "auto"
+    features_path: str | None = None
+    reference_images: int = 10_000
+    steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "reference_images"):
+            check_range(name, getattr(self, name), MIN_IMAGES, math.inf)
+        check_range("steps", self.steps, 1, math.inf)
+        check_range("seed", self.seed, 0, MAX_SEED)

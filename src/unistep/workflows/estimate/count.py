@@ -1,0 +1,175 @@
+"""FLOPs and memory of a training step, counted without computing it.
+
+They are counted on the objective itself, run forward and backward on tensors without content (PyTorch's
+FakeTensorMode): the evaluations of the method are the ones that are counted, and no memory is used.
+
+    FLOPs        2 x MACs of convolutions, matrix products and attention; everything else is small beside them
+    memory       fp32 weights, gradients, two moments, averages, the other networks, and what the backward pass keeps
+
+The backward pass of convolutions and matrix products takes twice the FLOPs of the forward pass. What it keeps grows
+linearly with the micro-batch, beside the weights that autocast has cast, so it is counted for one image and for two.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import flop_counter
+from torch.utils.flop_counter import FlopCounterMode
+
+from unistep.config import RunConfig
+from unistep.core.random import ImageRandom
+from unistep.workflows.estimate.design import build_parts
+from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Memory, Parts
+from unistep.workflows.runs.design import Images, StageDesign
+
+FLOPS_PARTS = (
+    "student, forward",
+    "tangent, about",
+    "teacher, forward",
+    "target, forward",
+    "LPIPS, forward",
+    "the rest of the loss",
+    "backward",
+)
+"""Purposes of the FLOPs of a training step, in the order they run; not every method has all."""
+
+FP32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs an image.
+
+    Args:
+        evaluation: FLOPs of one network evaluation.
+        parts: FLOPs of a training step by purpose.
+    """
+
+    evaluation: int
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """FLOPs of a training step."""
+        return sum(self.parts.values())
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return flop_counter.sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
+) -> int:
+    return flop_counter.sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# PyTorch's counter knows the kernels of GPUs alone.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+class _Fake(FakeTensorMode):
+    """Tensors without content; networks of them can be copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Fake":
+        return self
+
+
+def count(
+    config: RunConfig, design: StageDesign, images: Images, accelerator: Accelerator
+) -> tuple[str, Flops, Memory]:
+    """The class of a stage's network, and FLOPs and memory of a training step.
+
+    Args:
+        config: run.
+        design: stage.
+        images: images that it is trained on.
+        accelerator: device and precision.
+    """
+    # Copies of such tensors ask where their content is; it is not needed.
+    with warnings.catch_warnings(action="ignore"), _Fake(), torch.device(accelerator.device):
+        parts = build_parts(config, design)
+        parts = replace(parts, objective=parts.objective.countable())
+        counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+        with counter, _tallied(parts, counter) as tally:
+            losses, of_one = _forward(parts, design, images, accelerator, 1)
+            forward = counter.get_total_flops()
+            losses.float().mean().backward()
+            tally["the rest of the loss"] = forward - sum(tally.values())
+            tally["backward"] = counter.get_total_flops() - forward
+        of_two = _forward(parts, design, images, accelerator, 2)[1]
+    parameters, averages = _size(parts.student), len(design.stage.ema_decays)
+    sizes = {"weights": parameters, "gradients": parameters, OPTIMIZER: 2 * parameters, AVERAGES: averages * parameters}
+    sizes |= {name: _size(network) for name, network in parts.others.items()}
+    return (
+        type(parts.student.network).__name__,
+        Flops(tally["student, forward"], {name: n for name, n in tally.items() if n}),
+        Memory({name: FP32 * n for name, n in sizes.items()}, max(0, 2 * of_one - of_two), of_two - of_one),
+    )
+
+
+def _forward(
+    parts: Parts, design: StageDesign, images: Images, accelerator: Accelerator, batch: int
+) -> tuple[Tensor, int]:
+    """The losses, and the bytes that are kept for the backward pass."""
+    x = torch.zeros(batch, *images.shape)
+    labels = torch.zeros(batch, dtype=torch.int64) if images.classes else None
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, or its number might be given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), accelerator.autocast():
+        random = ImageRandom(list(range(batch)), accelerator.device)
+        losses = parts.objective.loss(parts.student, x, labels, design.stage.steps // 2, random, 0)
+    networks = (parts.student, *parts.others.values())
+    weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
+    return losses, sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
+
+
+@contextlib.contextmanager
+def _tallied(parts: Parts, counter: FlopCounterMode) -> Iterator[dict[str, int]]:
+    """While entered, the FLOPs of every network's evaluations by what they are for."""
+    tally: dict[str, int] = {}
+    begun: list[int] = []
+
+    def begin(*_: object) -> None:
+        begun.append(counter.get_total_flops())
+
+    def end(name: str) -> None:
+        tally[name] = tally.get(name, 0) + counter.get_total_flops() - begun.pop()
+
+    def end_of_student(*_: object) -> None:
+        if torch.is_grad_enabled():
+            end("student, forward")
+        else:
+            end(parts.objective.ungraded)
+
+    handles = []
+    # Continuous-time objectives evaluate the network beside the student that it is in.
+    named = {name: getattr(network, "network", network) for name, network in parts.others.items()}
+    for name, network in (("student", parts.student.network), *named.items()):
+        handles.append(network.register_forward_pre_hook(begin))
+        after = end_of_student if name == "student" else lambda *_, name=name: end(f"{name}, forward")
+        handles.append(network.register_forward_hook(after))
+    try:
+        yield tally
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _size(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,262 @@
+"""The stages of a run, trained one after the other.
+
+Every stage ends in its `model/` folder. A killed run goes on from its newest checkpoint; a finished stage is not
+trained again. Where a stage is measured in training, its best model is in `best/`. A method of phases leaves a model of
+every phase too, as `model-8-steps/`.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from unistep.config import RunConfig, dump
+from unistep.core.parameterization import Preconditioned
+from unistep.data import ImageDataset, open_dataset
+from unistep.errors import UserError
+from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.formats.model_folder.card import model_card
+from unistep.formats.model_folder.folder import load_model, save_model
+from unistep.generation.generate import generate
+from unistep.generation.plan import default_plan
+from unistep.images.grid import save_grid
+from unistep.objectives.protocol import Objective
+from unistep.training.checkpoint import checkpoint_steps
+from unistep.training.config import Precision
+from unistep.training.evaluation import Evaluation
+from unistep.training.trainer import Trainer, pick_precision
+from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
+from unistep.workflows.runs.design import Images, ModelDesign, StageDesign, design_stages
+from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
+from unistep.workflows.runs.folder import claim_folder
+from unistep.workflows.runs.models import open_models
+
+_log = logging.getLogger("unistep")
+
+
+def build_accelerator(precision: Precision) -> Accelerator:
+    """Devices and processes as the launcher gave them; gradients are split by the trainer.
+
+    Raises:
+        UserError: the device does not have the precision.
+    """
+    cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    device = torch.device("cpu" if cpu else "cuda" if torch.cuda.is_available() else "mps")
+    AcceleratorState._reset_state()  # a second run in this process may have another precision
+    try:
+        return Accelerator(mixed_precision=pick_precision(precision, device), cpu=cpu)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"`precision` {precision}: {error}; give auto or fp32") from None
+
+
+def images_of(config: RunConfig, dataset: ImageDataset) -> Images:
+    """The shape of a dataset's images.
+
+    Raises:
+        UserError: they are not square.
+    """
+    height, width = dataset.image_size
+    if height != width:
+        raise UserError(f"{config.data.source}: images are {width}x{height}; set `data.resolution` to make them square")
+    return Images(height, dataset.channels, dataset.num_classes if config.use_labels else 0)
+
+
+def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
+    """Trains what is left of a run.
+
+    Args:
+        config: run.
+        folder: its folder; a new one is made.
+        progress: whether to show how far it is.
+
+    Raises:
+        UserError: the config does not fit the data, or the folder holds another run.
+        Interrupted: a signal came; what is done is saved.
+    """
+    accelerator = build_accelerator(config.precision)
+    for stage in config.stages:
+        stage.check_split(accelerator.num_processes)
+    with accelerator.main_process_first():  # one process prepares the cache, the others find it
+        dataset = open_dataset(config.data)
+        if any(stage.objective.needs_perceptual for stage in config.stages):  # or a later stage would refuse
+            open_perceptual(config)
+    images = images_of(config, dataset)
+    opened = open_models(config, images)
+    designs = design_stages(config, images, {name: ModelDesign.of(model) for name, model in opened.items()})
+    evaluation = open_evaluation(config, dataset, accelerator)
+    if accelerator.is_main_process:
+        claim_folder(folder, config)
+    accelerator.wait_for_everyone()
+    later = {name for stage in config.stages for name in (stage.init, stage.taught_by)}
+    for design in designs:
+        stage = design.stage
+        run = StageRun(config, design, folder, accelerator, dataset, evaluation, progress)
+        model = run.run(opened.get(stage.init or ""), opened.get(stage.taught_by or ""))
+        if stage.name in later:
+            opened[stage.name] = load_model(model)
+
+
+class StageRun:
+    """One stage of a run.
+
+    Args:
+        config: run.
+        design: stage.
+        folder: folder of the run.
+        accelerator: devices, processes and precision.
+        dataset: images and labels.
+        evaluation: measurement of the last stage; None where there is none.
+        progress: whether to show how far it is.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        design: StageDesign,
+        folder: Path,
+        accelerator: Accelerator,
+        dataset: ImageDataset,
+        evaluation: TrainingEvaluation | None,
+        progress: bool,
+    ) -> None:
+        self.config, self.design, self.stage, self.info = config, design, design.stage, design.info
+        self.run_folder, self.folder = folder, folder / design.stage.name
+        self.accelerator, self.dataset, self.evaluation, self.progress = accelerator, dataset, evaluation, progress
+
+    def run(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Path:
+        """Trains what is left of the stage.
+
+        Args:
+            init: model that it begins from.
+            teacher: model that teaches it.
+
+        Returns:
+            Its model folder.
+        """
+        main, stage, model = self.accelerator.is_main_process, self.stage, self.folder / "model"
+        done = checkpoint_steps(self.folder / "checkpoints")
+        if (model / "model_index.json").exists() and done and done[-1] >= stage.steps:
+            self.say(f"{stage.name}: finished before, {model}")
+            return model
+        if done:
+            self.say(f"{stage.name}: resuming after step {done[-1]} of {stage.steps}")
+        trainer = self.trainer(init, teacher)
+        averaged = trainer.run()
+        if main:
+            self.save(model, averaged, trainer.step, trainer.seconds)
+            self.say(f"{stage.name}: {stage.steps} steps in {trainer.seconds / 60:.1f} minutes, {model}")
+            if trainer.evaluation and (best := trainer.best):
+                path = self.folder / "best"
+                self.say(f"{stage.name}: best {trainer.evaluation.name} {best.text} at step {best.step}, {path}")
+        self.accelerator.wait_for_everyone()
+        return model
+
+    def trainer(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Trainer:
+        """The trainer of the stage, at its beginning."""
+        device = self.accelerator.device
+        student = build_model(self.config, self.design, init).to(device)
+        perceptual = open_perceptual(self.config).to(device) if self.stage.objective.needs_perceptual else None
+        taught_by = None if teacher is None or self.design.teacher is None else teacher.denoiser.to(device)
+        objective = build_objective(self.config, self.design, student, teacher=taught_by, perceptual=perceptual)
+        return Trainer(
+            self.folder,
+            student,
+            objective,
+            self.dataset,
+            self.stage,
+            seed=self.config.seed_of(self.stage),
+            accelerator=self.accelerator,
+            use_labels=bool(self.design.network.num_class_embeds),
+            flip=self.config.data.flip,
+            preview=self.preview,
+            phase_done=self.saves_phase(objective) if self.accelerator.is_main_process else None,
+            evaluation=self.measured(),
+            title=self.stage.name,
+        )
+
+    def say(self, line: str) -> None:
+        """Logs a line, on the first process."""
+        if self.accelerator.is_main_process:
+            _log.info(line)
+
+    def save(
+        self,
+        path: Path,
+        model: nn.Module,
+        steps: int,
+        seconds: float,
+        *,
+        info: ModelInfo | None = None,
+        quality: str = "",
+    ) -> None:
+        """Writes a model folder of averaged weights.
+
+        Args:
+            path: the folder.
+            model: the averaged model.
+            steps: steps that it was trained for.
+            seconds: time that they took.
+            info: noise range and kind; None is the stage's.
+            quality: line of its card.
+        """
+        network: Any = model.network
+        info = info or self.info
+        compute = {
+            "steps": steps,
+            "images": steps * self.stage.batch_size,
+            "seconds": round(seconds),
+            "parameters": sum(p.numel() for p in network.parameters()),
+        }
+        card = model_card(self.run_folder.name, info, self.config.data.source, compute, dump(self.config), quality)
+        save_model(path, network, info, card=card)
+
+    def saves_phase(self, objective: Objective) -> Callable[[nn.Module, int, float], None] | None:
+        """The function that keeps the model of a phase at its end; None where the method has no phases."""
+        if objective.phase_model(0) is None:
+            return None
+
+        def save(model: nn.Module, step: int, seconds: float) -> None:
+            found = objective.phase_model(step - 1)
+            assert found is not None
+            name, fields = found
+            self.save(self.folder / f"model-{name}", model, step, seconds, info=replace(self.info, **fields))
+
+        return save
+
+    def measured(self) -> Evaluation | None:
+        """How the stage is measured while it trains, and its best model kept."""
+        found = self.evaluation
+        if found is None or self.stage != self.config.evaluated:
+            return None
+        found.prepare(self.say)
+        return Evaluation(
+            found.name,
+            self.config.evaluate_every,
+            measure=lambda model: found.measure(model, self.info),
+            keep=lambda model, best, seconds: self.save(
+                self.folder / "best", model, best.step, seconds, quality=found.in_words(best, self.info)
+            ),
+        )
+
+    def preview(self, model: nn.Module, path: Path) -> None:
+        """Writes a sample grid: eight images a class, or 64; of a consistency model in one step and in two."""
+        assert isinstance(model, Preconditioned)
+        config: Any = model.network.config
+        classes = (config.num_class_embeds or 0) - (self.info.null_label is not None)
+        columns = min(classes, 10) or 8
+        indices = list(range(columns * (4 if classes else 8)))
+        labels = torch.arange(len(indices)) % columns if classes else None
+        shape = (config.in_channels, config.sample_size or 64, config.sample_size or 64)
+        plans = [default_plan(self.info, n) for n in ((1, 2) if self.info.kind == "consistency" else (None,))]
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            batches = [torch.cat(list(generate(model, p, shape, indices, labels=labels, device=device))) for p in plans]
+        save_grid(torch.cat(batches), path, columns)

@@ -1,0 +1,86 @@
+"""The models that the stages of a run name and the run does not train."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from unistep.config import RunConfig, StageConfig
+from unistep.errors import UserError
+from unistep.formats.model import LoadedModel
+from unistep.formats.run_directory import newest_diffusion_stage
+from unistep.workflows.models import open_any
+from unistep.workflows.runs.design import Images
+
+
+def open_models(
+    config: RunConfig, images: Images | None, device: torch.device | str = "cpu", *, missing: bool = False
+) -> dict[str, LoadedModel]:
+    """Opens every model once.
+
+    Args:
+        config: run.
+        images: images that the models have to be of; None checks nothing.
+        device: device of their weights; "meta" reads none.
+        missing: whether to leave out those that are not here, instead of fetching or refusing them.
+
+    Returns:
+        Models by the names that the stages have for them.
+
+    Raises:
+        UserError: there is no such model, or it does not fit its role or the images.
+    """
+    opened: dict[str, LoadedModel] = {}
+    for stage, role, name in named_models(config):
+        if missing and not Path(name).expanduser().exists():
+            continue
+        if name not in opened:
+            opened[name] = _open(config, stage, role, name, device)
+        _check_role(stage, role, name, opened)
+        if images is not None:
+            check_images(f"`{stage.name}.{role}` {name}", opened[name], images)
+    return opened
+
+
+def named_models(config: RunConfig) -> list[tuple[StageConfig, str, str]]:
+    """(stage, role, name) of every model that a stage names and the run does not train; teachers come first."""
+    own = {stage.name for stage in config.stages}
+    pairs = [(stage, "teacher", stage.taught_by) for stage in config.stages]
+    pairs += [(stage, "init", stage.init) for stage in config.stages]
+    return [(stage, role, name) for stage, role, name in pairs if name is not None and name not in own]
+
+
+def check_images(what: str, model: LoadedModel, images: Images) -> None:
+    """Refuses a model of other images.
+
+    Raises:
+        UserError: their shape or their number of classes differs.
+    """
+    if model.image_shape != images.shape:
+        raise UserError(
+            f"{what} makes images of (channels, height, width) {model.image_shape}, the data {images.shape}; "
+            "give one that fits, or set `data.resolution` and `data.channels`"
+        )
+    if model.num_classes != images.classes:
+        instead = "set `use_labels` to false" if not model.num_classes else "give one that fits"
+        raise UserError(f"{what} has a number of classes of {model.num_classes}, the data {images.classes}; {instead}")
+
+
+def _open(config: RunConfig, stage: StageConfig, role: str, name: str, device: torch.device | str) -> LoadedModel:
+    if stage.published_at.endswith(f"/{Path(name).name}") and not Path(name).expanduser().exists():
+        raise UserError(
+            f"`{stage.name}.{role}` {name} does not exist; fetch it from {stage.published_at}, "
+            "or name another model by `teacher`"
+        )
+    path = Path(name).expanduser()
+    if role == "teacher" and path.is_dir():
+        name = str(newest_diffusion_stage(path) or name)
+    model = open_any(name, device)
+    if model.format == "OpenAI .pt" and model.method is None:  # neither file nor name tells the kind: the run does
+        model = open_any(name, device, kind="diffusion")
+    return model
+
+
+def _check_role(stage: StageConfig, role: str, name: str, opened: Mapping[str, LoadedModel]) -> None:
+    if role == "teacher" and opened[name].info.kind != "diffusion":
+        raise UserError(f"`{stage.name}.teacher` {name} is a consistency model; give a diffusion model")
