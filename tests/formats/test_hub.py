@@ -275,7 +275,7 @@ except ValueError as error:
 
 @pytest.mark.usefixtures("no_network")
 def test_what_is_not_in_the_cache_says_how_to_fetch_it(fetch: Fetch) -> None:
-    assert "leave out local_files_only" in refusal(fetch, local_files_only=True)
+    assert "leave out `local_files_only`" in refusal(fetch, local_files_only=True)
     assert "check the network" in refusal(fetch)
 
 
@@ -433,12 +433,12 @@ def test_a_hub_that_fails_in_between_is_given_up(hub: Any, fetch: Fetch, pauses:
 @pytest.mark.parametrize(
     ("fault", "parts"),
     [
-        ({"status": 404, "code": "RepoNotFound"}, ["HTTP 404", "check the name", "option token", "HF_TOKEN"]),
+        ({"status": 404, "code": "RepoNotFound"}, ["HTTP 404", "check the name", "`token`", "HF_TOKEN"]),
         ({"status": 404}, ["HTTP 404", "check the name"]),
-        ({"status": 401, "code": "RepoNotFound"}, ["HTTP 401", "check the name", "option token"]),
-        ({"status": 401}, ["HTTP 401", "check the name", "option token"]),
-        ({"status": 403}, ["no permission to read", "HTTP 403", "option token"]),
-        ({"status": 403, "code": "GatedRepo"}, ["gated", "ask for access", "option token"]),
+        ({"status": 401, "code": "RepoNotFound"}, ["HTTP 401", "check the name", "`token`"]),
+        ({"status": 401}, ["HTTP 401", "check the name", "`token`"]),
+        ({"status": 403}, ["no permission to read", "HTTP 403", "`token`"]),
+        ({"status": 403, "code": "GatedRepo"}, ["gated", "ask for access", "`token`"]),
         ({"status": 404, "code": "RevisionNotFound"}, ["no revision 'main'"]),
         ({"status": 429}, ["HTTP 429", "try again later"]),
         ({"status": 500}, ["HTTP 500", "try again later"]),
@@ -465,7 +465,7 @@ def test_a_gated_model_lists_its_files_and_does_not_give_them(hub: Any, fetch: F
     hub.fail("model_index.json", method=method, status=status, code="GatedRepo")
     message = refusal(fetch)
     assert f"{ID} is gated" in message and f"ask for access at {hub.url[7:]}/{ID}" in message
-    assert "option token" in message
+    assert "`token`" in message
     assert hub.fetched("HEAD") == ["model_index.json"]
 
 
@@ -474,7 +474,7 @@ def test_a_gated_model_lists_its_files_and_does_not_give_them(hub: Any, fetch: F
 def test_a_refusal_tells_of_a_copy_in_the_cache(hub: Any, fetch: Fetch, status: int, code: str | None) -> None:
     fetch()
     hub.fail("/revision/main", status=status, code=code)
-    assert refusal(fetch).endswith("; the copy in the cache opens with local_files_only")
+    assert refusal(fetch).endswith("; the copy in the cache opens with `local_files_only`")
 
 
 @pytest.mark.usefixtures("model")
@@ -544,7 +544,7 @@ def test_what_is_no_revision(hub: Any, fetch: Fetch, revision: str) -> None:
 @pytest.mark.parametrize("token", ["", "hf_secret\n", "hf secret", "hf_sécret"])
 def test_what_is_no_token_is_not_repeated(hub: Any, fetch: Fetch, token: str) -> None:
     message = refusal(fetch, token=token)
-    assert message.startswith("the token is empty or holds") and "hf" not in message
+    assert message.startswith("`token` is empty or holds") and "hf" not in message
     assert hub.requests == []
 
 
@@ -740,7 +740,7 @@ def test_private_is_refused_where_the_repository_is_public(
 
 def test_pushing_without_permission(hub: Any, push: Callable[..., str], local: Path) -> None:
     message = refusal(push, local, token="hf_read")
-    assert f"no permission to write to {ID}" in message and "option token" in message
+    assert f"no permission to write to {ID}" in message and "`token`" in message
     hub.fail("/commit/main", method="POST", status=403)
     assert f"no permission to write to {ID}" in refusal(push, local)
     assert WEIGHTS not in hub.files(ID)

@@ -234,7 +234,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "sigma_data 0": (edit(SCHEDULE, sigma_data=0), "sigma_data 0.0 must be positive"),
     "no timesteps": (edit(SCHEDULE, num_train_timesteps=0), "num_train_timesteps 0 must lie between 1 and 1000000"),
     "half a timestep": (edit(SCHEDULE, num_train_timesteps=40.5), "is 40.5; it must be a whole number"),
-    "unknown solver": (edit(SCHEDULE, solver="dpm"), "`solver` dpm: must be one of heun, euler, dpm2, "),
+    "unknown solver": (edit(SCHEDULE, solver="dpm"), "solver dpm: must be one of heun, euler, dpm2, "),
     "solver a number": (edit(SCHEDULE, solver=2), "solver is 2; it must be text"),
     "no steps": (edit(SCHEDULE, steps=0), "steps 0 must lie between 1 and 1000000"),
     "half a step": (edit(SCHEDULE, steps=1.5), "steps is 1.5; it must be a whole number"),
@@ -246,7 +246,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "timesteps a number": (own(timesteps=5), "timesteps is 5; it must be a list"),
     "timesteps of floats": (own(timesteps=[0, 2.5]), "timesteps is .0, 2.5.; it must be a list"),
     "timesteps from 1": (own(timesteps=[1, 2]), r"timesteps \[1, 2\] must start with 0"),
-    "timesteps too high": (own(timesteps=[0, 30]), "must be below num_scales 30"),
+    "timesteps too high": (own(timesteps=[0, 30]), "must be below 30"),
     "schedules of one step count": (
         own(schedules=[[0, 5, 9], [0, 6, 9]]),
         "schedules: there are two of 3 steps; keep one",

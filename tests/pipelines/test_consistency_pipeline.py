@@ -143,7 +143,7 @@ def test_timesteps_must_begin_where_the_noise_is(pipe: ConsistencyModelPipeline)
         ({"seeds": [1], "generator": torch.Generator()}, "one of"),
         ({"class_labels": [5]}, "0 to 4"),
         ({"class_labels": [-1]}, "0 to 4"),
-        ({"class_labels": [1, 2]}, "2 class_labels"),
+        ({"class_labels": [1, 2]}, "2 `class_labels`"),
         ({"class_labels": torch.tensor([0.5])}, "integers"),
         ({"class_labels": 2, "batch_size": 2}, "Batch size must be 1"),
     ],

@@ -119,8 +119,8 @@ def test_clipping_is_optional(toy):
 @pytest.mark.parametrize(
     ("sigmas", "message"),
     [
-        ([], r"noise levels \[\] must start at sigma_max 80"),
-        ([1.38, 0.5], r"noise levels \[1.38, 0.5\] must start at sigma_max 80"),
+        ([], r"`sigmas` \[\] must start at sigma_max 80"),
+        ([1.38, 0.5], r"`sigmas` \[1.38, 0.5\] must start at sigma_max 80"),
         ([80.0, 5.0, 5.0], "must descend strictly"),
         ([80.0, 5.0, 6.0], "must descend strictly"),
         ([80.0, math.nan], "must descend strictly"),
@@ -154,11 +154,11 @@ def test_indices_name_levels_of_the_grid(indices):
     ("timesteps", "num_scales", "message"),
     [
         ([], 40, "must start with 0"),
-        ([39, 22], 40, r"timesteps \[39, 22\] must start with 0"),
+        ([39, 22], 40, r"`timesteps` \[39, 22\] must start with 0"),
         ([0, 22, 22], 40, "must increase"),
         ([0, 22, 12], 40, "must increase"),
-        ([0, 40], 40, "must be below num_scales 40"),
-        ([0, 1], 1, "must be below num_scales 1"),
+        ([0, 40], 40, "must be below 40"),
+        ([0, 1], 1, "must be below 1"),
     ],
 )
 def test_wrong_indices_are_one_clear_line(timesteps, num_scales, message):

@@ -241,7 +241,7 @@ def test_a_free_start_that_is_none(own):
     [
         ((40, 40), "`steps` 40 must lie between 1 and 39"),
         ((40, 0), "`steps` 0 must lie between 1 and 39"),
-        ((40, 2, [(0, 39)]), r"timesteps \[0, 39\] must be below num_scales 39"),
+        ((40, 2, [(0, 39)]), r"`timesteps` \[0, 39\] must be below 39"),
         ((40, 2, [(1, 20)]), "must start with 0"),
         ((40, 2, [(0, 5, 5)]), "must increase"),
         ((40, 2, [(0, 5, 6)]), r"timesteps \[0, 5, 6\] are 3 steps; a search for 2 cannot start there"),

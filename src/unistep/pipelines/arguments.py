@@ -100,11 +100,11 @@ def class_of_each(
         raise _LabelError("Batch size must be 1 if classes is an int; give a list, one class an image")
     labels = torch.as_tensor(class_labels).reshape(-1)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise UserError(f"class_labels are of type {labels.dtype}; they must be integers")
+        raise UserError(f"`class_labels` are of type {labels.dtype}; they must be integers")
     if len(labels) != batch_size:
-        raise UserError(f"{len(labels)} class_labels are given for {batch_size} images; give one an image")
+        raise UserError(f"{len(labels)} `class_labels` are given for {batch_size} images; give one an image")
     if not bool(((labels >= 0) & (labels < classes)).all()):
-        raise UserError(f"class_labels {labels.tolist()}: this model has the classes 0 to {classes - 1}")
+        raise UserError(f"`class_labels` {labels.tolist()}: this model has the classes 0 to {classes - 1}")
     return labels.to(device, torch.int64)
 
 

@@ -94,7 +94,7 @@ class ConsistencyModelPipeline:
         from unistep.formats.open import open_model
 
         if torch_dtype is not None and dtype is not None and torch_dtype != dtype:
-            raise UserError(f"torch_dtype {torch_dtype} and dtype {dtype} are two names of one option; give one")
+            raise UserError(f"`torch_dtype` {torch_dtype} and `dtype` {dtype} are two names of one option; give one")
         model = open_model(
             pretrained_model_name_or_path,
             revision=revision,
@@ -222,7 +222,9 @@ class ConsistencyModelPipeline:
             if device is not None:
                 self.unet.to(torch.device(device))
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {device}: {str(error).splitlines()[0]}; give one that this machine has") from None
+            raise UserError(
+                f"`device` {device}: {str(error).splitlines()[0]}; give one that this machine has"
+            ) from None
         if dtype is not None:
             chosen, why = resolve_dtype(dtype, self.device)
             if dtype == "auto":

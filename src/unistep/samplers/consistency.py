@@ -117,11 +117,11 @@ def sigmas_from_indices(
     """
     listed = ", ".join(str(index) for index in timesteps)
     if not timesteps or timesteps[0] != 0:
-        raise UserError(f"timesteps [{listed}] must start with 0, the index of sigma_max {sigma_max:g}")
+        raise UserError(f"[{listed}] must start with 0, the index of sigma_max {sigma_max:g}", field="timesteps")
     if any(a >= b for a, b in pairwise(timesteps)):
-        raise UserError(f"timesteps [{listed}] must increase: they count from sigma_max down to sigma_min")
+        raise UserError(f"[{listed}] must increase: they count from sigma_max down to sigma_min", field="timesteps")
     if timesteps[-1] >= max(num_scales, 1):
-        raise UserError(f"timesteps [{listed}] must be below num_scales {num_scales}")
+        raise UserError(f"[{listed}] must be below {num_scales}, the number of levels of the grid", field="timesteps")
     if num_scales == 1:
         return [sigma_max]
     indices = torch.tensor(timesteps, dtype=torch.float64)
@@ -132,6 +132,8 @@ def check_sigmas(sigmas: Sequence[float], sigma_max: float) -> None:
     listed = ", ".join(f"{sigma:g}" for sigma in sigmas)
     # Levels may have been through fp32, in which sigma_max need not be exact.
     if not sigmas or not math.isclose(sigmas[0], sigma_max, rel_tol=1e-4):
-        raise UserError(f"noise levels [{listed}] must start at sigma_max {sigma_max:g}, where the noise begins")
+        raise UserError(
+            f"[{listed}] must start at sigma_max {sigma_max:g}, the level of the initial noise", field="sigmas"
+        )
     if any(not a > b for a, b in pairwise(sigmas)) or not sigmas[-1] >= 0:
-        raise UserError(f"noise levels [{listed}] must descend strictly and not fall below 0")
+        raise UserError(f"[{listed}] must descend strictly and not fall below 0", field="sigmas")

@@ -79,10 +79,10 @@ def hub_address(
     revision = "main" if revision is None else revision
     # What git allows in a name; it becomes part of a path in the cache.
     if not re.fullmatch(r"[^\s\x00-\x1f\\~^:?*\[/.-][^\s\x00-\x1f\\~^:?*\[]*", revision) or ".." in revision:
-        raise UserError(f"revision {revision!r} is no name of a branch, tag or commit")
+        raise UserError(f"{revision!r} is no name of a branch, tag or commit", field="revision")
     # Whoever sends a token with a line end quotes it in an error.
     if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
-        raise UserError("the token is empty or holds spaces or line ends; give it as the Hub shows it")
+        raise UserError("is empty or holds spaces or line ends", "give it as the Hub shows it", field="token")
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     with suppress(ValueError):  # of urlsplit and of its port
         url = urlsplit(endpoint)

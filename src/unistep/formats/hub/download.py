@@ -75,7 +75,7 @@ def fetch_folder(
             cache; a broken or damaged download; a cache that cannot be written.
     """
     if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):
-        raise UserError(f"variant {variant!r} is no name of a variant; fp16 is one, for example")
+        raise UserError(f"{variant!r} is no name of a variant, as fp16", field="variant")
     address = hub_address(model_id, revision, token, cache_dir)
     with explained(address):
         offline = is_offline()
@@ -85,7 +85,7 @@ def fetch_folder(
                 return folder
         if local_files_only or offline:
             weights = f" with weights of variant {variant}" if variant else ""
-            remedy = "unset HF_HUB_OFFLINE" if offline else "leave out local_files_only"
+            remedy = "unset HF_HUB_OFFLINE" if offline else "leave out `local_files_only`"
             raise UserError(f"{address} is not whole in the cache {address.cache}{weights}; {remedy} to fetch it")
         try:
             return _fetch(address, variant)
@@ -93,7 +93,7 @@ def fetch_folder(
             if not (folder := _cached_folder(address, variant)):
                 raise
             if not isinstance(error, Unreachable):
-                raise UserError(f"{error}; the copy in the cache opens with local_files_only") from None
+                raise UserError(f"{error}; the copy in the cache opens with `local_files_only`") from None
             _LOG.warning("%s; using the copy in the cache", error)
             return folder
 

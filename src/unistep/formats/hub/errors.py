@@ -11,8 +11,8 @@ from typing import Any
 from unistep.errors import UserError
 from unistep.formats.hub.address import HubAddress
 
-OTHER_CACHE = "free space, or choose another place with the option cache_dir or the environment variable HF_HOME"
-_GIVE_TOKEN = "give a token that may (option token, or the environment variable HF_TOKEN)"
+OTHER_CACHE = "free space, or choose another place with `cache_dir` or the environment variable HF_HOME"
+_GIVE_TOKEN = "give a `token` that may, or set the environment variable HF_TOKEN"
 
 
 class Refused(UserError):
@@ -69,7 +69,7 @@ def _explain(error: Exception, address: HubAddress, file: str | None, writing: b
         if isinstance(cause, (HfHubHTTPError, http_error)) and response is not None:
             return _explain_status(cause, response.status_code, address, file, writing, failure)
         if isinstance(cause, LocalTokenNotFoundError):
-            return UserError("token=True, and this machine keeps no token; run `hf auth login`, or set HF_TOKEN")
+            return UserError("`token` is True, and this machine keeps no token; run `hf auth login`, or set HF_TOKEN")
         if isinstance(cause, http_error):
             # The system's own words are the shortest; a protocol's fault has none.
             system = (c.strerror for c in _causes(cause) if isinstance(c, OSError) and c.strerror)

@@ -58,7 +58,7 @@ def save_model(
     if target.exists() and not (target.is_dir() and ((target / INDEX).exists() or not any(target.iterdir()))):
         raise UserError(f"{path} exists and is not a model folder; choose another path")
     if variant is not None and not (variant.isascii() and variant.replace("_", "").isalnum()):
-        raise UserError(f"variant {variant!r} is not a word of letters and digits, as fp16")
+        raise UserError(f"{variant!r} is not a word of letters and digits, as fp16", field="variant")
     temporary, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{word}") for word in ("tmp", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

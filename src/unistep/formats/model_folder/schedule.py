@@ -103,7 +103,7 @@ def read_info(path: Path, *, diffusers_network: bool) -> ModelInfo:
     try:
         return ModelInfo(**(values | typed_fields(ModelInfo, given, path)))
     except UserError as error:
-        message = str(error)
+        message = str(error).replace("`", "")  # names of the file's entries, and not of parameters
         raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
