@@ -12,9 +12,10 @@ from typing import Any, Literal
 from unistep.checks import MAX_SEED, check_range
 from unistep.data.config import DataConfig
 from unistep.errors import UserError
+from unistep.metrics.config import EvaluationConfig
 from unistep.networks.table import NETWORKS, row_of
 from unistep.objectives.methods import METHODS, MethodName
-from unistep.training.config import EvaluationConfig, Precision, TrainerConfig
+from unistep.training.config import Precision, TrainerConfig
 
 NoiseEmbedding = Literal["adm", "edm"]
 

@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unistep.checks import MAX_SEED, check_range
+from unistep.checks import check_range
 from unistep.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Ramp = Literal["steps", "half-life", "none"]
-Metric = Literal["kd", "fd"]
-MIN_IMAGES = 20  # the Frechet distance takes its error from ten groups
 
 
 @dataclass(frozen=True)
@@ -119,37 +117,3 @@ class TrainerConfig:
                 f"`batch_size` {self.batch_size} cannot be split into {processes} processes x `accumulation` "
                 f"{self.accumulation}; make it a multiple of {parts}"
             )
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Measurement of the averaged model while it trains.
-
-    Args:
-        num_images: number of images that are made, from the same noise each time.
-        metric: distance to the data: "kd", kernel distance, unbiased, or "fd", Frechet distance, too large where there
-            are few images.
-        features: network whose features are compared; "auto" takes mnist for grey images of 28 or 32 pixels, inception
-            for all others.
-        features_path: path of its weights; null downloads them once.
-        reference_images: number of images of the data that are compared with, drawn once; all where there are fewer.
-        steps: number of sampling steps; null is the model's own, 1 of a consistency model.
-        seed: seed of the images that are made, and of the choice of those that they are compared with.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    num_images: int = 1000
-    metric: Metric = "kd"
-    features: str = "auto"
-    features_path: str | None = None
-    reference_images: int = 10_000
-    steps: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_images", "reference_images"):
-            check_range(name, getattr(self, name), MIN_IMAGES, math.inf)
-        check_range("steps", self.steps, 1, math.inf)
-        check_range("seed", self.seed, 0, MAX_SEED)

@@ -19,6 +19,7 @@ from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan, random_labels
+from unistep.metrics.config import EvaluationConfig
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.mnist import MNIST
 from unistep.metrics.frechet import frechet_distance
@@ -26,7 +27,7 @@ from unistep.metrics.kernel import kernel_distance
 from unistep.metrics.moments import moments
 from unistep.objectives.methods import METHODS
 from unistep.runtime.processes import Processes
-from unistep.training.config import EvaluationConfig, OptimizerConfig
+from unistep.training.config import OptimizerConfig
 from unistep.training.evaluation import Best
 from unistep.workflows.models import open_any
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation

@@ -23,6 +23,7 @@ from unistep.formats.model import ModelInfo
 from unistep.generation.collect import share
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan, random_labels
+from unistep.metrics.config import MIN_IMAGES, EvaluationConfig
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork
@@ -31,7 +32,6 @@ from unistep.metrics.measurement import Features, Inputs
 from unistep.metrics.metric import function_at
 from unistep.metrics.table import METRICS
 from unistep.runtime.processes import Processes, join_processes
-from unistep.training.config import MIN_IMAGES, EvaluationConfig
 from unistep.training.evaluation import Best
 
 _STRETCH = 64
@@ -164,9 +164,8 @@ def open_evaluation(config: RunConfig, dataset: ImageDataset, accelerator: Accel
     try:
         with accelerator.main_process_first():  # one process fetches the weights, the others find them
             network = open_features(name, accelerator.device, path=config.evaluation.features_path)
-        network(
-            dataset.batch(torch.arange(2))[0], (METRICS[config.evaluation.metric].kind,)
-        )  # or the first evaluation would refuse them
+        # Refuses images now that the first evaluation would refuse.
+        network(dataset.batch(torch.arange(2))[0], (METRICS[config.evaluation.metric].kind,))
     except UserError as error:
         message = str(error).replace("`features`", "`evaluation.features`")
         raise UserError(f"`evaluation.features` {name}: {message}") from None
