@@ -1,4 +1,4 @@
-"""Settings of the evaluation in training. Nothing here imports torch: `unistep train --help` reads it."""
+"""Settings of the evaluation in training. Nothing here imports torch: the help of `unistep train` reads it."""
 
 import math
 from dataclasses import dataclass

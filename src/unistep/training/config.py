@@ -1,4 +1,4 @@
-"""Settings of a stage of training. Nothing here imports torch: `unistep train --help` reads it."""
+"""Settings of a stage of training. Nothing here imports torch: the help of `unistep train` reads it."""
 
 import math
 from dataclasses import dataclass, field

@@ -298,6 +298,6 @@ class Trainer:
         except (KeyError, ValueError, RuntimeError):
             raise UserError(
                 f"{self.folder} was trained with another network or other ema_decays; "
-                f"choose another --output or the settings in its config.yaml"
+                f"choose another `output` or the settings in its config.yaml"
             ) from None
         self._keep_best()

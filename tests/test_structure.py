@@ -1,0 +1,89 @@
+"""The tree keeps its rules: every test is collected, flags are spelled in cli/ alone, public names are there and cheap."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unistep
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src/unistep").rglob("*.py"))
+# Flags of other programs, which stand in the text as such.
+_OTHERS = {"--transform", "--ts", "--force-reinstall", "--cond", "--arch", "--loss_norm"}
+
+
+def test_every_test_file_is_collected():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "no:cacheprovider"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    collected = {line.partition("::")[0] for line in listed.stdout.splitlines() if "::" in line}
+    on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert listed.returncode == 0 and sorted(on_disk - collected) == []
+
+
+def test_names_of_test_files_are_unique():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_flags_are_spelled_in_cli_alone():
+    found = [
+        f"{path.relative_to(ROOT)}: {flag}"
+        for path in SOURCES
+        if "cli" not in path.parts
+        for flag in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text())) - _OTHERS
+    ]
+    assert sorted(found) == []
+
+
+def test_public_names():
+    assert unistep.__all__ == sorted(unistep.__all__) == dir(unistep)
+    for name in unistep.__all__:
+        assert getattr(unistep, name) is not None
+    names: dict[str, object] = {}
+    exec("from unistep import *", names)
+    assert set(unistep.__all__) <= names.keys()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = unistep.nothing
+
+
+def test_the_import_costs_nothing():
+    code = (
+        "import sys, time; started = time.process_time(); import unistep; print(time.process_time() - started); "
+        "assert not {'torch', 'numpy', 'PIL', 'rich'} & sys.modules.keys()"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    assert min(float(run.stdout) for run in runs) < 0.05
+
+
+@pytest.mark.parametrize("name", [n for n in unistep.__all__ if n[0].islower() and not n.startswith("_")])
+def test_examples_of_public_functions_run(name, tmp_path, monkeypatch):
+    """Every public function has an example, which gives what stands there."""
+    monkeypatch.chdir(tmp_path)
+    function = getattr(unistep, name)
+    function = getattr(function, "__wrapped__", function)
+    examples = doctest.DocTestParser().get_doctest(function.__doc__ or "", {}, f"unistep.{name}", None, None)
+    assert examples.examples, f"unistep.{name} has no example"
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    output: list[str] = []
+    runner.run(examples, out=output.append)
+    assert runner.failures == 0, "".join(output)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [n for n in unistep.__all__ if n[0].islower() and not n.startswith("_")])
+def test_public_functions_are_documented_whole(name):
+    """Every argument has its entry, in the order of the signature."""
+    import inspect
+
+    import docstring_parser
+
+    function = getattr(unistep, name)
+    parsed = docstring_parser.parse(function.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
+    documented = [part for entry in parsed.params for part in entry.arg_name.lstrip("*").split(", ")]
+    assert documented == list(inspect.signature(function).parameters)
+    assert parsed.returns is not None and parsed.raises
