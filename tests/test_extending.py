@@ -309,19 +309,21 @@ stages: {student: {method: anchored, steps: 2, batch_size: 2}}
 
 
 def test_the_network_of_the_page(extended, tmp_path):
-    save = """
-from pathlib import Path
-from unistep.formats.model import ModelInfo
-from unistep.formats.model_folder.folder import save_model
-from unistep.networks.table import build_network, find_network
-row = find_network("pixel")
-save_model(Path("pixel"), build_network(row.config_class()(bumps=5)), ModelInfo(noise_embedding="edm"), card="")
-"""
-    sample = ["sample", "pixel", "--num-images", 3, "--no-progress", "--output", "out.npz"]
-    out = extended("pixel", ["inspect", "pixel", "--json"], sample, before=save)
-    report = json.loads(out[: out.rindex("}") + 1])
+    np.savez(tmp_path / "small.npz", arr_0=np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8))
+    recipe = {
+        "data": {"source": "small.npz"},
+        "network": {"name": "pixel", "bumps": 5},
+        "stages": {"student": {"method": "ect", "steps": 2, "batch_size": 4}},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    sample = ["sample", "run", "--num-images", 3, "--no-progress", "--output", "out.npz"]
+    out = extended("pixel", ["train", "tiny.yaml", "--output", "run"], ["inspect", "run", "--json"], sample)
+    report = json.loads(out[out.index("\n{") : out.rindex("}") + 1])
     assert report["network"]["type"] == "PixelNetwork" and report["network"]["config"]["bumps"] == 5
-    assert json.loads((tmp_path / "pixel" / "unet" / "config.json").read_text())["_class_name"] == "PixelNetwork"
+    # The network's own embedding of the noise level is that of its row.
+    assert report["noise"]["embedding"] == "edm" and report["image"] == {"size": 8, "channels": 1}
+    folder = Path(report["path"])
+    assert json.loads((tmp_path / folder / "unet" / "config.json").read_text())["_class_name"] == "PixelNetwork"
     assert np.load(tmp_path / "out.npz")["arr_0"].shape == (3, 8, 8, 1)
 
 

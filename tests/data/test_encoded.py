@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unistep.data import DataConfig, open_dataset
+from unistep.data import DataConfig, open_dataset, read_dataset
 from unistep.data import parallel as parallel_module
 
 
@@ -72,7 +72,7 @@ def test_dataset_json_without_labels(class_folder, pack):
 
 def test_labels_may_be_left_unread(class_folder, pack):
     path = pack(class_folder, dataset_json="{")
-    assert open_dataset(DataConfig(path, use_labels=False)).labels is None
+    assert read_dataset(DataConfig(path, use_labels=False)).labels is None
 
 
 def test_grey_stays_grey_only_if_all_are(tmp_path, png):
@@ -82,21 +82,21 @@ def test_grey_stays_grey_only_if_all_are(tmp_path, png):
     assert open_dataset(str(tmp_path)).images.tolist() == [[grey.tolist()]] * 2
     (tmp_path / "c.png").write_bytes(png(np.stack([grey] * 3, -1)))
     assert open_dataset(str(tmp_path)).images.tolist() == [[grey.tolist()] * 3] * 3
-    assert open_dataset(DataConfig(str(tmp_path), channels=1)).images.tolist() == [[grey.tolist()]] * 3
+    assert read_dataset(DataConfig(str(tmp_path), channels=1)).images.tolist() == [[grey.tolist()]] * 3
 
 
 @pytest.mark.parametrize("channels", [None, 3])
 def test_resolution(class_folder, pixels, channels):
-    images = open_dataset(DataConfig(str(class_folder), resolution=3, channels=channels)).images.numpy()
+    images = read_dataset(DataConfig(str(class_folder), resolution=3, channels=channels)).images.numpy()
     for image, pixel in zip(images, pixels, strict=True):
         expected = Image.fromarray(pixel[:, :4]).resize((3, 3), Image.Resampling.LANCZOS)
         np.testing.assert_array_equal(image.transpose(1, 2, 0), np.asarray(expected))
 
 
 def test_enlarging_is_reported(class_folder, caplog):
-    open_dataset(DataConfig(str(class_folder), resolution=4))
+    read_dataset(DataConfig(str(class_folder), resolution=4))
     assert caplog.text == ""
-    open_dataset(DataConfig(str(class_folder), resolution=5))
+    read_dataset(DataConfig(str(class_folder), resolution=5))
     assert "6 of 6 images are smaller than 5 pixels" in caplog.text
 
 
@@ -105,7 +105,7 @@ def test_mixed_sizes_are_refused(class_folder, pack, png, refusal):
     for path in (str(class_folder), pack(class_folder)):
         words = (f"{path}/cat/0.png is 5x4", f"{path}/dog/3.png is 9x7", "`resolution`")
         refusal(lambda path=path: open_dataset(path), *words)
-    assert open_dataset(DataConfig(str(class_folder), resolution=4)).images.shape == (6, 3, 4, 4)
+    assert read_dataset(DataConfig(str(class_folder), resolution=4)).images.shape == (6, 3, 4, 4)
 
 
 def test_sizes_are_compared_upright(tmp_path, pixels, png):
@@ -126,9 +126,9 @@ def test_a_broken_image_is_refused_or_skipped(class_folder, pack, pixels, caplog
     broken.write_bytes(broken.read_bytes()[:-30] if kind == "cut" else BROKEN[kind])
     for path in (str(class_folder), pack(class_folder)):
         config = DataConfig(path, resolution=resolution)
-        refusal(lambda config=config: open_dataset(config), f"{path}/cat/1.png", "`skip_bad=True`")
+        refusal(lambda config=config: read_dataset(config), f"{path}/cat/1.png", "`skip_bad=True`")
         caplog.clear()
-        dataset = open_dataset(DataConfig(path, resolution=resolution, skip_bad=True))
+        dataset = read_dataset(DataConfig(path, resolution=resolution, skip_bad=True))
         assert len(dataset) == 5
         assert dataset.labels.tolist() == [0, 1, 1, 1, 1]
         assert len(dataset.skipped) == 1
@@ -141,7 +141,7 @@ def test_a_broken_image_is_refused_or_skipped(class_folder, pack, pixels, caplog
 def test_a_dangling_link_is_a_bad_file(class_folder, refusal):
     (class_folder / "cat" / "link.png").symlink_to(class_folder / "nowhere.png")
     refusal(lambda: open_dataset(str(class_folder)), "cat/link.png", "No such file", "`skip_bad=True`")
-    assert len(open_dataset(DataConfig(str(class_folder), skip_bad=True))) == 6
+    assert len(read_dataset(DataConfig(str(class_folder), skip_bad=True))) == 6
 
 
 def test_a_damaged_member_of_a_zip_is_a_bad_file(class_folder, pack, refusal):
@@ -153,14 +153,14 @@ def test_a_damaged_member_of_a_zip_is_a_bad_file(class_folder, pack, refusal):
         file.seek(start)
         file.write(b"XXXX")
     refusal(lambda: open_dataset(path), f"{path}/dog/2.png", "`skip_bad=True`")
-    assert len(open_dataset(DataConfig(path, skip_bad=True))) == 5
+    assert len(read_dataset(DataConfig(path, skip_bad=True))) == 5
 
 
 def test_all_bad(tmp_path, refusal):
     (tmp_path / "a.png").write_bytes(b"")
     for resolution, channels in ((None, None), (4, 3)):
         config = DataConfig(str(tmp_path), resolution, channels, skip_bad=True)
-        refusal(lambda config=config: open_dataset(config), tmp_path, "none of its 1 images")
+        refusal(lambda config=config: read_dataset(config), tmp_path, "none of its 1 images")
 
 
 def test_linked_folders_are_followed_and_loops_end(class_folder, tmp_path, pixels):

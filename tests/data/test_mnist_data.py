@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import TypeCheckError
 
-from unistep.data import DataConfig, open_dataset
+from unistep.data import DataConfig, open_dataset, read_dataset
 from unistep.data.mnist import MNIST_PATH, mnist_reader
 
 # SHA-256 sums of the four published idx files, unpacked.
@@ -45,7 +45,7 @@ def test_test_half_is_the_published_one():
 
 
 def test_labels_may_be_left_unread():
-    dataset = open_dataset(DataConfig("mnist-test", use_labels=False))
+    dataset = read_dataset(DataConfig("mnist-test", use_labels=False))
     assert (len(dataset), dataset.labels, dataset.num_classes) == (10_000, None, 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unistep.data import DataConfig, open_dataset
+from unistep.data import DataConfig, open_dataset, read_dataset
 
 GREY = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5)
 
@@ -65,18 +65,18 @@ def test_names_and_label_columns(save, pixels):
 
 def test_labels_may_be_left_unread(save, pixels):
     path = save(arr_0=pixels, arr_1=np.array(["a"] * 6))
-    assert open_dataset(DataConfig(path, use_labels=False)).labels is None
+    assert read_dataset(DataConfig(path, use_labels=False)).labels is None
 
 
 def test_resize_and_channels(save, pixels):
-    images = open_dataset(DataConfig(save(arr_0=pixels), resolution=2, channels=1)).images.numpy()
+    images = read_dataset(DataConfig(save(arr_0=pixels), resolution=2, channels=1)).images.numpy()
     for image, pixel in zip(images, pixels, strict=True):
         expected = Image.fromarray(pixel[:, :4]).resize((2, 2), Image.Resampling.LANCZOS).convert("L")
         np.testing.assert_array_equal(image[0], np.asarray(expected))
 
 
 def test_grey_to_colour(save):
-    images = open_dataset(DataConfig(save(arr_0=GREY), channels=3)).images.numpy()
+    images = read_dataset(DataConfig(save(arr_0=GREY), channels=3)).images.numpy()
     np.testing.assert_array_equal(images, np.repeat(GREY[:, None], 3, axis=1))
 
 

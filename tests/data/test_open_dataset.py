@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from unistep.data import DataConfig, open_dataset
+from unistep.data import DataConfig, open_dataset, read_dataset
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_arguments_are_those_of_the_config(class_folder):
     given = {"resolution": 3, "channels": 1, "skip_bad": True, "use_labels": False}
     dataset = unistep.open_dataset(class_folder, **given)
     assert repr(dataset) == "ImageDataset(6 grey images of 3x3, 1 skipped)"
-    assert torch.equal(dataset.images, open_dataset(DataConfig(source=str(class_folder), **given)).images)
+    assert torch.equal(dataset.images, read_dataset(DataConfig(source=str(class_folder), **given)).images)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from unistep.data import DataConfig, open_dataset
+from unistep.data import DataConfig, open_dataset, read_dataset
 from unistep.data.encoded import EncodedReader
 
 
@@ -40,7 +40,7 @@ def replace(config, **changes):
 
 def test_mapped_images_equal_those_in_memory(config):
     memory = open_dataset(config.source)
-    disk = open_dataset(config)
+    disk = read_dataset(config)
     assert torch.equal(disk.images, memory.images)
     assert torch.equal(disk.labels, memory.labels)
     assert disk.class_names == memory.class_names
@@ -51,65 +51,65 @@ def test_mapped_images_equal_those_in_memory(config):
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux")
 def test_only_what_is_too_large_is_mapped(config, cache):
     size = 6 * 3 * 4 * 5
-    assert not mapped(open_dataset(replace(config, memory_limit=size)).images)
+    assert not mapped(read_dataset(replace(config, memory_limit=size)).images)
     assert not cache.exists()
-    assert mapped(open_dataset(replace(config, memory_limit=size - 1)).images)
-    assert not mapped(open_dataset(replace(config, memory_limit=size)).images)
+    assert mapped(read_dataset(replace(config, memory_limit=size - 1)).images)
+    assert not mapped(read_dataset(replace(config, memory_limit=size)).images)
 
 
 def test_bundled_and_npz_sources_are_mapped_too(tmp_path, cache, pixels):
     np.savez(tmp_path / "set.npz", arr_0=pixels)
-    dataset = open_dataset(DataConfig(str(tmp_path / "set.npz"), memory_limit=0, cache_dir=str(cache)))
+    dataset = read_dataset(DataConfig(str(tmp_path / "set.npz"), memory_limit=0, cache_dir=str(cache)))
     np.testing.assert_array_equal(dataset.images.numpy(), pixels.transpose(0, 3, 1, 2))
 
 
 def test_the_cache_is_used_again(config, monkeypatch):
-    first = open_dataset(config)
+    first = read_dataset(config)
     monkeypatch.setattr(EncodedReader, "blocks", lambda *_: pytest.fail("the images were decoded again"))
     monkeypatch.setattr(EncodedReader, "shape", lambda *_: pytest.fail("the images were looked at again"))
-    again = open_dataset(config)
+    again = read_dataset(config)
     assert torch.equal(first.images, again.images)
-    in_memory = open_dataset(replace(config, memory_limit=10**6))
+    in_memory = read_dataset(replace(config, memory_limit=10**6))
     assert torch.equal(first.images, in_memory.images)
 
 
 def test_labels_do_not_come_from_the_cache(config, class_folder):
-    open_dataset(config)
-    assert open_dataset(replace(config, use_labels=False)).labels is None
+    read_dataset(config)
+    assert read_dataset(replace(config, use_labels=False)).labels is None
     (class_folder / "dataset.json").write_text('{"labels": null}')
-    assert open_dataset(config).labels is None
+    assert read_dataset(config).labels is None
 
 
 def test_other_settings_and_other_files_make_other_entries(config, cache, class_folder, png):
-    assert open_dataset(config).images.shape == (6, 3, 4, 5)
-    assert open_dataset(replace(config, resolution=4)).images.shape == (6, 3, 4, 4)
-    assert open_dataset(replace(config, channels=1)).images.shape == (6, 1, 4, 5)
+    assert read_dataset(config).images.shape == (6, 3, 4, 5)
+    assert read_dataset(replace(config, resolution=4)).images.shape == (6, 3, 4, 4)
+    assert read_dataset(replace(config, channels=1)).images.shape == (6, 1, 4, 5)
     assert len(list(cache.iterdir())) == 3
     path = class_folder / "dog" / "5.png"
     path.write_bytes(png(np.full((4, 5, 3), 9, np.uint8)))
-    assert (open_dataset(config).images[5] == 9).all()
+    assert (read_dataset(config).images[5] == 9).all()
     assert len(list(cache.iterdir())) == 4
     # The same size and name, a later time.
     path.write_bytes(png(np.full((4, 5, 3), 8, np.uint8)))
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    assert (open_dataset(config).images[5] == 8).all()
+    assert (read_dataset(config).images[5] == 8).all()
 
 
 def test_skipped_files_are_remembered(config, class_folder, refusal):
     (class_folder / "cat" / "0.png").write_bytes(b"")
     skipping = replace(config, skip_bad=True)
-    first, again = open_dataset(skipping), open_dataset(skipping)
+    first, again = read_dataset(skipping), read_dataset(skipping)
     assert torch.equal(first.images, again.images)
     assert len(again) == 5
     assert again.labels.tolist() == [0, 1, 1, 1, 1]
     assert again.skipped == first.skipped != []
-    refusal(lambda: open_dataset(config), "cat/0.png", "`skip_bad=True`")
+    refusal(lambda: read_dataset(config), "cat/0.png", "`skip_bad=True`")
 
 
 @pytest.mark.parametrize("damage", ["truncated images", "no images", "no index", "bad index", "empty index"])
 def test_a_damaged_entry_is_made_again(config, cache, damage):
     expected = open_dataset(config.source).images
-    open_dataset(config)
+    read_dataset(config)
     (entry,) = cache.iterdir()
     if damage == "truncated images":
         os.truncate(entry / "images.bin", 10)
@@ -119,7 +119,7 @@ def test_a_damaged_entry_is_made_again(config, cache, damage):
         os.unlink(entry / "index.json")
     else:
         (entry / "index.json").write_text("{" if damage == "bad index" else "{}")
-    assert torch.equal(open_dataset(config).images, expected)
+    assert torch.equal(read_dataset(config).images, expected)
     assert [path.name for path in cache.iterdir()] == [entry.name]
 
 
@@ -131,13 +131,13 @@ def test_an_interrupted_run_leaves_no_entry(config, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(EncodedReader, "blocks", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            open_dataset(config)
+            read_dataset(config)
     assert list(cache.iterdir()) == []
-    assert torch.equal(open_dataset(config).images, open_dataset(config.source).images)
+    assert torch.equal(read_dataset(config).images, open_dataset(config.source).images)
 
 
 def test_leftovers_of_killed_runs_are_removed_once_old(config, cache):
-    open_dataset(config)
+    read_dataset(config)
     (entry,) = cache.iterdir()
     os.unlink(entry / "index.json")
     old, young = cache / f"{entry.name}.tmp-old", cache / f"{entry.name}.tmp-young"
@@ -147,7 +147,7 @@ def test_leftovers_of_killed_runs_are_removed_once_old(config, cache):
     past = time.time() - 2 * 24 * 3600
     for path in (old / "images.bin", old):
         os.utime(path, (past, past))
-    open_dataset(config)
+    read_dataset(config)
     assert sorted(path.name for path in cache.iterdir()) == [entry.name, young.name]
 
 
@@ -157,16 +157,16 @@ def test_the_faster_of_two_processes_wins(config, cache, monkeypatch):
     def overtaken(self, *arguments):
         yield from blocks(self, *arguments)
         monkeypatch.setattr(EncodedReader, "blocks", blocks)
-        open_dataset(config)
+        read_dataset(config)
 
     monkeypatch.setattr(EncodedReader, "blocks", overtaken)
-    assert torch.equal(open_dataset(config).images, open_dataset(config.source).images)
+    assert torch.equal(read_dataset(config).images, open_dataset(config.source).images)
     assert len(list(cache.iterdir())) == 1
 
 
 def test_default_place(config, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    open_dataset(replace(config, cache_dir=None))
+    read_dataset(replace(config, cache_dir=None))
     (entry,) = (tmp_path / "xdg" / "unistep" / "data").iterdir()
     assert json.loads((entry / "index.json").read_text()) == {"shape": [6, 3, 4, 5], "skipped": []}
     assert (entry / "images.bin").stat().st_size == 6 * 3 * 4 * 5
@@ -174,14 +174,14 @@ def test_default_place(config, tmp_path, monkeypatch):
 
 def test_a_full_disk_is_refused(config, cache, monkeypatch, refusal):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=359))
-    refusal(lambda: open_dataset(config), cache, "360", "359", "`cache_dir`", "`memory_limit`")
+    refusal(lambda: read_dataset(config), cache, "360", "359", "`cache_dir`", "`memory_limit`")
     assert list(cache.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_refused(config, tmp_path, refusal):
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "cache"
-    refusal(lambda: open_dataset(replace(config, cache_dir=str(place))), place, "`cache_dir`")
+    refusal(lambda: read_dataset(replace(config, cache_dir=str(place))), place, "`cache_dir`")
 
 
 def test_too_little_memory_is_refused(config, monkeypatch, refusal):
@@ -189,4 +189,4 @@ def test_too_little_memory_is_refused(config, monkeypatch, refusal):
         raise MemoryError
 
     monkeypatch.setattr("unistep.data.store.np.empty", no_memory)
-    refusal(lambda: open_dataset(replace(config, memory_limit=10**6)), config.source, "360", "`memory_limit`")
+    refusal(lambda: read_dataset(replace(config, memory_limit=10**6)), config.source, "360", "`memory_limit`")

@@ -9,7 +9,7 @@ import torch
 
 from unistep.errors import UserError
 from unistep.networks.adm_config import UNetConfig
-from unistep.networks.table import NETWORKS, build_network, find_network, row_of
+from unistep.networks.table import NETWORKS, build_network, row_of
 
 SMALL = {
     "adm": {"block_out_channels": (32, 64, 64)},
@@ -40,15 +40,20 @@ def test_names_of_classes_differ():
     assert len({row.class_name for row in NETWORKS.values()}) == len(NETWORKS)
 
 
-def test_an_unknown_network_is_refused():
-    with pytest.raises(UserError, match="`network.name` sung: must be one of adm, .*did you mean song"):
-        find_network("sung")
+def test_an_unknown_network_has_no_row():
     assert row_of(torch.nn.Identity()) is None
+
+    @dataclasses.dataclass(frozen=True)
+    class OtherConfig(UNetConfig):
+        pass
+
+    with pytest.raises(UserError, match="OtherConfig is the config of no network; adm, patched-adm, song are known"):
+        build_network(OtherConfig())
 
 
 def test_a_config_of_another_network_is_refused():
     with pytest.raises(TypeError, match="UNetConfig is no config of the network song"):
-        find_network("song").build(UNetConfig())
+        NETWORKS["song"].build(UNetConfig())
 
 
 def test_configs_cost_no_import_of_torch():

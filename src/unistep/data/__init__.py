@@ -6,12 +6,16 @@ from unistep.data.config import DataConfig
 
 if TYPE_CHECKING:
     from unistep.data.dataset import ImageDataset
-    from unistep.data.open import open_dataset
+    from unistep.data.open import open_dataset, read_dataset
 
-__all__ = ["DataConfig", "ImageDataset", "open_dataset"]
+__all__ = ["DataConfig", "ImageDataset", "open_dataset", "read_dataset"]
 
 # Imported when first asked for: a config of a dataset needs no torch.
-_MODULES = {"ImageDataset": "unistep.data.dataset", "open_dataset": "unistep.data.open"}
+_MODULES = {
+    "ImageDataset": "unistep.data.dataset",
+    "open_dataset": "unistep.data.open",
+    "read_dataset": "unistep.data.open",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ BUNDLED = ("mnist", "mnist-test")
 
 
 def open_dataset(
-    path: str | os.PathLike[str] | DataConfig,
+    path: str | os.PathLike[str],
     *,
     resolution: int | None = None,
     channels: int | None = None,
@@ -39,7 +39,7 @@ def open_dataset(
 
     Args:
         path: folder of images, .zip of images (with or without EDM's dataset.json) or .npz of uint8 images; or mnist or
-            mnist-test, which are bundled; or a `DataConfig`, which holds all arguments.
+            mnist-test, which are bundled.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
@@ -63,8 +63,8 @@ def open_dataset(
         >>> digits.images[0].shape, int(digits.labels[0])
         (torch.Size([1, 16, 16]), 7)
     """
-    if not isinstance(path, DataConfig):
-        path = DataConfig(
+    return read_dataset(
+        DataConfig(
             source=os.fspath(path),
             resolution=resolution,
             channels=channels,
@@ -73,7 +73,7 @@ def open_dataset(
             memory_limit=memory_limit,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         )
-    return read_dataset(path)
+    )
 
 
 def read_dataset(config: DataConfig) -> ImageDataset:

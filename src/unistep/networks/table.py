@@ -17,7 +17,6 @@ from dataclasses import Field, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from unistep.checks import check_choice
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,16 +128,6 @@ if TYPE_CHECKING:
     NetworkName = str
 else:
     NetworkName = Literal[*NETWORKS]
-
-
-def find_network(name: str) -> Network:
-    """Finds a network by name.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    check_choice("network.name", name, tuple(NETWORKS))
-    return NETWORKS[name]
 
 
 def row_of(value: object) -> Network | None:

@@ -10,7 +10,7 @@ from typing import Any
 from unistep.config import RunConfig, StageConfig
 from unistep.config.values import plain
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.formats.model import LoadedModel, ModelInfo, num_classes
 from unistep.networks.table import NetworkConfig
 from unistep.objectives.methods import method_name
 from unistep.workflows.runs.network import shaped_network
@@ -60,7 +60,7 @@ class ModelDesign:
     @property
     def num_classes(self) -> int:
         """Number of classes, the null class not counted; 0 is unconditional."""
-        return (self.network.num_class_embeds or 0) - (self.info.null_label is not None)
+        return num_classes(self.network, self.info)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset
 from unistep.data.order import epoch_order
 from unistep.errors import UserError
-from unistep.formats.model import ModelInfo
+from unistep.formats.model import ModelInfo, num_classes
 from unistep.generation.collect import share
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan, random_labels
@@ -87,7 +87,7 @@ class TrainingEvaluation:
         """
         assert isinstance(model, Preconditioned)
         config: Any = model.network.config
-        classes = (config.num_class_embeds or 0) - (info.null_label is not None)
+        classes = num_classes(config, info)
         shape = (config.in_channels, *self.dataset.image_size)
         plan, c, device = default_plan(info, self.config.steps), self.config, self.accelerator.device
 

@@ -18,9 +18,9 @@ from torch import nn
 
 from unistep.config import RunConfig, dump
 from unistep.core.parameterization import Preconditioned
-from unistep.data import ImageDataset, open_dataset
+from unistep.data import ImageDataset, read_dataset
 from unistep.errors import UserError
-from unistep.formats.model import LoadedModel, ModelInfo
+from unistep.formats.model import LoadedModel, ModelInfo, image_shape, num_classes
 from unistep.formats.model_folder.card import model_card
 from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.generation.generate import generate
@@ -85,7 +85,7 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> N
     for stage in config.stages:
         stage.check_split(accelerator.num_processes)
     with accelerator.main_process_first():  # one process prepares the cache, the others find it
-        dataset = open_dataset(config.data)
+        dataset = read_dataset(config.data)
         if any(stage.objective.needs_perceptual for stage in config.stages):  # or a later stage would refuse
             open_perceptual(config)
     images = images_of(config, dataset)
@@ -250,11 +250,11 @@ class StageRun:
         """Writes a sample grid: eight images a class, or 64; of a consistency model in one step and in two."""
         assert isinstance(model, Preconditioned)
         config: Any = model.network.config
-        classes = (config.num_class_embeds or 0) - (self.info.null_label is not None)
+        classes = num_classes(config, self.info)
         columns = min(classes, 10) or 8
         indices = list(range(columns * (4 if classes else 8)))
         labels = torch.arange(len(indices)) % columns if classes else None
-        shape = (config.in_channels, config.sample_size or 64, config.sample_size or 64)
+        shape = image_shape(config)
         plans = [default_plan(self.info, n) for n in ((1, 2) if self.info.kind == "consistency" else (None,))]
         device = self.accelerator.device
         with self.accelerator.autocast():
