@@ -63,7 +63,8 @@ def _c_skip(shifted: Tensor, sigma_data: float) -> Tensor:
     return 1 / (1 + (shifted / sigma_data) ** 2)
 
 
-def _c_noise(sigma: Tensor, embedding: NoiseEmbedding) -> Tensor:
+def c_noise_of(sigma: Float[Tensor, "..."], embedding: NoiseEmbedding) -> Float[Tensor, "..."]:
+    """The noise level in the form that a network takes: "adm" 250 ln(sigma), "edm" ln(sigma)/4; finite at sigma = 0."""
     # 1e-44 keeps the logarithm finite at sigma = 0 and changes no other level.
     log_sigma = (sigma + 1e-44).log()
     return 250 * log_sigma if embedding == "adm" else log_sigma / 4
@@ -95,7 +96,7 @@ class EDMScaling:
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The noise level in the form that the network takes; finite at sigma = 0."""
-        return _c_noise(sigma, self.noise_embedding)
+        return c_noise_of(sigma, self.noise_embedding)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class ConsistencyScaling:
 
     def c_noise(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The noise level in the form that the network takes; finite at sigma = 0."""
-        return _c_noise(sigma, self.noise_embedding)
+        return c_noise_of(sigma, self.noise_embedding)
 
 
 class _NoisePrediction:

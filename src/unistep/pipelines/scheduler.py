@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from unistep.core.noise import karras_sigma
-from unistep.core.parameterization import ConsistencyScaling, NoiseEmbedding
+from unistep.core.parameterization import ConsistencyScaling, NoiseEmbedding, c_noise_of
 from unistep.errors import UserError
 from unistep.samplers.consistency import check_sigmas
 
@@ -152,8 +152,7 @@ class CMStochasticIterativeScheduler:
 
     def sigma_to_t(self, sigmas: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns c_noise of noise levels."""
-        log_sigma = (sigmas + 1e-44).log()
-        return 250 * log_sigma if self.config.noise_embedding == "adm" else log_sigma / 4
+        return c_noise_of(sigmas, self.config.noise_embedding)
 
     def scale_model_input(
         self, sample: Shaped[Tensor, "B ..."], timestep: float | Float[Tensor, ""]
