@@ -1,4 +1,4 @@
-"""The tree keeps its rules: every test is collected, flags are spelled in cli/ alone, public names are there and cheap."""
+"""The tree keeps its rules: tests are collected, flags are spelled in cli/ alone, public names are there and cheap."""
 
 import doctest
 import os
