@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,33 @@ def test_sigmas_are_the_samplers(pipe: ConsistencyModelPipeline):
     )
     assert isinstance(image, Tensor)
     torch.testing.assert_close(image, expected / 2 + 0.5, rtol=0, atol=2e-6)
+
+
+def test_calls_from_many_threads_give_what_they_give_one_after_the_other(pipe: ConsistencyModelPipeline):
+    def call(seed: int) -> Tensor:
+        images = pipe(seeds=[seed], class_labels=seed % 5, num_inference_steps=1 + seed % 4, output_type="pt").images
+        assert isinstance(images, Tensor)
+        return images
+
+    kinds = [call(seed) for seed in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: call(i % 20), range(8 * 50)))
+    assert all(torch.equal(image, kinds[i % 20]) for i, image in enumerate(found))
+
+
+def test_a_call_leaves_the_scheduler_at_its_end_and_a_callback_sees_where_it_stands(pipe: ConsistencyModelPipeline):
+    steps: list[int | None] = []
+    pipe(num_inference_steps=4, seeds=[0], callback=lambda *_: steps.append(pipe.scheduler.step_index))
+    assert steps == [1, 2, 3, 4] and pipe.scheduler.step_index == 4
+    assert pipe.scheduler.num_inference_steps == len(pipe.scheduler.timesteps) == 4
+    inner: list[Tensor] = []
+
+    def nested(step: int, t: Tensor, x: Tensor) -> None:
+        pipe(num_inference_steps=2, seeds=[1])
+        inner.append(x)
+
+    call: dict[str, Any] = {"num_inference_steps": 4, "seeds": [0], "output_type": "pt"}
+    assert torch.equal(pipe(**call).images, pipe(**call, callback=nested).images) and len(inner) == 4
 
 
 def test_seeds_make_each_image_its_own(pipe: ConsistencyModelPipeline):

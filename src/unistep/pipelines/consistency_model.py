@@ -285,23 +285,26 @@ class ConsistencyModelPipeline:
         generator = generators(generator, seeds, batch_size)
         device = self.device
 
+        # Of this call alone: others may run in other threads. The public one shows where the latest call stands.
+        scheduler = self.scheduler.fork()
         x = randn(shape, generator, device) if latents is None else latents.to(device, torch.float32)
-        x = x * self.scheduler.init_noise_sigma
+        x = x * scheduler.init_noise_sigma
         labels = class_of_each(class_labels, config.num_class_embeds, batch_size, generator, device)
 
         if sigmas is not None:
-            self.scheduler.set_timesteps(sigmas=sigmas, device=device)
+            scheduler.set_timesteps(sigmas=sigmas, device=device)
         elif timesteps is not None:
-            self.scheduler.set_timesteps(timesteps=list(timesteps), device=device)
+            scheduler.set_timesteps(timesteps=list(timesteps), device=device)
         else:
-            self.scheduler.set_timesteps(num_inference_steps, device=device)
+            scheduler.set_timesteps(num_inference_steps, device=device)
 
-        steps = self.scheduler.timesteps
+        steps = scheduler.timesteps
         with self._bar(len(steps)) as bar:
             for i, t in enumerate(steps):
                 c_noise = t.float().expand(batch_size)
-                output = self.unet(self.scheduler.scale_model_input(x, t), c_noise, labels)
-                x = self.scheduler.step(output, t, x, generator, return_dict=False)[0]
+                output = self.unet(scheduler.scale_model_input(x, t), c_noise, labels)
+                x = scheduler.step(output, t, x, generator, return_dict=False)[0]
+                self.scheduler.adopt(scheduler)
                 if bar is not None:
                     bar.update()
                 if callback is not None and callback_steps and i % callback_steps == 0:

@@ -10,6 +10,7 @@ Interface and meanings are those of diffusers 0.42: `timesteps` given by the use
 schedules that cannot work are refused: one that does not begin at sigma_max, where the noise is.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from unistep.errors import UserError
 from unistep.samplers.consistency import check_sigmas
 
 Generator = torch.Generator | Sequence[torch.Generator] | None
+_STATE = ("timesteps", "sigmas", "num_inference_steps", "_step_index", "_begin_index")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,15 @@ class CMStochasticIterativeScheduler:
         """Makes a scheduler of another's `config`, or of a scheduler_config.json; unknown entries are left out."""
         given = asdict(config) if isinstance(config, SchedulerConfig) else dict(config)
         return cls(**{k: v for k, v in (given | changes).items() if k in SchedulerConfig.__dataclass_fields__})
+
+    def fork(self) -> "CMStochasticIterativeScheduler":
+        """Returns a scheduler of the same settings with schedule and step of its own, as a call of one thread needs."""
+        # Neither holds tensors that are changed in place.
+        return copy.copy(self)
+
+    def adopt(self, other: "CMStochasticIterativeScheduler") -> None:
+        """Takes schedule and step from another scheduler of the same settings."""
+        vars(self).update({name: vars(other)[name] for name in _STATE})
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
