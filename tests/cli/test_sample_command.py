@@ -234,7 +234,7 @@ def test_models_that_are_none(refused, here):
         "empty": "empty not a model folder model_index.json",
         "photos": "photos not a model folder model_index.json",
         "file.txt": "file.txt",
-        "begun": "begun is a run without a finished model; resume its training",
+        "begun": "begun is a run without a checkpoint yet; resume its training",
         "": "MODEL is empty",
     }.items():
         refused([*ONE, name], *words.split())

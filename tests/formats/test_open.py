@@ -279,7 +279,7 @@ def test_open_any_finds_the_model_of_a_run(model_folder: ModelFolder, tmp_path: 
     run = tmp_path / "run"
     (run / "teacher").mkdir(parents=True)
     (run / "config.yaml").touch()
-    with pytest.raises(UserError, match=f"{run} is a run without a finished model; resume its training"):
+    with pytest.raises(UserError, match=f"{run} is a run without a checkpoint yet; resume its training"):
         open_any(run)
     (run / "teacher" / "model").symlink_to(model_folder("diffusion"))
     assert open_any(str(run)).info.kind == "diffusion"

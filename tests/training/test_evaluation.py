@@ -15,11 +15,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from unistep.data.dataset import ImageDataset
+from unistep.formats.checkpoint import load_checkpoint
 from unistep.metrics.estimate import Estimate
 from unistep.objectives.protocol import PlainObjective
 from unistep.runtime.interrupt import Interrupted
 from unistep.training import trainer as module
-from unistep.training.checkpoint import load_checkpoint
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Trainer

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unistep.training.log import RunLog
 
@@ -19,7 +21,7 @@ def test_lines(tmp_path, capsys):
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {"step": 5, **VALUES}
     assert list((tmp_path / "tensorboard").glob("events*"))
     shown = capsys.readouterr().err.splitlines()
-    assert shown[0].startswith("teacher 5/10  loss 0.5  10 images/s  left 0:01")
+    assert shown[0].startswith("teacher 5/10  loss 0.5  10 images/s  elapsed 0:01 · left 0:01")
     assert shown[-1].startswith("teacher 10/10")
 
 
@@ -42,7 +44,7 @@ def test_the_bar_shows_the_loss_again_after_an_evaluation(tmp_path, capsys, monk
         log.write(5, VALUES)
         log.say("evaluating")
         log.write_evaluation(5, {"FD": 0.5}, "FD 0.5")
-    assert log._progress is not None and log._progress.tasks[0].fields["status"] == "loss 0.5  10 images/s"
+    assert log._bar.shown and log._bar._progress.tasks[0].fields["status"] == "loss 0.5  10 images/s"
     assert "student 5/10  FD 0.5" in capsys.readouterr().err
 
 
@@ -72,3 +74,31 @@ def test_torn_and_foreign_lines_are_dropped(tmp_path):
     with RunLog(tmp_path, "teacher", 10, 5) as log:
         log.write(6, VALUES)
     assert steps(tmp_path) == [1, 6]
+
+
+def test_nothing_is_shown_where_progress_is_off(tmp_path, capsys):
+    with RunLog(tmp_path, "teacher", 10, 0, shown=False) as log:
+        log.write(10, VALUES)
+        log.write_evaluation(10, {"FD": 0.5}, "FD 0.5")
+    assert capsys.readouterr().err == "" and steps(tmp_path) == [10, 10]
+
+
+def test_long_times_have_hours(tmp_path, capsys):
+    with RunLog(tmp_path, "teacher", 100, 0) as log:
+        log.write(1, VALUES | {"seconds": 175.2})
+    assert "elapsed 2:55 · left 4:49:05" in capsys.readouterr().err
+
+
+def test_tensorboard_has_samples_and_settings(tmp_path):
+    for name, mode in (("grey", "L"), ("colour", "RGB")):
+        Image.new(mode, (12, 8), 128 if mode == "L" else (255, 0, 0)).save(tmp_path / f"{name}.png")
+    with RunLog(tmp_path, "student", 10, 0) as log:
+        log.write_settings({"steps": 10, "optimizer.lr": 1e-3, "betas": [0.9, 0.99], "flip": True, "none": None})
+        log.write(5, VALUES)
+        for step, name in ((4, "grey"), (5, "colour")):
+            log.write_samples(step, tmp_path / f"{name}.png")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(image.step, image.width, image.height) for image in events.Images("samples")] == [(4, 12, 8), (5, 12, 8)]
+    assert "| optimizer.lr | 0.001 |" in events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.PluginTagToContent("hparams"))

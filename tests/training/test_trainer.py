@@ -2,6 +2,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch import Tensor, nn
 
 from unistep.core.pixels import to_float
@@ -314,6 +316,51 @@ def test_previews_show_the_average_at_their_steps(trainer):
         Path("samples", f"step-{step:08d}.png") for step in (3, 6, 7)
     ]
     assert shown[-1][1] == run.averaged().weight.item()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sample_every", "expected"),
+    [(8.0, 1000, [4, 20]), (7.0, 8, [8, 16, 20]), (0.001, 1000, [20]), (40.0, 1000, [1, 20])],
+)
+def test_the_first_preview_is_there_in_a_minute(trainer, monkeypatch, seconds, sample_every, expected):
+    """Where the regular one would be late by the time of the steps so far; and it changes nothing of the training."""
+    shown, now = [], [0.0]
+
+    def bend(loss, step):
+        now[0] += seconds
+        return loss
+
+    plain = trainer(Denoise(), "plain", steps=20).run()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    fields = {
+        "steps": 20,
+        "sample_every": sample_every,
+        "preview": lambda model, path: shown.append(int(path.stem[5:])),
+    }
+    found = trainer(Denoise(bend), **fields).run()
+    assert shown == expected
+    assert torch.equal(found.weight, plain.weight)
+
+
+def test_a_resumed_run_that_has_a_preview_makes_none_early(trainer, monkeypatch):
+    shown, now = [], [0.0]
+
+    def bend(loss, step):
+        now[0] += 50
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    def preview(model, path):
+        shown.append(int(path.stem[5:]))
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(path)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.raises(Interrupted):
+        trainer(Denoise(bend), preview=preview).run()
+    trainer(Denoise(bend), preview=preview).run()
+    assert shown == [1, 7]
 
 
 def test_only_the_newest_checkpoints_stay(trainer):

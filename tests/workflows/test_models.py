@@ -63,7 +63,7 @@ def test_no_model_is_said_with_what_to_do(tmp_path):
     (tmp_path / "begun" / "config.yaml").touch()
     (tmp_path / "file").touch()
     for name, message in (
-        ("begun", "a run without a finished model; resume its training"),
+        ("begun", "a run without a checkpoint yet; resume its training"),
         ("nowhere", "does not exist; give a"),
         (".", "is not a model folder: it holds no model_index.json"),
         ("file", "is empty; fetch it again"),

@@ -75,7 +75,7 @@ def stage_keys(name: str, values: Mapping[str, Any]) -> Iterator[Key]:
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with nested changes; a stage is changed by its name, and left out by None.
+    """`values` with nested changes; a stage is changed by its name, left out by None, and added below `stages`.
 
     A stage of another method has that method's published numbers, and a network of another name that network's
     defaults, where the changes do not give them.
@@ -86,7 +86,10 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     found = copy.deepcopy(dict(values))
     found["stages"] = stages = dict(_stages(found))
     changes = dict(changes)
-    changes |= {**(changes.pop("stages", None) or {})}
+    for name, change in (changes.pop("stages", None) or {}).items():
+        if name not in stages and isinstance(change, Mapping):
+            stages[name] = {}  # a new one
+        changes[name] = change
     known = [key.name for key in keys_of(RunConfig)]
     for name, change in changes.items():
         if name in stages and change is None:

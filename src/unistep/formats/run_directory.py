@@ -1,28 +1,38 @@
-"""Directories of training runs: the models that their stages ended in."""
+"""Directories of training runs: the models that their stages ended in, or have come to.
 
+A stage that has not ended has checkpoints, and beside them the outline of a model folder (`checkpoints/outline/`): with
+the averaged weights of the newest checkpoint it is a model.
+"""
+
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from unistep.errors import UserError
+from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, load_average
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.files import INDEX
-from unistep.formats.model_folder.folder import load_model
+from unistep.formats.model_folder.folder import load_model, load_outline
 from unistep.formats.model_folder.schedule import read_info
+
+OUTLINE = Path("checkpoints", "outline")
+"""Outline of a stage's model, below the stage's folder."""
 
 _CONFIG = "config.yaml"
 
 
 def is_run(location: Location) -> bool:
-    """Returns whether there is a run, or a stage that has ended."""
+    """Returns whether a folder is a run, or a stage that has come to a model."""
     path = location.path
-    return location.is_folder and ((path / _CONFIG).exists() or _model_of(path) is not None)
+    return location.is_folder and ((path / _CONFIG).exists() or _stage_with_model(path) is not None)
 
 
 def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | None = None) -> LoadedModel:
-    """Opens the model of a run's last stage that has one.
+    """Opens the model of a run's last stage that has come to one.
 
     Args:
         path: run directory, or the folder of one of its stages.
@@ -32,10 +42,14 @@ def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | N
     Raises:
         UserError: the run has no model yet, or the model is damaged.
     """
-    folder = _model_of(path)
-    if folder is None:
-        raise UserError(f"{path} is a run without a finished model", "resume its training")
-    return load_model(folder, device, variant=variant)
+    stage = _stage_with_model(path)
+    if stage is None:
+        raise UserError(f"{path} is a run without a checkpoint yet; resume its training")
+    if (stage / "model" / INDEX).exists():
+        return load_model(stage / "model", device, variant=variant)
+    if variant is not None:
+        raise UserError(f"`variant` {variant} is for a finished model, and {stage} is not finished; leave it out")
+    return _of_checkpoint(stage, device)
 
 
 def stage_names(run: Path) -> list[str]:
@@ -44,17 +58,11 @@ def stage_names(run: Path) -> list[str]:
     Args:
         run: run directory.
     """
-    try:
-        values = yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        values = None
-    stages = values.get("stages") if isinstance(values, dict) else None
-    # Runs of before stages had names had these two.
-    return [str(name) for name in stages] if isinstance(stages, dict) else ["teacher", "student"]
+    return list(_stages(run)) or ["teacher", "student"]
 
 
 def newest_diffusion_stage(run: Path) -> Path | None:
-    """Folder of a run's last stage that has a diffusion model; None where there is none.
+    """Folder of a run's last finished stage that has a diffusion model; None where there is none.
 
     Args:
         run: run directory.
@@ -66,7 +74,37 @@ def newest_diffusion_stage(run: Path) -> Path | None:
     return None
 
 
-def _model_of(path: Path) -> Path | None:
-    """The model folder that a run or a stage ended in; None if there is none."""
-    places = (path / "model", *(path / stage / "model" for stage in reversed(stage_names(path))))
-    return next((place for place in places if (place / INDEX).exists()), None)
+def _stage_with_model(path: Path) -> Path | None:
+    """The stage that a path is, or the last one of a run, that has a model or is on the way to one."""
+    for stage in (path, *(path / name for name in reversed(stage_names(path)))):
+        if (stage / "model" / INDEX).exists():
+            return stage
+        if (stage / OUTLINE / INDEX).exists() and checkpoint_steps(stage / "checkpoints"):
+            return stage
+    return None
+
+
+def _of_checkpoint(stage: Path, device: torch.device | str) -> LoadedModel:
+    """The averaged weights of a stage's newest checkpoint."""
+    step = checkpoint_steps(stage / "checkpoints")[-1]
+    file = checkpoint_path(stage / "checkpoints", step)
+    meta = torch.device(device).type == "meta"
+    model = load_outline(stage / OUTLINE, {} if meta else load_average(file), device)
+    total = _stages(stage.parent).get(stage.name, {}).get("steps")
+    of = f" of {total:,}" if isinstance(total, int) else ""
+    note = f"{stage} is not finished: this is its newest checkpoint, of step {step:,}{of}"
+    return replace(model, path=file, format="checkpoint of a run", notes=(note,))
+
+
+def _stages(run: Path) -> dict[str, dict[str, Any]]:
+    """The stages in a run's config, by name; none where it cannot be read."""
+    try:
+        values = yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        return {}
+    # Runs of before stages had names had these two keys.
+    stages = values.get("stages", {name: values.get(name) for name in ("teacher", "student")})
+    stages = stages if isinstance(stages, dict) else {}
+    return {str(name): stage if isinstance(stage, dict) else {} for name, stage in stages.items()}

@@ -154,7 +154,8 @@ class ConsistencyModelPipeline:
         info = replace(self.info, **{name: config[name] for name in _SHARED})
         path = Path(save_directory)
         network: Any = self.unet
-        save_model(path, network, info, card=card or plain_card(path.name, info), dtype=self.dtype, variant=variant)
+        card = card or plain_card(path.name, info, network=network.config)
+        save_model(path, network, info, card=card, dtype=self.dtype, variant=variant)
 
     def push_to_hub(
         self,

@@ -50,7 +50,7 @@ class Bar:
         else:
             columns.append(rich.TimeRemainingColumn())
         if timed:
-            columns += [rich.TimeElapsedColumn(), rich.TextColumn("left")]
+            columns += [rich.TextColumn("elapsed"), rich.TimeElapsedColumn(), rich.TextColumn("· left")]
             columns.append(rich.TimeRemainingColumn(elapsed_when_finished=False))
         self._progress = rich.Progress(
             *columns, console=self.console, disable=not self.shown, transient=not keep, refresh_per_second=4

@@ -1,4 +1,4 @@
-"""Scalars of a run: `metrics.jsonl`, TensorBoard and the progress display.
+"""The log of a stage: `metrics.jsonl`, TensorBoard and the progress display.
 
 After a resume the lines of steps that will be run again are dropped, so that each line stands once. An evaluation is a
 line of its own, after that of its step.
@@ -7,30 +7,39 @@ line of its own, after that of its step.
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from unistep.runtime.progress import Bar
+
+_PRINT_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class RunLog:
-    """Writes scalars of one stage; on processes other than the first it does nothing.
+    """Log of one stage; on processes other than the first it does nothing.
 
     Args:
-        folder: where `metrics.jsonl` and `tensorboard/` go.
-        title: shown before the progress bar.
-        total_steps: length of the run.
-        start_step: steps already done.
+        folder: folder of `metrics.jsonl` and `tensorboard/`.
+        title: text before the progress bar.
+        total_steps: length of the stage.
+        start_step: number of steps done before.
         active: False on all processes but the first.
+        shown: whether progress goes to stderr: a bar on a terminal, else a line now and then.
     """
 
-    def __init__(self, folder: Path, title: str, total_steps: int, start_step: int, active: bool = True) -> None:
+    def __init__(
+        self, folder: Path, title: str, total_steps: int, start_step: int, active: bool = True, shown: bool = True
+    ) -> None:
         self.active = active
-        self._title = title
-        self._total = total_steps
-        self._progress: Progress | None = None
+        self._title, self._total, self._shown = title, total_steps, active and shown
+        self._bar = Bar(title, total_steps, start_step, status=True, timed=True, keep=True, active=self._shown)
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,67 +47,86 @@ class RunLog:
         _drop_after(self._path, start_step)
         self._file = self._path.open("a")
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
-        console = Console(stderr=True)
-        self._plain = not console.is_terminal
         self._printed = 0.0
         self._status = ""
-        if not self._plain:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=False),
-            )
-            self._progress = Progress(*columns, console=console)
-            self._task = self._progress.add_task(title, total=total_steps, completed=start_step, status="")
 
     def __enter__(self) -> "RunLog":
-        if self._progress is not None:
-            self._progress.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._bar.__exit__()
         if self.active:
             self._file.close()
             self._writer.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar to `step` steps done."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step)
+        self._bar.update(step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records `values` of the `step` steps done; `loss` and `images_per_second` go on the screen."""
+        """Records numbers.
+
+        Args:
+            step: number of steps done.
+            values: numbers by name; `loss`, `images_per_second` and `seconds` go on the screen.
+        """
         if not self.active:
             return
         self._record(step, values)
         self._status = status = f"loss {values['loss']:.4g}  {values['images_per_second']:.0f} images/s"
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step, status=status)
-        elif time.monotonic() - self._printed > 10 or step >= self._total:
+        if self._bar.shown:
+            self._bar.update(step, status=status)
+        elif time.monotonic() - self._printed > _PRINT_EVERY or step >= self._total:
             self._printed = time.monotonic()
-            seconds = values["seconds"] / step * (self._total - step)
-            left = f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
-            self._print(step, f"{status}  left {left}")
+            left = values["seconds"] / step * (self._total - step)
+            self._print(step, f"{status}  elapsed {_clock(values['seconds'])} · left {_clock(left)}")
 
     def write_evaluation(self, step: int, values: dict[str, float], text: str) -> None:
-        """Records what was measured after `step` steps; `text` goes on the screen, and stays there above the bar."""
+        """Records a measurement.
+
+        Args:
+            step: number of steps done.
+            values: numbers by name.
+            text: line for the screen, where it stays above the bar.
+        """
         if self.active:
             self._record(step, values)
             self._print(step, text)
             self.say(self._status)
 
+    def write_samples(self, step: int, path: Path) -> None:
+        """Records a grid of samples in TensorBoard.
+
+        Args:
+            step: number of steps done.
+            path: the grid, a PNG.
+        """
+        with Image.open(path) as grid:
+            pixels = np.atleast_3d(np.asarray(grid))
+        self._writer.add_image("samples", pixels, step, dataformats="HWC")
+        self._writer.flush()
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Records the settings of a stage in TensorBoard, as its hyperparameters and as a table.
+
+        Args:
+            settings: settings by dotted name; what is no number, truth value or text is written as text.
+        """
+        if not (self.active and settings):
+            return
+        plain = {name: v if isinstance(v, int | float | str) else str(v) for name, v in settings.items()}
+        table = "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {v} |" for name, v in plain.items())])
+        self._writer.add_text("settings", table)
+        # By hand: the writer's own method would put them into a run of their own.
+        for summary in hparams(plain, {"loss": 0.0}):
+            self._writer._get_file_writer().add_summary(summary)
+
     def say(self, status: str) -> None:
-        """Shows what is being done beside the bar, until there is something else to show."""
-        if self._progress is not None:
-            self._progress.update(self._task, status=status)
+        """Shows a status beside the bar, until the next one."""
+        self._bar.update(status=status)
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -107,8 +135,16 @@ class RunLog:
             self._writer.add_scalar(name, value, step)
 
     def _print(self, step: int, text: str) -> None:
-        console = Console(stderr=True) if self._progress is None else self._progress.console
-        console.print(f"{self._title} {step}/{self._total}  {text}", highlight=False, markup=False, soft_wrap=True)
+        if self._shown:
+            line = f"{self._title} {step}/{self._total}  {text}"
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, or hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -10,7 +10,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ from unistep.core.random import ImageRandom, image_seed
 from unistep.data.dataset import ImageDataset
 from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
+from unistep.formats.checkpoint import load_checkpoint, save_checkpoint
 from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
-from unistep.training.checkpoint import load_checkpoint, save_checkpoint
 from unistep.training.config import Precision, TrainerConfig
 from unistep.training.ema import EMA
 from unistep.training.evaluation import Best, Evaluation, better
 from unistep.training.log import RunLog
 from unistep.training.optimizer import build_optimizer
+
+_FIRST_PREVIEW = 30.0  # seconds
 
 
 def pick_precision(precision: Precision, device: torch.device) -> str:
@@ -52,22 +54,24 @@ def pick_precision(precision: Precision, device: torch.device) -> str:
 
 
 class Trainer:
-    """Trains `student` on `dataset` for `config.steps` steps, from the newest checkpoint in `folder` if there is one.
+    """Trains a model for a number of steps, from the newest checkpoint in its folder if there is one.
 
     Args:
-        folder: of the stage: checkpoints/, samples/, metrics.jsonl, tensorboard/.
-        student: a `Preconditioned` network; its weights are the start.
-        objective: what is minimised.
+        folder: folder of the stage, for checkpoints/, samples/, metrics.jsonl and tensorboard/.
+        student: `Preconditioned` network that is trained, from the weights it has.
+        objective: loss, and the networks beside the student.
         dataset: images and labels.
-        config: lengths and rates.
-        seed: of everything random.
+        config: length and pace.
+        seed: seed of the order of the images, noise and dropout.
         accelerator: devices, processes and precision.
-        use_labels: give the network class labels.
-        flip: mirror half of the images.
-        preview: called with the averaged model, writes a sample grid to the path it is given.
+        use_labels: whether the network is given class labels.
+        flip: whether half of the images are mirrored.
+        preview: called with the averaged model and a path, to which it writes a sample grid; None makes none.
         phase_done: called with the averaged model, the number of steps and the seconds at the end of every phase.
-        evaluation: measures the averaged model from time to time; None never.
-        title: for the progress display.
+        evaluation: measurement of the averaged model; None is none.
+        title: name of the stage in the progress display.
+        settings: settings of the stage by dotted name, for TensorBoard.
+        progress: whether progress is shown on stderr.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class Trainer:
         phase_done: Callable[[nn.Module, int, float], None] | None = None,
         evaluation: Evaluation | None = None,
         title: str = "train",
+        settings: Mapping[str, Any] | None = None,
+        progress: bool = True,
     ) -> None:
         config.check_split(accelerator.num_processes)
         self.folder = folder
@@ -100,7 +106,7 @@ class Trainer:
         self.phase_done = phase_done
         self.evaluation = evaluation
         self.best: Best | None = None
-        self.title = title
+        self.title, self.settings, self.progress = title, settings or {}, progress
         self.student = student.to(accelerator.device).train()
         self.ema = EMA(self.student, config.ema_decays, config.ema_ramp)
         beside = objective.parameters()
@@ -128,8 +134,10 @@ class Trainer:
         c = self.config
         main = self.accelerator.is_main_process
         started = last = time.monotonic()
-        before, timed = self.seconds, 0
-        with StopRequest() as stop, RunLog(self.folder, self.title, c.steps, self.step, main) as log:
+        before, begun, timed = self.seconds, self.step, 0
+        previewed = self.preview is None or any((self.folder / "samples").glob("*.png"))
+        with StopRequest() as stop, RunLog(self.folder, self.title, c.steps, self.step, main, self.progress) as log:
+            log.write_settings(self.settings)
             while self.step < c.steps:
                 start, end = self._phase(self.step)
                 if self.step == start > 0:
@@ -158,14 +166,37 @@ class Trainer:
                     due = True  # what was measured is not measured again, and the best model is the checkpoint's
                 if due:
                     self._save()
-                if self.preview and main and (self.step % c.sample_every == 0 or self.step == c.steps):
-                    self.preview(self.averaged(), self.folder / "samples" / f"step-{self.step:08d}.png")
+                if self.step % c.sample_every == 0 or self.step == c.steps:
+                    self._preview(log)
+                    previewed = True
+                elif not previewed and self._early(time.monotonic() - started, self.step - begun):
+                    self._preview(log)
+                    previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
                 if self._agree(stop.signal is not None):
                     if not due:
                         self._save()
                     raise Interrupted(stop.signal or signal.SIGTERM, self.step)
         return self.averaged()
+
+    def _preview(self, log: RunLog) -> None:
+        """Makes a grid of samples, on the first process."""
+        if self.preview is not None and self.accelerator.is_main_process:
+            path = self.folder / "samples" / f"step-{self.step:08d}.png"
+            self.preview(self.averaged(), path)
+            if path.exists():
+                log.write_samples(self.step, path)
+
+    def _early(self, seconds: float, steps: int) -> bool:
+        """Whether a first grid is due because the regular one would let people wait for more than a minute.
+
+        Args:
+            seconds: time since the run began.
+            steps: number of steps in that time.
+        """
+        every = self.config.sample_every
+        left = min(every - self.step % every, self.config.steps - self.step)
+        return seconds > _FIRST_PREVIEW and left * seconds / steps > _FIRST_PREVIEW
 
     def _evaluate(self, evaluation: Evaluation, log: RunLog) -> float:
         """Measures the averaged model; returns the seconds that it took."""

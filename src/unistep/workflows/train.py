@@ -78,9 +78,15 @@ def train(
         from unistep.workflows.estimate.estimate import estimate
 
         return estimate(config, name=folder.name)
+    from unistep.runtime.interrupt import Interrupted
     from unistep.workflows.runs.loop import train_stages
 
-    train_stages(config, folder, progress=progress)
+    try:
+        train_stages(config, folder, progress=progress)
+    except Interrupted as stopped:
+        begun = (folder / "config.yaml").is_file()
+        stopped.add_note(f"go on with unistep.train(resume={str(folder)!r})" if begun else "nothing was written")
+        raise
     return Run(folder)
 
 

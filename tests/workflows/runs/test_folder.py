@@ -10,7 +10,7 @@ import torch
 from unistep.config import RunConfig, StageConfig, dump, read_run, run_config
 from unistep.data import DataConfig
 from unistep.errors import UserError
-from unistep.training.checkpoint import save_checkpoint
+from unistep.formats.checkpoint import save_checkpoint
 from unistep.training.config import OptimizerConfig
 from unistep.workflows.runs.folder import change_run, claim_folder, skip_to, steps_done
 

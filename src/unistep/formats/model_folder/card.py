@@ -1,87 +1,154 @@
-"""The model card that every trained model carries."""
+"""The model card of a model folder: what the model is, how it was trained, and how it is used."""
 
 import datetime
 import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from unistep.formats.model import ModelInfo
+from unistep.formats.model import ModelInfo, num_classes
+from unistep.networks.table import NetworkConfig
+
+PICTURE = "samples.png"
+"""Name of the sample picture in a model folder."""
+
+_COLOURS = {1: "grey", 3: "colour"}
 
 
-def model_card(name: str, info: ModelInfo, data: str, compute: dict[str, Any], config: str, quality: str = "") -> str:
-    """The text of a model folder's README.md.
+@dataclass(frozen=True)
+class Training:
+    """How a model was trained.
 
     Args:
-        name: name of the run.
-        info: noise range and kind.
         data: training data, in words.
         compute: numbers of steps, images, seconds and parameters.
         config: resolved config as YAML.
+        terms: works whose licences the model falls under, in words.
         quality: measured results as Markdown; empty for none.
     """
-    if info.kind == "consistency":
-        what = "A consistency model: maps noise to an image in one network evaluation; more evaluations refine it."
-    elif info.solver == "progressive":
-        evaluations = "one network evaluation" if info.steps == 1 else f"{info.steps} network evaluations"
-        what = f"A progressively distilled diffusion model: maps noise to an image in {evaluations}."
-    else:
-        what = "A diffusion model (EDM): denoises step by step; the teacher of consistency models."
-    version = importlib.metadata.version("unistep")
-    minutes = compute["seconds"] / 60
-    return (
-        _head(name, info)
-        + f"""{what}
 
-- Data: {data}
-- Network: {compute["parameters"]:,} parameters
+    data: str
+    compute: Mapping[str, Any]
+    config: str
+    terms: Sequence[str] = ()
+    quality: str = ""
+
+
+def model_card(
+    name: str, info: ModelInfo, network: NetworkConfig, training: Training, *, has_picture: bool = False
+) -> str:
+    """The text of a trained model's README.md.
+
+    Args:
+        name: name of the run.
+        info: noise range, kind and method.
+        network: config of the network.
+        training: how the model was trained.
+        has_picture: whether the folder holds a sample picture.
+    """
+    compute = training.compute
+    minutes = compute["seconds"] / 60
+    terms = f"the terms of {' and of '.join(training.terms)} apply" if training.terms else "none chosen"
+    picture = f"![samples]({PICTURE})\n\n" if has_picture else ""
+    return (
+        _head(name, info, network)
+        + f"""{_kind(info)}
+
+{picture}{_facts(info, network)}
+- Data: {training.data}
+- Network: {type(network).__name__.removesuffix("Config")}, {compute["parameters"]:,} parameters
 - Compute: {compute["steps"]:,} steps, {compute["images"]:,} images seen, {minutes:.1f} minutes
-- Noise range: {info.sigma_min:g} to {info.sigma_max:g}, sigma_data {info.sigma_data:g}
-- Made with unistep {version} on {datetime.date.today().isoformat()}
-{quality}
-```
-unistep sample PATH-OF-THIS-FOLDER
-```
+- Licence: {terms}
+- Made with unistep {_version()} on {_today()}
+{training.quality}
+{_usage(info, network)}
 
 ## Config
 
 ```yaml
-{config}```
+{training.config}```
 """
     )
 
 
-def plain_card(name: str, info: ModelInfo, source: str = "") -> str:
+def plain_card(name: str, info: ModelInfo, source: str = "", network: NetworkConfig | None = None) -> str:
     """The card of a model without facts about its training.
 
     Args:
         name: name of the model.
-        info: noise range and kind.
+        info: noise range, kind and method.
         source: origin of the model, in words; empty for none.
+        network: config of the network; None where it is not known.
     """
-    version = importlib.metadata.version("unistep")
     origin = f"- Source: {source}\n" if source else ""
     return (
-        _head(name, info)
+        _head(name, info, network)
         + f"""A {info.kind} model.
 
-{origin}- Noise range: {info.sigma_min:g} to {info.sigma_max:g}, sigma_data {info.sigma_data:g}
-- Written by unistep {version} on {datetime.date.today().isoformat()}
+{origin}{_facts(info, network)}
+- Written by unistep {_version()} on {_today()}
 
-```
-unistep sample PATH-OF-THIS-FOLDER
-```
+{_usage(info, network)}
 """
     )
 
 
-def _head(name: str, info: ModelInfo) -> str:
+def _head(name: str, info: ModelInfo, network: NetworkConfig | None) -> str:
     """The metadata for the hub, and the title."""
+    classes = "class-conditional" if network is not None and num_classes(network, info) else "unconditional"
     return f"""---
 library_name: unistep
 tags:
 - {info.kind}-model
-- unconditional-image-generation
+- {classes}-image-generation
 ---
 
 # {name}
 
 """
+
+
+def _kind(info: ModelInfo) -> str:
+    if info.kind == "consistency":
+        return "A consistency model: maps noise to an image in one network evaluation; more evaluations refine it."
+    if info.solver == "progressive":
+        evaluations = "one network evaluation" if info.steps == 1 else f"{info.steps} network evaluations"
+        return f"A progressively distilled diffusion model: maps noise to an image in {evaluations}."
+    return "A diffusion model (EDM): denoises step by step; the teacher of consistency models."
+
+
+def _facts(info: ModelInfo, network: NetworkConfig | None) -> str:
+    lines = [f"- Method: {info.method}"] if info.method else []
+    if network is not None:
+        colours = _COLOURS.get(network.in_channels, f"{network.in_channels} channels")
+        size = "any size" if network.sample_size is None else f"{network.sample_size} x {network.sample_size} pixels"
+        classes = num_classes(network, info)
+        lines.append(f"- Images: {size}, {colours}")
+        lines.append(f"- Classes: {classes:,}" if classes else "- Classes: none, unconditional")
+    lines.append(f"- Noise range: {info.sigma_min:g} to {info.sigma_max:g}, sigma_data {info.sigma_data:g}")
+    return "\n".join(lines)
+
+
+def _usage(info: ModelInfo, network: NetworkConfig | None) -> str:
+    """How the model is sampled, in Python and on the command line."""
+    steps = ", steps=2" if info.kind == "consistency" else ""
+    labels = ", class_labels=[0, 1]" if network is not None and num_classes(network, info) > 1 else ""
+    return f"""```python
+import unistep
+
+model = unistep.load("PATH-OF-THIS-FOLDER")
+images = unistep.sample(model, num_images=16{steps}{labels})
+images.save("samples.png")
+```
+
+```
+unistep sample PATH-OF-THIS-FOLDER
+```"""
+
+
+def _version() -> str:
+    return importlib.metadata.version("unistep")
+
+
+def _today() -> str:
+    return datetime.date.today().isoformat()

@@ -13,6 +13,7 @@ here. A diffusion model (a teacher) has the same layout with diffusers' `EDMEule
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unistep.errors import UserError
 from unistep.files import LAYOUT
 from unistep.formats.json_config import read_object, write_object
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.formats.model_folder.card import plain_card
+from unistep.formats.model_folder.card import PICTURE, plain_card
 from unistep.formats.model_folder.files import CARD, INDEX, check_components
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION, config_object, network_row, read_network
 from unistep.formats.model_folder.schedule import read_info, schedule_object, scheduler_class
@@ -37,6 +38,7 @@ def save_model(
     info: ModelInfo,
     *,
     card: str,
+    picture: Path | None = None,
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
 ) -> None:
@@ -47,6 +49,7 @@ def save_model(
         network: network of a row of `NETWORKS`.
         info: noise range, grid and kind.
         card: content of README.md.
+        picture: PNG of samples that goes into the folder; None for none.
         dtype: dtype of the weights in the file.
         variant: word for the weights' file name, as "fp16", which opening the folder then needs; None for the plain
             name.
@@ -62,7 +65,7 @@ def save_model(
     temporary, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{word}") for word in ("tmp", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_folder(temporary, network, info, card, dtype, variant)
+        _write_folder(temporary, network, info, card, dtype, variant, picture)
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)
@@ -90,7 +93,7 @@ def write_model_folder(path: Path, model: LoadedModel, *, dtype: torch.dtype, or
     Raises:
         UserError: as `save_model`.
     """
-    card = plain_card(path.resolve().name, model.info, origin)
+    card = plain_card(path.resolve().name, model.info, origin, model.config)
     save_model(path, model.denoiser.network, model.info, card=card, dtype=dtype)
     return ()
 
@@ -108,23 +111,73 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str |
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give a model folder, the one that holds {INDEX}")
+    network, info = _read_outline(path)
+    files = find_weights(path, variant)
+    load = dtype_of_weights if torch.device(device).type == "meta" else load_weights
+    dtype = load(network, files)
+    denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
+    config: Any = network.config
+    return LoadedModel(denoiser, info, config, path, dtype=dtype)
+
+
+def load_outline(path: Path, weights: Mapping[str, torch.Tensor], device: torch.device | str = "cpu") -> LoadedModel:
+    """Opens the outline of a model folder with weights of another file.
+
+    Args:
+        path: folder that `write_outline` wrote.
+        weights: weights by name, fp32.
+        device: device of the model; "meta" leaves the weights out.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are of another network.
+    """
+    network, info = _read_outline(path)
+    config: Any = network.config
+    if torch.device(device).type != "meta":
+        try:
+            network.load_state_dict(weights, assign=True)
+        except RuntimeError:
+            raise UserError(f"{path} is of another network than the weights beside it; train the stage anew") from None
+    denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
+    return LoadedModel(denoiser, info, config, path)
+
+
+def _read_outline(path: Path) -> tuple[nn.Module, ModelInfo]:
+    """The network, without weights, and the noise range of a model folder."""
     read_object(path / INDEX, LAYOUT)
     check_components(path / INDEX, path)
     network = read_network(path / "unet" / "config.json")
     of_diffusers = network_row(network).of_diffusers
     info = read_info(path / "scheduler" / "scheduler_config.json", diffusers_network=of_diffusers)
-    config: Any = network.config
-    _check_fit(config, info, path)
-    files = find_weights(path, variant)
-    load = dtype_of_weights if torch.device(device).type == "meta" else load_weights
-    dtype = load(network, files)
-    denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
-    return LoadedModel(denoiser, info, config, path, dtype=dtype)
+    _check_fit(network.config, info, path)
+    return network, info
 
 
 def _write_folder(
-    folder: Path, network: nn.Module, info: ModelInfo, card: str, dtype: torch.dtype, variant: str | None
+    folder: Path,
+    network: nn.Module,
+    info: ModelInfo,
+    card: str,
+    dtype: torch.dtype,
+    variant: str | None,
+    picture: Path | None,
 ) -> None:
+    write_outline(folder, network, info)
+    dotted = f".{variant}" if variant else ""
+    save_weights(network, folder / "unet" / f"diffusion_pytorch_model{dotted}.safetensors", dtype)
+    if picture is not None:
+        shutil.copyfile(picture, folder / PICTURE)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def write_outline(folder: Path, network: nn.Module, info: ModelInfo) -> None:
+    """Writes a model folder without weights and card, to be opened with weights of other files.
+
+    Args:
+        folder: folder; files of an older outline are replaced.
+        network: network of a row of `NETWORKS`.
+        info: noise range, grid and kind.
+    """
     row = network_row(network)
     # diffusers opens what it would compute as we do; its consistency pipeline tells networks 250 ln(sigma) always.
     opens = row.of_diffusers and (info.kind == "diffusion" or info.noise_embedding == "adm")
@@ -135,13 +188,10 @@ def _write_folder(
         "unet": ["diffusers" if opens else "unistep", row.class_name],
     }
     for name in ("unet", "scheduler"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
     write_object(folder / INDEX, index)
     write_object(folder / "unet" / "config.json", config_object(network))
-    dotted = f".{variant}" if variant else ""
-    save_weights(network, folder / "unet" / f"diffusion_pytorch_model{dotted}.safetensors", dtype)
     write_object(folder / "scheduler" / "scheduler_config.json", schedule_object(info))
-    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def _check_fit(config: Any, info: ModelInfo, path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from unistep.config import RunConfig, StageConfig, differences, dump, read_values, run_config
 from unistep.config.recipes import CONFIG
 from unistep.errors import UserError
-from unistep.training.checkpoint import checkpoint_steps
+from unistep.formats.checkpoint import checkpoint_steps
 
 HISTORY = "history.jsonl"
 

@@ -16,18 +16,22 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from unistep.config import RunConfig, dump
+from unistep.config import RunConfig, StageConfig, dump
+from unistep.config.resolve import to_values
+from unistep.config.values import leaves
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, read_dataset
+from unistep.data.open import BUNDLED
 from unistep.errors import UserError
+from unistep.formats.checkpoint import checkpoint_steps
 from unistep.formats.model import LoadedModel, ModelInfo, image_shape, num_classes
-from unistep.formats.model_folder.card import model_card
-from unistep.formats.model_folder.folder import load_model, save_model
+from unistep.formats.model_folder.card import Training, model_card
+from unistep.formats.model_folder.folder import load_model, save_model, write_outline
+from unistep.formats.run_directory import OUTLINE
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.objectives.protocol import Objective
-from unistep.training.checkpoint import checkpoint_steps
 from unistep.training.config import Precision
 from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Trainer, pick_precision
@@ -38,6 +42,8 @@ from unistep.workflows.runs.folder import claim_folder
 from unistep.workflows.runs.models import open_models
 
 _log = logging.getLogger("unistep")
+
+_LICENCES = {name: "MNIST, CC BY-SA 3.0" for name in BUNDLED}
 
 
 def build_accelerator(precision: Precision) -> Accelerator:
@@ -104,6 +110,13 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> N
             opened[stage.name] = load_model(model)
 
 
+def stage_settings(config: RunConfig, stage: StageConfig) -> dict[str, Any]:
+    """The settings that a stage trains with, by dotted name without the stage's."""
+    values = to_values(config)
+    own = values.pop("stages")[stage.name]
+    return dict(leaves({key: value for key, value in values.items() if key not in ("description", "lpips")} | own))
+
+
 class StageRun:
     """One stage of a run.
 
@@ -149,6 +162,8 @@ class StageRun:
         if done:
             self.say(f"{stage.name}: resuming after step {done[-1]} of {stage.steps}")
         trainer = self.trainer(init, teacher)
+        if main:
+            self.outline(trainer.student, trainer.objective, done[-1] if done else 0)
         averaged = trainer.run()
         if main:
             self.save(model, averaged, trainer.step, trainer.seconds)
@@ -180,7 +195,21 @@ class StageRun:
             phase_done=self.saves_phase(objective) if self.accelerator.is_main_process else None,
             evaluation=self.measured(),
             title=self.stage.name,
+            settings=stage_settings(self.config, self.stage),
+            progress=self.progress,
         )
+
+    def outline(self, student: nn.Module, objective: Objective, step: int) -> None:
+        """Writes the outline that makes a model of every checkpoint.
+
+        Args:
+            student: model in training.
+            objective: its objective.
+            step: number of steps done.
+        """
+        network: Any = student.network
+        _, fields = objective.phase_model(min(step, self.stage.steps - 1)) or ("", {})
+        write_outline(self.folder / OUTLINE, network, replace(self.info, **fields))
 
     def say(self, line: str) -> None:
         """Logs a line, on the first process."""
@@ -215,8 +244,15 @@ class StageRun:
             "seconds": round(seconds),
             "parameters": sum(p.numel() for p in network.parameters()),
         }
-        card = model_card(self.run_folder.name, info, self.config.data.source, compute, dump(self.config), quality)
-        save_model(path, network, info, card=card)
+        data = self.config.data.source
+        # With the size, channels and classes that the images have given the network.
+        config = dump(replace(self.config, network=network.config))
+        terms = [f"the data ({_LICENCES.get(data, data)})", *self.config.models]
+        training = Training(data, compute, config, terms, quality)
+        picture = self.folder / "samples" / f"step-{steps:08d}.png"
+        found = picture if picture.exists() else None
+        card = model_card(self.run_folder.name, info, network.config, training, has_picture=found is not None)
+        save_model(path, network, info, card=card, picture=found)
 
     def saves_phase(self, objective: Objective) -> Callable[[nn.Module, int, float], None] | None:
         """The function that keeps the model of a phase at its end; None where the method has no phases."""
@@ -228,6 +264,7 @@ class StageRun:
             assert found is not None
             name, fields = found
             self.save(self.folder / f"model-{name}", model, step, seconds, info=replace(self.info, **fields))
+            self.outline(model, objective, step)
 
         return save
 

@@ -13,6 +13,7 @@ import torch
 
 from unistep.errors import UserError
 
+_NETWORK = "network."  # in the names of the weights of a `Preconditioned` network
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -49,6 +50,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     return path
 
 
+def load_average(path: Path) -> dict[str, torch.Tensor]:
+    """The first average of the network's weights in a checkpoint, on the CPU.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        averages = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["ema"]
+        average = next(iter(averages.values()))
+        # Copies: the file may be removed, and most of it is not needed.
+        return {
+            name.removeprefix(_NETWORK): value.clone() for name, value in average.items() if name.startswith(_NETWORK)
+        }
+    except Exception as error:
+        raise UserError(f"checkpoint {path} cannot be read ({_reason(error)}); take another") from None
+
+
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """The newest checkpoint of `folder`, or None where there is none.
 
@@ -62,7 +83,10 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"checkpoint {path} cannot be read ({reason}); delete it to resume from the one before"
+            f"checkpoint {path} cannot be read ({_reason(error)}); delete it to resume from the one before"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

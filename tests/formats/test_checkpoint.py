@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.training.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, save_checkpoint
+from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, save_checkpoint
 
 
 def state(step: int) -> dict:
