@@ -8,7 +8,7 @@ The lower half is inpainted, patches of 4 x 4 pixels are resolved, noise of sigm
 of 2 pixels, whose result was rounded to 8 bits, is undone. Whatever the consistency model knows, every baseline knows;
 the widths and strengths that baselines need are those that do best on these very images.
 
-The model is told a class. That nobody knows it is the main case: `edit` guesses it and pays for that, which is counted.
+The model is class-conditional. In the main case the class is not given: `edit` guesses it, and these evaluations count.
 The teacher has seen images without a class too and needs no guess. It samples with the noised known part put in place
 before every ancestral step (as RePaint, Lugmayr et al. 2022, without resampling), in ten times the evaluations.
 
@@ -248,7 +248,7 @@ def edited(model: LoadedModel, case: Case, part: range, labels: list[int] | None
 
 def by_edit(model: LoadedModel, case: Case, part: range, labels: list[int] | None) -> Rows:
     """One result, and of several the one that fits best and their mean; with no labels they are guessed."""
-    known = "class guessed" if labels is None else "class told"
+    known = "class guessed" if labels is None else "class given"
     one = edited(model, case, part, labels, 1)
     rows: Rows = {f"{known}, one result": (one.evaluations + one.guesses, one.candidates[:, 0])}
     if case.candidates == 1:
@@ -267,7 +267,7 @@ def by_teacher(model: LoadedModel, case: Case, part: range, labels: list[int] | 
     assert i.null_label is not None
     given = torch.full((len(y),), i.null_label) if labels is None else torch.tensor(labels)
     random = noise_of(TEACHER_NOISE, part)
-    name = f"teacher, {'no class' if labels is None else 'class told'}"
+    name = f"teacher, {'no class' if labels is None else 'class given'}"
 
     def denoiser(x_t: Tensor, sigma: Tensor, labels: Tensor | None = None, /) -> Tensor:
         return model.denoiser(x_t, sigma, labels).clamp(-1, 1)
@@ -321,8 +321,8 @@ def measured(case: Case, labels: Tensor, arguments: argparse.Namespace, models: 
     tenfold = 10 * (steps + (GUESS if known else 0))
     jobs: dict[str, Callable[[range, list[int]], Rows]] = {
         "guessed": lambda part, _: by_edit(student, case, part, None),
-        "told": lambda part, own: by_edit(student, case, part, own),
-        "teacher-told": lambda part, own: by_teacher(teacher, case, part, own, 10 * steps),
+        "given": lambda part, own: by_edit(student, case, part, own),
+        "teacher-given": lambda part, own: by_teacher(teacher, case, part, own, 10 * steps),
         "teacher-none": lambda part, _: by_teacher(teacher, case, part, None, tenfold),
         "teacher-mean": lambda part, _: by_teacher(teacher, case, part, None, 1),
     }
