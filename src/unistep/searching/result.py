@@ -85,7 +85,7 @@ class SearchResult(Mapping[int, Found]):
     def columns(self) -> tuple[str, ...]:
         """Headings of the table."""
         last = () if self.task is None else ("residual",)
-        return ("steps", "schedule", self.found[0].unit, self.metric, "found less this", *last)
+        return ("steps", "schedule", self.found[0].unit, self.metric, "found minus this", *last)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Returns the table as text; the number of steps stands in the first row of each."""
