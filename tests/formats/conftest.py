@@ -31,6 +31,7 @@ class Fault:
         status: answered instead, with `code` as the Hub's error code.
         drop, reset: end the connection after so many bytes of the body, in order or with an RST.
         content: served instead, under the true hash and size; with `status` the body of that.
+        headers: sent with a file instead of the true ones.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Fault:
     drop: int | None = None
     reset: int | None = None
     content: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -146,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if large:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
+        if fault:
+            headers |= fault.headers
         if fault and fault.content is not None:
             content = fault.content
         start, status = 0, 200

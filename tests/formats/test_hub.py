@@ -7,12 +7,14 @@ import os
 import resource
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ import torch
 
 from unistep.errors import UserError
 from unistep.formats.hub import download as hub_module
+from unistep.formats.hub import listing as listing_module
+from unistep.formats.hub import transfer
 from unistep.formats.hub.download import fetch_folder
 from unistep.formats.hub.push import push_folder
 from unistep.formats.model_folder.folder import load_model
@@ -314,13 +318,10 @@ def test_one_broken_connection_is_mended(hub: Any, fetch: Fetch, model: Files, f
     assert hub.fetched().count(WEIGHTS) == 2
 
 
-def test_a_download_resumes_where_it_broke(
-    hub: Any, fetch: Fetch, model: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+def test_a_download_resumes_where_it_broke(hub: Any, fetch: Fetch, model: Files) -> None:
     hub.fail(WEIGHTS, times=1, drop=5500)
     assert contents(fetch()) == model
-    assert hub.ranges == ["bytes=5000-"]
+    assert hub.ranges == ["bytes=5500-"]
 
 
 @pytest.mark.parametrize("kind", ["drop", "reset"])
@@ -412,7 +413,7 @@ def test_an_interrupt_while_the_hash_is_computed_leaves_no_unchecked_file(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(hub_module, "_digest", interrupt)
+        patch.setattr(hub_module, "digest_of", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fetch()
     assert blobs(cache) == []
@@ -425,6 +426,259 @@ def test_a_hub_that_fails_in_between_is_given_up(hub: Any, fetch: Fetch, pauses:
     message = refusal(fetch)
     assert "HTTP 503" in message and "try again later" in message
     assert sum(pauses) < 60
+
+
+# ---------------------------------------------------------------------------------------------- a hub that means harm
+
+
+def hub_headers(etag: str) -> dict[str, str]:
+    return {"ETag": etag, "X-Linked-Etag": etag}
+
+
+@pytest.mark.parametrize("form", ["{target}", '"{target}"', 'W/"{target}"', '"../../../../victim"', "", '"short"'])
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("file", ["README.md", WEIGHTS])
+def test_an_etag_that_is_no_hash_writes_nothing(
+    hub: Any, fetch: Fetch, model: Files, cache: Path, tmp_path: Path, form: str, listed: bool, file: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    hub.lists_hashes = listed
+    hub.fail(file, method="HEAD", headers=hub_headers(form.format(target=victim)))
+    assert f"does not answer as the Hub does (asked for {file}): no hash as ETag" in refusal(fetch)
+    assert victim.read_text() == "mine" and {p.name for p in tmp_path.iterdir()} <= {"cache", "victim"}
+    assert file not in hub.fetched()
+    assert_no_partial_files(cache)
+
+
+@pytest.mark.parametrize("form", ["{}", '"{}"', 'W/"{}"'])
+def test_the_forms_of_an_etag_are_read(hub: Any, fetch: Fetch, model: Files, form: str) -> None:
+    hub.lists_hashes = False
+    digest = hashlib.sha256(model[WEIGHTS]).hexdigest()
+    hub.fail(WEIGHTS, method="HEAD", headers=hub_headers(form.format(digest)))
+    assert contents(fetch()) == model
+
+
+@pytest.mark.parametrize("commit", ["../../../../out", "a" * 40, "", "x" * 39])
+@pytest.mark.usefixtures("model")
+def test_another_commit_with_a_file_is_refused(hub: Any, fetch: Fetch, cache: Path, commit: str) -> None:
+    hub.fail("model_index.json", method="HEAD", headers={"X-Repo-Commit": commit})
+    assert "another commit" in refusal(fetch)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("size", ["-1", "many", "9" * 30, "9" * 5000, "1e3", "0x10"])
+@pytest.mark.usefixtures("model")
+def test_a_size_that_is_none_is_refused(hub: Any, fetch: Fetch, size: str) -> None:
+    hub.lists_hashes = False
+    hub.fail(WEIGHTS, method="HEAD", headers={"X-Linked-Size": size})
+    assert WEIGHTS in refusal(fetch)
+    assert WEIGHTS not in hub.fetched()
+
+
+def listing(**entry: Any) -> bytes:
+    files = [*SMALL[:3], WEIGHTS]
+    return json.dumps({"id": ID, "sha": "a" * 40, "siblings": [{"rfilename": name} | entry for name in files]}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(listing(size=size) for size in (-1, 10**18, 10**400, "12", 1.5, True, [], {})),
+        *(listing(blobId=digest) for digest in ("short", "../../x", "g" * 40, 7, [], {"a": 1})),
+        *(listing(lfs=lfs) for lfs in ({"sha256": "/etc/passwd"}, {"sha256": None}, "x", 7, [1])),
+        *(listing(rfilename=name) for name in (None, 7, [], {})),
+        listing(size=0).replace(b"a" * 40, b"../../.."),
+        listing(size=0).replace(b'"' + b"a" * 40 + b'"', b"7"),
+        listing().replace(b"[", b"[" * 100_000),
+        b'{"sha": ' + b"9" * 5000 + b"}",
+        b'{"siblings": ' + b"[" * 900 + b"]" * 900 + b', "sha": "' + b"a" * 40 + b'"}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+)
+@pytest.mark.usefixtures("model")
+def test_a_listing_that_is_malformed(hub: Any, fetch: Fetch, cache: Path, content: bytes) -> None:
+    hub.fail("/revision/main", content=content)
+    message = refusal(fetch)
+    assert "does not answer as the Hub does" in message
+    assert not cache.exists() and hub.fetched("HEAD") == hub.fetched() == []
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"error": {}}', b'{"errors": 7}', b"\xff", b"x" * 10**6])
+@pytest.mark.usefixtures("model")
+def test_the_body_of_a_refusal_is_not_trusted(hub: Any, fetch: Fetch, content: bytes) -> None:
+    hub.fail("/revision/main", status=400, content=content)
+    assert "HTTP 400" in refusal(fetch)
+
+
+def test_names_in_a_listing_stay_on_their_line(hub: Any, fetch: Fetch) -> None:
+    hub.commit(ID, {"a\n\x1b[31mb.pt": b""})
+    assert "download a\\n\\x1b[31mb.pt" in refusal(fetch)
+
+
+def test_a_configuration_of_gigabytes_is_not_downloaded(hub: Any, fetch: Fetch) -> None:
+    hub.fail("/revision/main", content=listing(size=10**10))
+    hub.commit(ID, dict.fromkeys([*SMALL[:3], WEIGHTS], b"x"))
+    hub.commits[ID]["a" * 40] = hub.files(ID)
+    assert "takes 10,000 MB, which no such file does" in refusal(fetch)
+    assert hub.fetched() == []
+
+
+@pytest.fixture
+def serve(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    """Starts a server that answers a request with what a function yields for it; returns the requests."""
+    stopped: list[socketserver.BaseServer] = []
+
+    def start(answer: Callable[[str], Iterator[bytes]]) -> list[str]:
+        asked: list[str] = []
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                asked.append(self.rfile.readline().decode())
+                while self.rfile.readline().strip():
+                    pass
+                with suppress(OSError):
+                    for part in answer(asked[-1]):
+                        self.wfile.write(part)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        stopped.append(server)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        return asked
+
+    yield start
+    for server in stopped:
+        server.shutdown()
+        server.server_close()
+
+
+def forever(part: bytes, pause: float) -> Iterator[bytes]:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        yield part
+        threading.Event().wait(pause)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def one_file(request: str, body: Callable[[], Iterator[bytes]], size: int) -> Iterator[bytes]:
+    """A Hub whose files all have the same size and the same body."""
+    if "/api/" in request:
+        content = listing(size=size, blobId="b" * 40)
+        yield OK + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    elif request.startswith("HEAD"):
+        yield OK + b"Content-Length: %d\r\nETag: %s\r\n\r\n" % (size, b"b" * 40)
+    else:
+        yield OK + b"Connection: close\r\n\r\n"
+        yield from body()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", OK + b"Content-Length: 99\r\n\r\n[", b"HTTP/1.1 503 No\r\n\r\n"],
+    ids=["nothing", "headers", "body", "error"],
+)
+@pytest.mark.parametrize("pause", [0.02, 10])
+def test_a_listing_that_trickles_is_given_up(
+    serve: Callable[..., list[str]], fetch: Fetch, monkeypatch: pytest.MonkeyPatch, start: bytes, pause: float
+) -> None:
+    monkeypatch.setattr(transfer, "SILENCE", 0.2)
+
+    def answer(request: str) -> Iterator[bytes]:
+        yield start
+        yield from forever(b" " if start else b"", pause)
+
+    asked, began = serve(answer), time.monotonic()
+    assert "sends nothing, or hardly anything" in refusal(fetch)
+    assert time.monotonic() - began < 3 and len(asked) == 1
+
+
+@pytest.mark.parametrize("pause", [0.02, 10])
+def test_a_file_that_trickles_is_given_up(
+    serve: Callable[..., list[str]], fetch: Fetch, cache: Path, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(transfer, "SILENCE", 0.2)
+    serve(lambda request: one_file(request, lambda: forever(b"x", pause), 100_000))
+    began = time.monotonic()
+    assert "sends nothing, or hardly anything, of model_index.json" in refusal(fetch)
+    assert time.monotonic() - began < 3
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_body_that_does_not_end_is_cut_at_the_size_stated(
+    serve: Callable[..., list[str]], fetch: Fetch, cache: Path
+) -> None:
+    serve(lambda request: one_file(request, lambda: forever(b"x" * 65536, 0), 100_000))
+    assert "more than the 100000 bytes stated" in refusal(fetch)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("encoding", [b"", b"Content-Encoding: gzip\r\n"])
+def test_a_listing_that_does_not_end_is_not_kept(
+    serve: Callable[..., list[str]], fetch: Fetch, monkeypatch: pytest.MonkeyPatch, encoding: bytes
+) -> None:
+    monkeypatch.setattr(listing_module, "_MOST_BYTES", 1 << 20)
+
+    def answer(request: str) -> Iterator[bytes]:
+        yield OK + encoding + b"Connection: close\r\n\r\n"
+        yield from forever(b" " * 65536, 0)
+
+    serve(answer)
+    assert "does not answer as the Hub does" in refusal(fetch)
+
+
+@pytest.mark.parametrize("target", ["/x", "http://[::1", "http://127.0.0.1:99999/", "file:///etc/passwd", "\\", ""])
+def test_redirections_that_lead_nowhere(serve: Callable[..., list[str]], fetch: Fetch, target: str) -> None:
+    def answer(request: str) -> Iterator[bytes]:
+        if "/api/" in request or request.startswith("HEAD"):
+            there = b"" if "/api/" in request else b"Location: %s\r\n" % target.encode()
+            content = listing(size=1) if "/api/" in request else b""
+            status = OK if "/api/" in request else b"HTTP/1.1 307 There\r\n"
+            yield status + there + b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+    asked = serve(answer)
+    refusal(fetch)
+    assert len(asked) < 12
+
+
+@pytest.mark.parametrize("folder", ["", "blobs", "snapshots", "snapshots/COMMIT/unet"])
+def test_a_folder_of_the_cache_that_is_a_link_out_of_it_is_not_written(
+    hub: Any, fetch: Fetch, model: Files, cache: Path, tmp_path: Path, folder: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    commit = hub.branches[ID]["main"]
+    link = cache / f"models--{ID.replace('/', '--')}" / folder.replace("COMMIT", commit)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    assert "leads out of the cache" in refusal(fetch)
+    assert not list(outside.iterdir())
+
+
+def test_files_that_are_links_out_of_the_cache_are_replaced_and_not_followed(
+    hub: Any, fetch: Fetch, model: Files, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = fetch()
+    blob = (folder / WEIGHTS).resolve()
+    blob.unlink()
+    blob.symlink_to(victim)
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(victim)
+    assert contents(fetch()) == model
+    assert victim.read_text() == "mine" and not blob.is_symlink()
+
+
+def test_a_cache_that_is_itself_a_link(hub: Any, fetch: Fetch, model: Files, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    cache.symlink_to(tmp_path / "elsewhere")
+    assert contents(fetch()) == model
+    assert_no_partial_files(cache)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

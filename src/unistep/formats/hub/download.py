@@ -1,31 +1,40 @@
 """Model folders of the Hugging Face Hub, fetched into its cache.
 
-`huggingface_hub` does the transfer and keeps the cache, which its other users share. The files of a model folder are
-fetched, with one set of weights. Beyond the library:
+`huggingface_hub` gives clients, tokens and errors, and its other users share the cache. The files of a model folder are
+fetched, with one set of weights. The Hub is not trusted, as it may be a mirror:
 
-- Contents are compared with the hashes that the Hub states (sha256 of large files, git's sha1 of small ones), where
-  the library compares sizes. A file that differs is deleted.
+- Contents are compared with the hashes that the Hub states (sha256 of large files, git's sha1 of small ones) before
+  they get a place in the cache, and nothing that the Hub sends becomes a path before it is checked.
 - A revision is recorded in the cache when all its files are there: an interrupted fetch is no model, and
   the last whole one opens without a network.
-- A failure is one line with its remedy, and a Hub that does not answer is given up.
+- A failure is one line with its remedy, and a Hub that does not answer, or hardly does, is given up.
 """
 
-import hashlib
 import importlib.metadata
 import logging
 import os
 import re
 import shutil
 import time
-import uuid
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from unistep.errors import UserError
 from unistep.formats.hub.address import HubAddress, hub_address
+from unistep.formats.hub.cache import (
+    cached_file,
+    digest_of,
+    has_blob,
+    is_inside,
+    keep_blob,
+    link_blob,
+    new_blob,
+    record_revision,
+)
 from unistep.formats.hub.errors import OTHER_CACHE, BrokenOff, Damaged, Refused, Unreachable, explained
+from unistep.formats.hub.listing import HubFile, file_url, list_files, request_headers, stated_file
+from unistep.formats.hub.transfer import SizeError, read_file
 from unistep.formats.model_folder.files import (
     CARD,
     INDEX,
@@ -35,13 +44,17 @@ from unistep.formats.model_folder.files import (
     is_whole,
     shards_of,
 )
+from unistep.text import shown
 
 _LOG = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl")
 
 TIMEOUT = 10.0  # seconds for an answer
-_ATTEMPTS = 3  # to fetch a file, each of which resumes a broken connection several times
+_ATTEMPTS = 3  # to fetch a file, in a row without progress
+_PROGRESS = 1 << 20  # bytes
+_MOST_TEXT = 64 << 20  # bytes of a configuration, index or card
 
 
 def fetch_folder(
@@ -98,25 +111,12 @@ def fetch_folder(
             return folder
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file on the Hub.
-
-    Args:
-        size: bytes; None if the Hub lists none.
-        digest: sha256 (64 digits) or git's sha1 (40); None if the Hub lists none.
-    """
-
-    size: int | None
-    digest: str | None
-
-
 def _fetch(address: HubAddress, variant: str | None) -> Path:
     with explained(address):
-        commit, files = _listing(address)
+        commit, files = list_files(address, TIMEOUT)
     if missing := [name for name in REQUIRED if name not in files]:
         checkpoints = sorted(name for name in files if name.endswith(_CHECKPOINTS))
-        remedy = f"download {checkpoints[0]} and give its path" if checkpoints else "check the name"
+        remedy = f"download {shown(checkpoints[0])[:200]} and give its path" if checkpoints else "check the name"
         raise UserError(f"{address} is not the folder of a consistency model: it has no {missing[0]}; {remedy}")
     weights = choose_weights(files, variant, address)
     small = [*REQUIRED, *([CARD] if CARD in files else [])]
@@ -130,137 +130,90 @@ def _fetch(address: HubAddress, variant: str | None) -> Path:
         for name in shards:
             _get(address, commit, name, files[name])
     folder = paths[0].parent
-    _record(address.revision, folder)
+    record_revision(address, commit)
     return folder
 
 
-def _listing(address: HubAddress) -> tuple[str, dict[str, _File]]:
-    """The commit of the revision, and its files."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        info = api_of(address).model_info(
-            address.model_id, revision=address.revision, files_metadata=True, timeout=TIMEOUT
-        )
-        files = {}
-        for file in info.siblings or []:
-            digest = file.lfs.sha256 if file.lfs else file.blob_id
-            files[str(file.rfilename)] = _File(
-                None if file.size is None else int(file.size), None if digest is None else str(digest)
-            )
-        if re.fullmatch(r"[0-9a-f]{40}", info.sha):
-            return info.sha, files
-    except HfHubHTTPError:
-        raise
-    except (ValueError, AttributeError, KeyError, TypeError):
-        pass  # a portal's page of welcome, a proxy's apology
-    raise Unreachable(
-        f"{address.host} does not answer as the Hub does; a portal or proxy may be in between, or HF_ENDPOINT is wrong"
-    )
-
-
-def _get(address: HubAddress, commit: str, name: str, file: _File) -> Path:
+def _get(address: HubAddress, commit: str, name: str, file: HubFile) -> Path:
     """The path of a file of a commit, which is fetched if it is not in the cache."""
-    path = _cached_file(address, name, commit)
+    path = cached_file(address, name, commit)
     # Its content was compared when it came.
-    if path and file.size in (None, path.stat().st_size):
+    if path and is_inside(address, path) and file.size in (None, path.stat().st_size):
         return path
-    if path:
-        _discard(path)
+    size, digest = _tried(address, name, lambda: stated_file(address, commit, name, file, TIMEOUT))
+    if size > _MOST_TEXT and name.endswith((".json", ".md")):
+        raise UserError(f"{name} of {address} takes {size / 1e6:,.0f} MB, which no such file does; check the name")
+    with explained(address, name):
+        if not has_blob(address, digest):
+            _check_space(address, name, size)
+            with new_blob(address, digest) as (temporary, target):
+                _download(address, commit, name, size, digest, temporary, target)
+                target.close()
+                keep_blob(address, temporary, digest)
+        return link_blob(address, digest, name, commit)
+
+
+def _check_space(address: HubAddress, name: str, size: int) -> None:
     place = next(folder for folder in (address.cache, *address.cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    if free < (file.size or 0):
-        sizes = f"{(file.size or 0) / 1e6:,.0f} MB, of which {address.cache} has {free / 1e6:,.0f}"
+    if free < size:
+        sizes = f"{size / 1e6:,.0f} MB, of which {address.cache} has {free / 1e6:,.0f}"
         raise UserError(f"{name} of {address} takes {sizes}; {OTHER_CACHE}")
-    attempt, anew = 1, False
+
+
+def _download(
+    address: HubAddress, commit: str, name: str, size: int, digest: str, temporary: Path, target: BinaryIO
+) -> None:
+    """Fills an empty file, and compares its hash."""
+    from huggingface_hub.utils import tqdm
+
+    url, headers = file_url(address, commit, name), request_headers(address)
+    with tqdm(total=size, unit="B", unit_scale=True, desc=name[-40:], disable=None) as bar:
+
+        def fill() -> None:
+            try:
+                read_file(url, headers, TIMEOUT, target, size, bar.update)
+                target.flush()
+                if digest_of(temporary, len(digest)) != digest:
+                    problem = "came damaged: its hash is not the one stated; deleted, try again"
+                    raise Damaged(f"{name} of {address} {problem}")
+            except (Damaged, SizeError):
+                bar.update(-target.tell())
+                target.seek(0)
+                target.truncate()
+                raise
+
+        _tried(address, name, fill, target.tell)
+
+
+def _tried(address: HubAddress, name: str, work: Callable[[], _T], position: Callable[[], int] = lambda: 0) -> _T:
+    """What `work` for a file returns, which is tried again when it breaks off.
+
+    Args:
+        address: address of the model.
+        name: name of the file.
+        work: function that asks the Hub.
+        position: function that returns the number of bytes that are there.
+    """
+    attempt = 1
     while True:
+        before = position()
         try:
             with explained(address, name):
-                return _download(address, commit, name, file, anew)
-        except BrokenOff as error:
+                return work()
+        except BrokenOff:
+            if position() - before > _PROGRESS:
+                attempt = 1
             if attempt == _ATTEMPTS:
                 raise
-            anew = isinstance(error, Damaged)
         time.sleep(attempt)
         attempt += 1
 
 
-def _download(address: HubAddress, commit: str, name: str, file: _File, anew: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    path = Path(
-        hf_hub_download(
-            address.model_id,
-            name,
-            revision=commit,
-            token=address.token,
-            cache_dir=address.cache,
-            endpoint=address.endpoint,
-            force_download=anew,
-            etag_timeout=TIMEOUT,
-            library_name="unistep",
-            library_version=importlib.metadata.version("unistep"),
-        )
-    )
-    try:
-        # Where the Hub lists no hash the name of the blob in the cache is one: the ETag.
-        stated = file.digest or Path(os.path.realpath(path)).name
-        damaged = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", stated) and stated != _digest(path, len(stated))
-    except BaseException:
-        _discard(path)
-        raise
-    if damaged:
-        _discard(path)
-        raise Damaged(f"{name} of {address} came damaged: its hash is not the one stated; deleted, try again")
-    return path
-
-
-def _record(revision: str, folder: Path) -> None:
-    """Records in the cache, as the library does, the commit of a revision."""
-    ref = folder.parents[1] / "refs" / revision
-    temporary = ref.with_name(f"{ref.name}.{uuid.uuid4().hex[:8]}.tmp")
-    # A cache that is read-only serves nevertheless.
-    with suppress(OSError):
-        if revision == folder.name or (ref.is_file() and ref.read_text() == folder.name):
-            return
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(folder.name)
-            os.replace(temporary, ref)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 def _cached_folder(address: HubAddress, variant: str | None) -> Path | None:
     """The folder in the cache; None if it is not whole there."""
-    path = _cached_file(address, INDEX, address.revision)
+    path = cached_file(address, INDEX, address.revision)
     return path.parent if path and is_whole(path.parent, variant) else None
-
-
-def _cached_file(address: HubAddress, name: str, revision: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(address.model_id, name, cache_dir=address.cache, revision=revision)
-    return Path(path) if isinstance(path, str) else None
-
-
-def _discard(path: Path) -> None:
-    """Deletes a file of the cache and the blob that it points to."""
-    while path.is_symlink():
-        target = path.parent / path.readlink()
-        path.unlink()
-        path = target
-    path.unlink(missing_ok=True)
-
-
-def _digest(path: Path, digits: int) -> str:
-    """A file's sha256 (64 digits), or its sha1 as a blob of git (40)."""
-    if digits == 64:
-        start = hashlib.sha256()
-    else:
-        start = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: start).hexdigest()
 
 
 def api_of(address: HubAddress) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 
 from unistep.errors import UserError
 from unistep.formats.hub.address import HubAddress
+from unistep.formats.hub.transfer import AnswerError, SilentError, SizeError
+from unistep.text import shown
 
 OTHER_CACHE = "free space, or choose another place with `cache_dir` or the environment variable HF_HOME"
 _GIVE_TOKEN = "give a `token` that may, or set the environment variable HF_TOKEN"
@@ -52,19 +54,25 @@ def explained(address: HubAddress, file: str | None = None, *, writing: bool = F
 
 
 def _explain(error: Exception, address: HubAddress, file: str | None, writing: bool) -> UserError | None:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     # The base of all errors of the HTTP library.
     http_error = next(c for c in reversed(HfHubHTTPError.__mro__) if c.__module__ != "builtins")
-    # This one only wraps; the library has then tried several times to read about the file.
-    wrapped = isinstance(error, LocalEntryNotFoundError)
-    failure = Unreachable if file is None else UserError if wrapped else BrokenOff
+    failure = Unreachable if file is None else BrokenOff
     download = f"the download of {file} of {address}"
+    if isinstance(error, SilentError):
+        kind = Unreachable if file is None else UserError  # whoever was silent for long is not asked again
+        return kind(f"{address.host} sends nothing, or hardly anything, of {file or address}; try again later")
+    if isinstance(error, AnswerError):
+        kind = Unreachable if file is None else UserError
+        asked = f" (asked for {file})" if file else ""
+        reasons = "a portal or proxy may be in between, or HF_ENDPOINT is wrong"
+        return kind(f"{address.host} does not answer as the Hub does{asked}: {_line(error)}; {reasons}")
+    if isinstance(error, SizeError):
+        return Damaged(f"{download} failed ({_line(error)}); try again, whole files are kept")
     if writing and type(error) is ValueError:  # what the library checks: the metadata of the card
         return UserError(f"cannot push to {address}: {_line(error)}")
     for cause in _causes(error):
-        if isinstance(cause, LocalEntryNotFoundError):
-            continue
         response = getattr(cause, "response", None)
         if isinstance(cause, (HfHubHTTPError, http_error)) and response is not None:
             return _explain_status(cause, response.status_code, address, file, writing, failure)
@@ -81,9 +89,9 @@ def _explain(error: Exception, address: HubAddress, file: str | None, writing: b
             if writing:
                 return UserError(f"cannot read the folder to push to {address} ({cause.strerror}); check it")
             return UserError(f"cannot use the cache {address.cache} for {address} ({cause.strerror}); {OTHER_CACHE}")
-    if file and isinstance(error, (OSError, RuntimeError)):  # sizes that differ; faults of other ways of transfer
-        kind = Damaged if failure is BrokenOff else failure
-        return kind(f"{download} failed ({_line(error)}); try again, whole files are kept")
+    if type(error).__module__.partition(".")[0] == http_error.__module__.partition(".")[0]:
+        # Those that the library's base does not cover, as for an address that a server redirects to.
+        return _explain(AnswerError(_line(error)), address, file, writing)
     if writing and isinstance(error, (OSError, RuntimeError, ValueError)):
         return UserError(f"cannot push to {address}: {_line(error)}")
     return None
@@ -127,4 +135,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _line(text: object) -> str:
     """The text of others in one line."""
-    return " ".join(str(text or "").split())[:200]
+    return shown(" ".join(str(text or "").split()))[:200]
