@@ -25,12 +25,18 @@ def add_config_file(parser: ArgumentParser, flag: str, help: str) -> None:
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], keys: Iterable[str] | None = None) -> Namespace:
-    """Parses, or raises a UserError of one line.
+    """Parses the arguments of a command.
 
     Args:
-        parser: of the command.
-        arguments: after the command's name.
-        keys: valid flags without their dashes; None takes them from the parser.
+        parser: parser of the command.
+        arguments: words after the command's name.
+        keys: valid flags without their dashes; default: the parser's.
+
+    Returns:
+        The values by the names of the flags.
+
+    Raises:
+        UserError: an unknown flag, a flag without its value, or a wrong value, in one line.
     """
     arguments = [underscored(a) for a in arguments]
     known = [*(keys or ()), *(s.lstrip("-") for action in parser._actions for s in action.option_strings)]
@@ -64,7 +70,16 @@ T = TypeVar("T")
 
 
 def instantiate(parser: ArgumentParser, parsed: Namespace, config: type[T]) -> T:
-    """Builds `config` and the dataclasses within; what their checks refuse becomes a UserError."""
+    """Builds `config` and the dataclasses that it contains.
+
+    Args:
+        parser: parser of the command.
+        parsed: values as `parse` returns them.
+        config: dataclass to build.
+
+    Raises:
+        UserError: a value that the checks of a dataclass refuse.
+    """
     try:
         return config(**vars(parser.instantiate(parsed)))
     except UserError:
@@ -77,7 +92,17 @@ MAX_SEED = 2**63 - 1
 
 
 def check_range(name: str, value: int | None, least: int, most: int) -> None:
-    """Refuses a number out of its range; None is none."""
+    """Refuses a number that is out of its range.
+
+    Args:
+        name: name of the parameter.
+        value: the number; None is not checked.
+        least: smallest valid number.
+        most: largest valid number.
+
+    Raises:
+        UserError: the number is out of the range.
+    """
     if value is not None and value < least:
         raise UserError(f"{name} {value} must be at least {least}")
     if value is not None and value > most:
@@ -85,7 +110,15 @@ def check_range(name: str, value: int | None, least: int, most: int) -> None:
 
 
 def check_flags(arguments: Sequence[str], known: Iterable[str]) -> None:
-    """Refuses flags that do not exist, and names the nearest."""
+    """Refuses flags that do not exist.
+
+    Args:
+        arguments: words after the command's name.
+        known: valid flags without their dashes.
+
+    Raises:
+        UserError: an unknown flag; the nearest valid one is named.
+    """
     known = list(known)
     for argument in arguments:
         # A dash before anything but a letter is a negative number's.
@@ -105,10 +138,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def one_line(message: str, known: Sequence[str] = ()) -> str:
-    """The gist of a jsonargparse error: which key, what was expected, the nearest valid value.
+    """Returns an error of jsonargparse in one line: the key, the expected type, the nearest valid value.
 
     Args:
-        message: of the error.
+        message: message of the error.
         known: valid keys.
     """
     keys = re.findall(r'(?:Parser key|Problem with given value for key|key) "([\w.]+)"', message)
@@ -135,7 +168,7 @@ def one_line(message: str, known: Sequence[str] = ()) -> str:
 
 
 def _wrong_value(name: str, value: str, kind: str, known: Sequence[str]) -> str:
-    """What is wrong with the value of a key, given its type as jsonargparse prints it."""
+    """Returns the message for a wrong value of a key, whose type `kind` is in jsonargparse's notation."""
     given = f"--{name} {value or repr('')}"
     if literal := re.search(r"Literal\[(.*?)\]", kind):
         choices = [c.strip().strip("'\"") for c in literal[1].split(",")]

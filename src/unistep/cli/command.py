@@ -129,7 +129,7 @@ def run_command(
 
     Args:
         arguments: words after the command's name.
-        function: does the work; its docstring is the help.
+        function: public function that the command calls; its signature gives the flags, its docstring the help.
         show: prints the result; called as show(result, **switches).
         usage: lines of the help's beginning, as "unistep sample [MODEL] [options]".
         positionals: names of parameters that stand without a flag, in order; one that takes a sequence takes the rest.
@@ -173,9 +173,12 @@ def parse(
 
     Args:
         arguments: words after the command's name.
-        parameters: what can be given.
-        positionals: names of those that stand without a flag.
-        program: the command, as "unistep sample".
+        parameters: parameters that have a flag or a position.
+        positionals: names of the parameters that are given without a flag, in order.
+        program: name of the command, as "unistep sample".
+
+    Returns:
+        Values of the given parameters by name, without those that were left out.
 
     Raises:
         UserError: an unknown flag, a value of the wrong kind, or a required value that is missing.
@@ -254,6 +257,9 @@ def spelled(flags: Mapping[str, str]) -> Iterator[None]:
 
     Args:
         flags: flag of each parameter, by its name in Python.
+
+    Raises:
+        UserError: one raised inside, with flags in place of parameters.
     """
     try:
         yield

@@ -13,7 +13,14 @@ _USAGE = "unistep data inspect PATH [options]"
 
 
 def run(arguments: list[str]) -> None:
-    """Parses, reads the dataset, and prints what it holds."""
+    """Parses, reads the dataset, and prints a report on it.
+
+    Args:
+        arguments: words after `unistep data`.
+
+    Raises:
+        UserError: no command or an unknown one, a dataset that cannot be read, or a broken image in it.
+    """
     if not arguments:
         raise UserError(f"data needs a command: {_USAGE}")
     if arguments[0] == "inspect":

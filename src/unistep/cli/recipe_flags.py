@@ -178,7 +178,7 @@ def _text(key: Key, value: Any) -> str:
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """What a flag may hold, for its placeholder; a bool takes a value here."""
+    """Returns the types of a flag's value, for its placeholder; a bool takes a value here."""
     options = get_args(hint) if get_origin(hint) is not Literal and get_args(hint) else (hint,)
     if get_origin(hint) is tuple:
         options = (Sequence[get_args(hint)[0]],)

@@ -61,6 +61,6 @@ def _student(student: dict[str, Any], taught_by: str | None) -> dict[str, Any]:
 
 
 def _likeness(one: Any, other: Any) -> tuple[bool, int]:
-    """How alike two configs of a class are: first whether they need a teacher, then the number of equal slots."""
+    """Returns the likeness of two configs of a class: agreement in `needs_teacher`, and the number of equal slots."""
     equal = sum(getattr(one, slot) == getattr(other, slot) for slot in one.slots)
     return one.needs_teacher == replace(other, guidance=1.0).needs_teacher, equal

@@ -202,7 +202,7 @@ def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _in_order(stage: dict[str, Any]) -> dict[str, Any]:
-    """What a stage is first, then how long, then the numbers of its method."""
+    """Returns the keys in the order of display: method and models, the trainer's settings, the method's settings."""
     first = ("method", "init", "teacher")
     return (
         {key: stage[key] for key in first}

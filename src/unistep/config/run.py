@@ -102,15 +102,15 @@ class RunConfig:
             fast, else fp32.
         sigma_data: standard deviation that the scalings assume of the data.
         use_labels: whether a class-conditional model is trained, where the data has classes.
-        data: where images come from and how they are prepared.
+        data: source and preparation of the images.
         network: architecture of all stages, whose image size, channels and classes are those of the data; null is
             that of the model which the first stage begins from.
         noise_embedding: input of the network for a noise level: "adm" 250 ln(sigma), "edm" ln(sigma)/4; null is the
             network's own. A stage that begins from a model has that model's.
         stages: the stages by name, in their order.
         lpips: files of the distance "lpips".
-        evaluate_every: number of steps between two measurements of the last stage's model; 0 never measures.
-        evaluation: measurement of the model while it trains.
+        evaluate_every: number of steps between two evaluations of the last stage's model; 0 never evaluates.
+        evaluation: settings of the evaluation during training.
 
     Raises:
         UserError: a value is out of range, or two do not fit each other.

@@ -184,7 +184,7 @@ def documented(kind: type) -> dict[str, str]:
 
 
 def kind_in_words(hint: Any) -> str:
-    """What a value of a type looks like."""
+    """Returns a type in words, as "int or null", for messages and help."""
     return _in_words(_options(hint))
 
 

@@ -33,7 +33,7 @@ def _positions(step: int, global_batch_size: int) -> range:
 
 
 def epoch_order(epoch: int, dataset_size: int, seed: int) -> Int64[Tensor, "N"]:
-    """The order of the images in an epoch.
+    """Returns the order of the images in an epoch.
 
     Args:
         epoch: number of the epoch, from 0.
@@ -42,6 +42,9 @@ def epoch_order(epoch: int, dataset_size: int, seed: int) -> Int64[Tensor, "N"]:
 
     Returns:
         A permutation of 0 ... dataset_size - 1.
+
+    Raises:
+        ValueError: a negative epoch, or an empty dataset.
     """
     if epoch < 0 or dataset_size < 1:
         raise ValueError(f"epoch must be 0 or more and the dataset 1 or more, not {epoch} and {dataset_size}")
@@ -49,15 +52,21 @@ def epoch_order(epoch: int, dataset_size: int, seed: int) -> Int64[Tensor, "N"]:
 
 
 def batch_indices(step: int, global_batch_size: int, dataset_size: int, seed: int) -> Int64[Tensor, "B"]:
-    """The images of the global batch of a step, over all processes together.
+    """Returns the images of the global batch of a step, over all processes together.
 
     A batch that reaches the end of an epoch continues in the next; no image is dropped.
 
     Args:
         step: number of the step, from 0.
-        global_batch_size: images of the batch.
+        global_batch_size: number of images of the batch.
         dataset_size: number of images of the dataset.
         seed: seed of the run.
+
+    Returns:
+        Indices of the images in the dataset, in the order of the batch.
+
+    Raises:
+        ValueError: a negative step, or an empty batch or dataset.
     """
     if dataset_size < 1:
         raise ValueError("the dataset has no images")
@@ -77,7 +86,7 @@ def batch_flips(step: int, global_batch_size: int, seed: int) -> Bool[Tensor, "B
 
     Args:
         step: number of the step, from 0.
-        global_batch_size: images of the batch.
+        global_batch_size: number of images of the batch.
         seed: seed of the run.
 
     Returns:

@@ -94,8 +94,9 @@ def check_first_level(sigma: float | None, strength: float | None, levels: Seque
     """Refuses more than one way to give the level at which an edit begins.
 
     Args:
-        sigma, strength: see `first_level`.
-        levels: all noise levels.
+        sigma: first noise level; None if it is not given.
+        strength: first noise level as a share of the model's noise grid; None if it is not given.
+        levels: all noise levels; None if they are not given.
 
     Raises:
         UserError: two or more are given.

@@ -18,19 +18,32 @@ _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in `folder`, ascending."""
+    """Returns the steps of the checkpoints in `folder`, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(m[1]) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name)))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps stands."""
+    """Returns the path of the checkpoint after `step` steps."""
     return folder / f"step-{step:08d}.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes the checkpoint of `step` and removes all but the newest `keep` (at least one)."""
+    """Writes a checkpoint and removes all but the newest ones.
+
+    Args:
+        folder: folder of the checkpoints, created if it is missing.
+        step: number of optimizer steps done.
+        state: tensors and plain numbers.
+        keep: number of checkpoints that stay, at least one.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
     temporary = path.with_suffix(".tmp")

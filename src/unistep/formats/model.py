@@ -185,7 +185,14 @@ def num_classes(config: NetworkConfig, info: ModelInfo) -> int:
 
 
 def scaling_of(info: ModelInfo) -> Scaling:
-    """The scalings that `info` describes."""
+    """Returns the scalings of a model.
+
+    Args:
+        info: kind and preconditioning of the model.
+
+    Raises:
+        UserError: an unknown preconditioning.
+    """
     if info.kind == "consistency" and info.sigma_min > 0:  # at 0 its scalings are EDM's
         return ConsistencyScaling(info.sigma_min, info.sigma_data, info.noise_embedding)
     if info.kind == "consistency" or info.preconditioning == "edm":

@@ -43,7 +43,7 @@ class Picture:
             is False.
         frame: place of the image in the target.
         name: name in messages.
-        note: what was done to the image, in words; empty where nothing was.
+        note: description of the changes that brought the image to the target; empty for none.
         lost_colour: whether a coloured image became grey.
     """
 
@@ -175,7 +175,19 @@ def name_of(source: Source, otherwise: str = "the image") -> str:
 
 
 def decoded(source: Source, name: str, alpha: bool) -> tuple[Image.Image, Image.Image | None]:
-    """Returns the image in mode L or RGB, and in mode RGBA where `alpha` is asked for and there."""
+    """Decodes an image.
+
+    Args:
+        source: path, Pillow image, or pixels.
+        name: name in messages.
+        alpha: whether the transparency is returned too.
+
+    Returns:
+        The image in mode L or RGB, and in mode RGBA; None for the latter if it is opaque or `alpha` is false.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         if isinstance(source, Tensor):
             source = to_pil(source)

@@ -35,9 +35,9 @@ class GoldenSectionResult:
 
     Args:
         timesteps: best schedule.
-        score: its score.
-        curves: for each of its free points the scores with that point at other indices and the others in their place,
-            by index, rising.
+        score: score of the best schedule.
+        curves: one mapping for each free point of the best schedule: ascending indices of that point to the scores of
+            the schedules that differ from the best in that point alone.
         evaluations: number of schedules that were scored, of this number of steps or fewer.
     """
 

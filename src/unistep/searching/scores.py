@@ -62,10 +62,10 @@ class Judged:
 
     Args:
         names: names of the schedule: FOUND, EVEN, OWN, USUAL, or several of them.
-        schedule: its points.
-        searched: its number on the images of the search.
-        fresh: its number on fresh images.
-        difference: number of the schedule that was found less this one's, on the same fresh images; None for itself.
+        schedule: points of the schedule, descending in noise level.
+        searched: metric on the images of the search.
+        fresh: metric on fresh images, with its error.
+        difference: metric of the schedule that was found minus this one's, on the same fresh images; None for itself.
         residual: mean residual of an edit on fresh images; None for samplers.
     """
 
@@ -83,7 +83,8 @@ class Found:
 
     Args:
         schedule: best schedule on the images of the search.
-        curves: for each of its free points, the last one last, the numbers with that point elsewhere, by its place.
+        curves: one curve for each free point of the schedule, in its order: positions of that point to the metric of
+            the schedules that differ in that point alone.
         judged: the schedule that was found, and those that it is compared with.
         unit: meaning of the schedules' numbers.
     """

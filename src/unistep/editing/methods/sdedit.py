@@ -42,13 +42,13 @@ def sdedit(
     sigma_min: float = 0.002,
     clip: bool = True,
 ) -> Float[Tensor, "B C H W"]:
-    """Makes images of the model's distribution that look like `x`; one evaluation at every level above sigma_min.
+    """Samples images that resemble `x` from the model, in one evaluation at every level above sigma_min.
 
     Args:
         denoiser: consistency function.
         x: pictures in [-1, 1].
-        sigmas: noise levels, strictly descending; the first decides how far the result may go from `x`, which is
-            left as it is by one at or below sigma_min.
+        sigmas: noise levels, strictly descending; a higher first level lets results differ more from `x`, and one at or
+            below sigma_min leaves `x` unchanged.
         class_labels: classes, passed to the denoiser.
         random: source of one draw for every level above sigma_min.
         sigma_min: level at which the model's trajectories end.
@@ -85,10 +85,17 @@ def variations(
     """Makes `count` images like each of `x`, those of one image in a row: `sdedit` with a noise of its own for each.
 
     Args:
-        denoiser, x, sigmas, sigma_min, clip: see `sdedit`.
-        count: variations of an image, at least 1.
+        denoiser: consistency function.
+        x: pictures in [-1, 1].
+        count: number of variations of an image, at least 1.
+        sigmas: noise levels, strictly descending; the first decides how far a result may go from its picture.
         class_labels: class of each image of `x`.
         random: source of noise for B * count images, in the order of the result.
+        sigma_min: level at which the model's trajectories end.
+        clip: whether the images are clamped to [-1, 1] after every evaluation.
+
+    Returns:
+        B * count images in [-1, 1] where `clip` is true, the variations of the first picture first.
 
     Raises:
         UserError: `count` is below 1, or the levels are refused by `sdedit`.

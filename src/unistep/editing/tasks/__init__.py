@@ -27,9 +27,9 @@ class Task:
 
     Args:
         name: name, as `unistep.edit` takes it.
-        text: what the task does, in a few words.
-        kind: what the result begins with: a "measurement" of the image that an operator keeps, the image with "noise",
-            or a "path" through noise.
+        text: description of the task in a few words, for the help.
+        kind: start of an edit: "measurement" for an operator's measurement of the image, "noise" for the image with
+            added noise, "path" for an interpolation between noises.
         place: module in this package and class in it, as "inpaint:Inpaint".
     """
 

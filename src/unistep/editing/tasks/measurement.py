@@ -43,6 +43,11 @@ class MeasurementTask(ImageTask):
     def operator(self, context: EditContext, picture: Picture, image: ImageInput) -> Operator:
         """Returns the operator for a picture of the `input_shape`.
 
+        Args:
+            context: model and options of the edit.
+            picture: image in the model's form.
+            image: image as it was given.
+
         Raises:
             UserError: there is none for the model, or for this picture.
         """
@@ -91,10 +96,13 @@ class MeasurementTask(ImageTask):
         original: UInt8[Tensor, "_ _ _"] | None = None,
         shows_y: bool = False,
     ) -> Given:
-        """Returns the input for a whole picture, which is measured.
+        """Returns the input of an edit: the measurement of a whole picture.
 
         Args:
-            context, image, picture, operator: see `operator`.
+            context: model and options of the edit.
+            image: image as it was given.
+            picture: image in the model's form, which is measured.
+            operator: operator of the measurement.
             mask: mask of the known pixels.
             original: image to compare with.
             shows_y: whether `before` is the measurement, as a grey image; default: the picture.

@@ -19,11 +19,12 @@ from unistep.images.read import ImageInput, Picture
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorTask(MeasurementTask):
-    """Keeps what given operators measure of whole images; the levels are those of the first operator's task.
+    """Edits from the measurements of given operators, at the levels of the first operator's task.
 
     Args:
         operators: one operator for all images, or one an image.
-        measurement: what was measured, in place of images: values in [-1, 1], or uint8 [N, ...], which was rounded.
+        measurement: measurements [N, ...], in place of images: floats, those of images in [-1, 1], or uint8, which
+            were rounded; default: those of the images.
     """
 
     operator_name = ""

@@ -138,7 +138,7 @@ class Given:
 
     Args:
         name: name of the result.
-        note: what was done to the image, in words; empty for nothing.
+        note: description of the changes that brought the image to the model's form; empty for none.
         before: pixels that were given, for the sheet.
         y: measurement [1, ...], or the image [1, C, H, W] with the noise that it has.
         size: channels, height and width of the result, margins included.

@@ -18,7 +18,7 @@ class Upscale(DegradableTask):
     """Makes an image of more pixels.
 
     Args:
-        factor: how many times larger the result is, as 4, or 2x4 for height x width.
+        factor: ratio of the sides of the result to those of the input, as 4, or 2x4 for height x width.
     """
 
     default = DefaultLevels(2.0, 0.2, steps=9, settle=3)

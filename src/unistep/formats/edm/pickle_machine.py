@@ -186,14 +186,22 @@ def run(
 
 
 def exactly(kind: type, value: Any) -> Any:
-    """Returns `value` if it is of that type and no subtype: a bool is no int."""
+    """Returns `value` if it is of that type and no subtype: a bool is no int.
+
+    Raises:
+        ValueError: it is of another type.
+    """
     if type(value) is not kind:
         raise ValueError(f"{type(value).__name__} in place of {kind.__name__}")
     return value
 
 
 def checked_key(value: Any) -> Any:
-    """Returns `value` if it is a number, a string or None: the hash of nested tuples takes exponential time."""
+    """Returns `value` if it is a number, a string or None: the hash of nested tuples takes exponential time.
+
+    Raises:
+        ValueError: it is of another type.
+    """
     if value is not None and type(value) not in (str, int, float, bool, bytes):
         raise ValueError(f"a key of type {type(value).__name__}")
     return value

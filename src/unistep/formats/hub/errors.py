@@ -39,8 +39,11 @@ def explained(address: HubAddress, file: str | None = None, *, writing: bool = F
 
     Args:
         address: address of the model.
-        file: file that is being downloaded; None for everything else.
-        writing: true while a model is being pushed.
+        file: file that is being downloaded; None for other requests.
+        writing: whether a model is being pushed; default: one is being read.
+
+    Raises:
+        UserError: an error of the Hub, the network or the disk, in words.
     """
     try:
         yield

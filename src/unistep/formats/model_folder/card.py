@@ -17,7 +17,7 @@ _COLOURS = {1: "grey", 3: "colour"}
 
 @dataclass(frozen=True)
 class Training:
-    """How a model was trained.
+    """Record of the training of a model, for its card.
 
     Args:
         data: training data, in words.
@@ -37,13 +37,13 @@ class Training:
 def model_card(
     name: str, info: ModelInfo, network: NetworkConfig, training: Training, *, has_picture: bool = False
 ) -> str:
-    """The text of a trained model's README.md.
+    """Returns the text of a trained model's README.md.
 
     Args:
         name: name of the run.
         info: noise range, kind and method.
         network: config of the network.
-        training: how the model was trained.
+        training: record of the training.
         has_picture: whether the folder holds a sample picture.
     """
     compute = training.compute
@@ -130,7 +130,7 @@ def _facts(info: ModelInfo, network: NetworkConfig | None) -> str:
 
 
 def _usage(info: ModelInfo, network: NetworkConfig | None) -> str:
-    """How the model is sampled, in Python and on the command line."""
+    """Returns examples of sampling the model, in Python and on the command line."""
     steps = ", steps=2" if info.kind == "consistency" else ""
     labels = ", class_labels=[0, 1]" if network is not None and num_classes(network, info) > 1 else ""
     return f"""```python

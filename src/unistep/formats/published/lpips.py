@@ -23,7 +23,7 @@ _BIASES = ("features.0.bias", "features.5.bias", "features.10.bias", "features.1
 
 @dataclass(frozen=True)
 class LPIPSConfig:
-    """Where the weights of LPIPS are.
+    """Files of the weights of LPIPS.
 
     Args:
         vgg: path of a VGG16 (`vgg16-397923af.pth`); null downloads it once, 528 MiB.
