@@ -14,9 +14,11 @@ from unistep.core.noise import discretized_lognormal, karras_sigmas, pair_sigmas
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned, expand
 from unistep.core.random import ImageRandom, image_seed
 from unistep.networks.adm import UNet, UNetConfig
-from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target, posterior_mean
+from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective
 from unistep.objectives.methods import METHODS
+from unistep.objectives.posterior import posterior_mean
 from unistep.objectives.protocol import dropout_generator
+from unistep.objectives.target import copy_target
 from unistep.samplers.guidance import Guided
 
 TARGETS = ("ema", "stop-gradient")
@@ -547,8 +549,8 @@ def test_the_huber_constant_grows_with_the_image():
         ({"q": 1.0}, "must exceed 1"),
         ({"stages": 0}, "at least 1"),
         ({"pairs": "mapping", "q": 256.0, "stages": 3}, "no gap"),
-        ({"pairs": "mapping", "step": "heun"}, "use euler"),
-        ({"sigma_min": 0.0, "step": "heun"}, "use euler"),
+        ({"pairs": "mapping", "step": "heun"}, "set it to euler"),
+        ({"sigma_min": 0.0, "step": "heun"}, "set it to euler"),
     ],
 )
 def test_config_errors(fields, message):

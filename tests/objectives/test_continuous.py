@@ -427,7 +427,7 @@ def test_weight_learns_the_inverse_of_the_loss():
     ],
 )
 def test_refused_values(field, value):
-    with pytest.raises(ValueError, match=f"{field} .*{value}") as error:
+    with pytest.raises(ValueError, match=f"`{field}` .*{value}") as error:
         ContinuousConfig(**{field: value})
     assert "\n" not in str(error.value)
 

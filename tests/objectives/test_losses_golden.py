@@ -5,10 +5,11 @@ import torch
 
 from unistep.core.noise import pair_sigmas
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned
-from unistep.objectives.consistency import ConsistencyObjective, copy_target
+from unistep.objectives.consistency import ConsistencyObjective
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
 from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
+from unistep.objectives.target import copy_target
 
 
 @pytest.mark.parametrize("row", range(60))

@@ -11,9 +11,9 @@ from unistep.core.noise import karras_sigma, karras_sigmas
 from unistep.core.parameterization import EDMScaling, Preconditioned, expand
 from unistep.core.random import ImageRandom, image_seed
 from unistep.core.weighting import truncated_snr
-from unistep.objectives.consistency import copy_target
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from unistep.objectives.protocol import dropout_generator
+from unistep.objectives.target import copy_target
 from unistep.samplers.guidance import Guided
 from unistep.samplers.ode_step import euler_step
 from unistep.samplers.progressive import progressive
@@ -272,14 +272,14 @@ def test_too_few_steps_are_refused(start, end, total, least):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"start_scales": 6}, "start_scales 6 must be end_scales 1 times a power of two"),
-        ({"start_scales": 12, "end_scales": 5}, "start_scales 12 must be end_scales 5 times"),
-        ({"start_scales": 4, "end_scales": 8}, "start_scales 4 must"),
-        ({"start_scales": 0}, "start_scales 0"),
-        ({"end_scales": 0}, "end_scales 0"),
-        ({"start_scales": -4, "end_scales": -1}, "end_scales -1"),
-        ({"sigma_min": 0.0}, "sigma_min 0.0 must lie above 0"),
-        ({"sigma_min": 80.0}, "sigma_min 80.0 must lie above 0 and below sigma_max 80.0"),
+        ({"start_scales": 6}, "`start_scales` 6 must be `end_scales` 1 times a power of two"),
+        ({"start_scales": 12, "end_scales": 5}, "`start_scales` 12 must be `end_scales` 5 times"),
+        ({"start_scales": 4, "end_scales": 8}, "`start_scales` 4 must"),
+        ({"start_scales": 0}, "`start_scales` 0"),
+        ({"end_scales": 0}, "`end_scales` 0"),
+        ({"start_scales": -4, "end_scales": -1}, "`end_scales` -1"),
+        ({"sigma_min": 0.0}, "`sigma_min` 0.0 must lie above 0"),
+        ({"sigma_min": 80.0}, "`sigma_min` 80.0 must lie above 0 and below `sigma_max` 80.0"),
         ({"rho": 0.0}, "rho"),
     ],
 )

@@ -11,8 +11,9 @@ from unistep.core.parameterization import ConsistencyScaling, Preconditioned
 from unistep.core.random import ImageRandom
 from unistep.data.dataset import ImageDataset
 from unistep.networks.adm import UNetConfig
-from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective, copy_target
+from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective
 from unistep.objectives.protocol import Student
+from unistep.objectives.target import copy_target
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.network import build_network

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.data.dataset import ImageDataset
-from unistep.objectives.consistency import copy_target
 from unistep.objectives.progressive import ProgressiveConfig, ProgressiveObjective
 from unistep.objectives.protocol import Objective, PlainObjective
+from unistep.objectives.target import copy_target
 from unistep.runtime.interrupt import Interrupted
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.optimizer import build_optimizer

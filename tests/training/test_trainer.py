@@ -21,7 +21,8 @@ from unistep.errors import UserError
 from unistep.objectives.protocol import PlainObjective
 from unistep.runtime.interrupt import Interrupted
 from unistep.training.config import OptimizerConfig, TrainerConfig
-from unistep.training.trainer import Trainer, pick_precision
+from unistep.training.precision import pick_precision
+from unistep.training.trainer import Trainer
 
 
 class Scaled(nn.Module):

@@ -27,7 +27,6 @@ same-noise step, which puts the clean image x where the teacher says D, moves by
 Where r is 0 or below sigma_min the target is the clean image itself: f(x, sigma_min) = x.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +39,8 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, reciprocal_gap
+from unistep.errors import UserError
+from unistep.objectives.posterior import posterior_mean
 from unistep.objectives.protocol import (
     Distance,
     MethodConfig,
@@ -48,6 +49,7 @@ from unistep.objectives.protocol import (
     Student,
     dropout_generator,
 )
+from unistep.objectives.target import copy_target
 from unistep.samplers.guidance import Guided
 from unistep.samplers.ode_step import euler_step, heun_step
 
@@ -86,7 +88,7 @@ class ConsistencyConfig(MethodConfig):
         rho: exponent of the Karras grid.
 
     Raises:
-        ValueError: a value is out of range, or two do not fit each other.
+        UserError: a value is out of range, or two do not fit each other.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("pairs", "step", "target", "distance", "weighting", "scales")
@@ -117,26 +119,30 @@ class ConsistencyConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if self.start_scales < 2 or self.end_scales < self.start_scales:
-            raise ValueError(
-                f"scales must grow from at least 2: start_scales {self.start_scales}, end_scales {self.end_scales}"
+            raise UserError(
+                f"scales must grow from at least 2: `start_scales` {self.start_scales}, `end_scales` {self.end_scales}"
             )
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay {self.ema_decay} is outside [0, 1)")
+            raise UserError(f"{self.ema_decay} is outside [0, 1)", field="ema_decay")
         if not 0 <= self.sigma_min < self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
+            raise UserError(f"`sigma_min` {self.sigma_min} must lie between 0 and `sigma_max` {self.sigma_max}")
         if self.P_std < 0:
-            raise ValueError(f"P_std {self.P_std} must not be negative")
+            raise UserError(f"{self.P_std} must not be negative", field="P_std")
         if self.huber_c is not None and self.huber_c < 0:
-            raise ValueError(f"huber_c {self.huber_c} must not be negative")
+            raise UserError(f"{self.huber_c} must not be negative", field="huber_c")
         if not self.rho > 0:
-            raise ValueError(f"rho {self.rho} must be positive")
+            raise UserError(f"{self.rho} must be positive", field="rho")
         if self.q <= 1 or self.stages < 1:
-            raise ValueError(f"q {self.q} must exceed 1 and stages {self.stages} be at least 1")
+            raise UserError(f"`q` {self.q} must exceed 1 and `stages` {self.stages} be at least 1")
         if self.pairs == "mapping" and self.q**-self.stages < torch.finfo(torch.float32).eps:
             # Refused now: the run would stop at the first stage without a gap, most of it done.
-            raise ValueError(f"q {self.q} over {self.stages} stages leaves no gap between t and r; lower q or stages")
+            raise UserError(
+                f"`q` {self.q} over {self.stages} stages leaves no gap between t and r", "lower `q` or `stages`"
+            )
         if self.step == "heun" and (self.pairs == "mapping" or self.sigma_min == 0):
-            raise ValueError("step heun divides by r, which reaches 0 with pairs mapping or sigma_min 0; use euler")
+            raise UserError(
+                "`step` heun divides by r, which reaches 0 with `pairs` mapping or `sigma_min` 0", "set it to euler"
+            )
 
     def build(self, inputs: ObjectiveInputs) -> "ConsistencyObjective":
         """Makes the objective; an averaged target is a copy of the student.
@@ -341,27 +347,3 @@ class ConsistencyObjective(PlainObjective):
         """Restores the target network."""
         if self.target is not None:
             self.target.load_state_dict(state)
-
-
-def posterior_mean(
-    x_t: Float[Tensor, "B C H W"],
-    t: Float[Tensor, " B"],
-    x: Float[Tensor, "B C H W"],
-    class_labels: Int[Tensor, " B"] | None = None,
-) -> Float[Tensor, "B C H W"]:
-    """E[x | x_t] of each noisy image, if the images `x` of its class were all there are; fp32.
-
-    A network's gradient does not pass. At small t it is the image itself, for no other comes near x_t.
-    """
-    # In float64 and by |a - b|^2 = |a|^2 - 2 a b + |b|^2: differences of large numbers, divided by t^2.
-    a, b = x_t.double().flatten(1), x.double().flatten(1)
-    squared = a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)
-    logits = -squared / (2 * t.double()[:, None] ** 2)
-    if class_labels is not None:
-        logits = logits.masked_fill(class_labels[:, None] != class_labels[None, :], -torch.inf)
-    return (logits.softmax(1) @ b).to(x.dtype).view_as(x)
-
-
-def copy_target(student: nn.Module) -> nn.Module:
-    """A frozen copy of the student in training mode, whatever the student's: it drops what the student will drop."""
-    return copy.deepcopy(student).requires_grad_(False).train()

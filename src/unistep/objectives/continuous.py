@@ -39,6 +39,7 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.noise import LogNormal
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
+from unistep.errors import UserError
 from unistep.objectives.protocol import MethodConfig, ObjectiveInputs, PlainObjective, Student, dropout_generator
 from unistep.objectives.tangent import tangent
 from unistep.samplers.guidance import Guided
@@ -69,7 +70,7 @@ class ContinuousConfig(MethodConfig):
         rho: exponent of the Karras grid that samplers use.
 
     Raises:
-        ValueError: a value is out of range.
+        UserError: a value is out of range.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
@@ -89,16 +90,16 @@ class ContinuousConfig(MethodConfig):
     def __post_init__(self) -> None:
         for field in ("P_mean", "guidance"):
             if not math.isfinite(getattr(self, field)):
-                raise ValueError(f"{field} {getattr(self, field)} must be a finite number")
+                raise UserError(f"{getattr(self, field)} must be a finite number", field=field)
         for field in ("P_std", "tangent_c", "rho"):
             if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} {getattr(self, field)} must be positive and finite")
+                raise UserError(f"{getattr(self, field)} must be positive and finite", field=field)
         if self.tangent_warmup < 0:
-            raise ValueError(f"tangent_warmup {self.tangent_warmup} must not be negative")
+            raise UserError(f"{self.tangent_warmup} must not be negative", field="tangent_warmup")
         if self.sigma_min != 0:
-            raise ValueError(f"sigma_min {self.sigma_min} must be 0: continuous-time training ends at the clean image")
+            raise UserError(f"{self.sigma_min} must be 0: training ends at the clean image", field="sigma_min")
         if not _SMALLEST_SIGMA < self.sigma_max < math.inf:
-            raise ValueError(f"sigma_max {self.sigma_max} must be above {_SMALLEST_SIGMA:g} and finite")
+            raise UserError(f"{self.sigma_max} must be above {_SMALLEST_SIGMA:g} and finite", field="sigma_max")
 
     def build(self, inputs: ObjectiveInputs) -> "ContinuousObjective":
         """Makes the objective.

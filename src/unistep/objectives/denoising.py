@@ -24,6 +24,7 @@ from unistep.core.noise import LogNormal
 from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, WeightingName
+from unistep.errors import UserError
 from unistep.objectives.protocol import MethodConfig, ObjectiveInputs, PlainObjective, Student, dropout_generator
 
 
@@ -41,7 +42,7 @@ class DenoisingConfig(MethodConfig):
             flipped; 0 is none.
 
     Raises:
-        ValueError: a value is out of range.
+        UserError: a value is out of range.
     """
 
     P_mean: float = -1.2
@@ -52,11 +53,11 @@ class DenoisingConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout {self.label_dropout} is outside [0, 1)")
+            raise UserError(f"{self.label_dropout} is outside [0, 1)", field="label_dropout")
         if not 0 <= self.augment <= 1:
-            raise ValueError(f"augment {self.augment} is outside [0, 1]")
+            raise UserError(f"{self.augment} is outside [0, 1]", field="augment")
         if self.P_std < 0:
-            raise ValueError(f"P_std {self.P_std} must not be negative")
+            raise UserError(f"{self.P_std} must not be negative", field="P_std")
 
     def build(self, inputs: ObjectiveInputs) -> "DenoisingObjective":
         """Makes the objective.

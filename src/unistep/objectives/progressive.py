@@ -28,8 +28,8 @@ from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import WEIGHTINGS, WeightingName
 from unistep.errors import UserError
-from unistep.objectives.consistency import copy_target
 from unistep.objectives.protocol import MethodConfig, ObjectiveInputs, PlainObjective, Student, dropout_generator
+from unistep.objectives.target import copy_target
 from unistep.samplers.ode_step import move, slope
 
 
@@ -47,7 +47,7 @@ class ProgressiveConfig(MethodConfig):
         rho: exponent of the Karras grid.
 
     Raises:
-        ValueError: a value is out of range, or two do not fit each other.
+        UserError: a value is out of range, or two do not fit each other.
     """
 
     fixed_length: ClassVar[bool] = True
@@ -63,13 +63,13 @@ class ProgressiveConfig(MethodConfig):
     def __post_init__(self) -> None:
         ratio = self.start_scales // max(self.end_scales, 1)
         if self.end_scales < 1 or ratio < 1 or self.end_scales * ratio != self.start_scales or ratio & (ratio - 1):
-            raise ValueError(
-                f"start_scales {self.start_scales} must be end_scales {self.end_scales} times a power of two"
+            raise UserError(
+                f"`start_scales` {self.start_scales} must be `end_scales` {self.end_scales} times a power of two"
             )
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min} must lie above 0 and below sigma_max {self.sigma_max}")
+            raise UserError(f"`sigma_min` {self.sigma_min} must lie above 0 and below `sigma_max` {self.sigma_max}")
         if not self.rho > 0:
-            raise ValueError(f"rho {self.rho} must be positive")
+            raise UserError(f"{self.rho} must be positive", field="rho")
 
     def build(self, inputs: ObjectiveInputs) -> "ProgressiveObjective":
         """Makes the objective; the teacher of later phases is a copy of the student.

@@ -34,7 +34,8 @@ from unistep.images.grid import save_grid
 from unistep.objectives.protocol import Objective
 from unistep.training.config import Precision
 from unistep.training.evaluation import Evaluation
-from unistep.training.trainer import Trainer, pick_precision
+from unistep.training.precision import pick_precision
+from unistep.training.trainer import Trainer
 from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
 from unistep.workflows.runs.design import Images, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
