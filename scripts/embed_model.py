@@ -7,11 +7,13 @@ COMMIT is the one the run was made with; quality.md holds the table that benchma
 
 import argparse
 import dataclasses
+import re
 from pathlib import Path
 
 import torch
 import yaml
 
+from unistep.formats.model_folder.card import PICTURE
 from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.patched import PatchedUNet
@@ -23,7 +25,7 @@ LIMIT = 8 << 20
 def embed(run: Path, stage: str, target: Path, commit: str, quality: str, timesteps: tuple[int, ...] | None) -> None:
     model = load_model(run / stage / "model")
     card = (run / stage / "model" / "README.md").read_text()
-    head, _, rest = card.partition("## Config")
+    head, _, rest = re.sub(r"^- Licence: .*\n", "", card, flags=re.MULTILINE).partition("## Config")
     recipe = yaml.safe_load((run / "config.yaml").read_text())["description"]
     facts = f"""## Origin
 
@@ -51,7 +53,8 @@ images), Frechet distance of its penultimate features to the 60,000 training ima
     info = dataclasses.replace(model.info, timesteps=timesteps) if timesteps else model.info
     network = model.denoiser.network
     assert isinstance(network, UNet | PatchedUNet)
-    save_model(target, network, info, card=card, dtype=torch.float16)
+    picture = run / stage / "model" / PICTURE
+    save_model(target, network, info, card=card, picture=picture if picture.exists() else None, dtype=torch.float16)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
     assert size <= LIMIT, f"{target} has {size:,} bytes, more than {LIMIT:,}"
     print(f"{target}: {size:,} bytes")

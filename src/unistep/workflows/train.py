@@ -161,8 +161,7 @@ def _resumed(
     new = run_config(_changed(values, changes, teacher))
     if skip is not None:
         new = skip_to(folder, new, skip)
-    if os.environ.get("RANK", "0") == "0":
-        change_run(folder, old, new)
+    change_run(folder, old, new, write=os.environ.get("RANK", "0") == "0")
     return new, folder
 
 

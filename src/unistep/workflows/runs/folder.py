@@ -60,15 +60,21 @@ def write_config(folder: Path, config: RunConfig) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another `output`") from None
 
 
-def change_run(folder: Path, old: RunConfig, new: RunConfig) -> None:
+def change_run(folder: Path, old: RunConfig, new: RunConfig, *, write: bool = True) -> None:
     """Writes a changed config and a line of the history; does nothing where nothing has changed.
+
+    Args:
+        folder: folder of the run.
+        old: config so far.
+        new: config from now on.
+        write: False only checks the changes, as on all processes but the first.
 
     Raises:
         UserError: a change would make it another run; the key is named.
     """
     changes = differences(old, new)
     check_changes(folder, old, changes)
-    if not changes:
+    if not (changes and write):
         return
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
