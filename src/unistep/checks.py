@@ -78,12 +78,18 @@ def check_file(field: str, name: str | os.PathLike[str] | None, endings: Sequenc
     """
     if name is None:
         return
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix.lower() not in endings:
         raise UserError(f"{str(name) or repr('')}: give a file that ends in {' or '.join(endings)}", field=field)
     if path.is_dir():
         raise UserError(f"{name} is a folder; give another name", field=field)
     check_place(field, path)
+
+
+def user_path(name: str | os.PathLike[str]) -> Path:
+    """Returns the path of a name, with the home folder in place of `~`, or of `~user` where there is such a user."""
+    # The method of Path raises where there is none.
+    return Path(os.path.expanduser(name))
 
 
 def check_place(field: str, path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_score_that_needs_no_reference(files):
         ("fake.npz", {"metrics": ["fdd"]}, "`metrics` fdd is unknown; did you mean fd"),
         ("fake.npz", {"num_images": 1}, "`num_images` 1 must be at least 2"),
         ("fake.npz", {"resize": "lanczos"}, "`resize` lanczos: must be one of legacy-tensorflow, clean"),
-        ("fake.npz", {"channels": 2}, "`channels` 2 must be 1 (grey) or 3 (colour)"),
+        ("fake.npz", {"channels": 2}, "`channels` 2 must be one of 1, 3"),
         ("fake.npz", {"output": "x.txt"}, "`output` x.txt: give a file that ends in .json"),
     ],
 )

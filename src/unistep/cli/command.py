@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import docstring_parser
 
+from unistep.arguments import is_path, is_sequence, plain_kinds
 from unistep.errors import UserError
 from unistep.text import nearest
 
@@ -62,12 +62,12 @@ class Parameter:
     @property
     def metavar(self) -> str:
         """Placeholder of the value in the help."""
-        kind = next((k for k in self.kinds if _is_sequence(k)), self.kinds[0])
+        kind = next((k for k in self.kinds if is_sequence(k)), self.kinds[0])
         if self.several:
             return "NAME ..."
         if typing.get_origin(kind) is Literal:
             return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
-        if _is_sequence(kind):
+        if is_sequence(kind):
             return {int: "N,...", float: "X,...", str: "NAME,..."}[typing.get_args(kind)[0]]
         word = "PATH" if self.is_path and self.name != "model" else re.split("[._]", self.name.upper())[-1]
         return {int: "N", float: "X"}.get(kind, word)
@@ -103,10 +103,10 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
             texts[name] = re.sub(r"\s+", " ", entry.description or "")
     found = []
     for p in inspect.signature(function).parameters.values():
-        kinds = _kinds(p.annotation)
+        kinds = plain_kinds(p.annotation)
         if kinds and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            is_path = any(typing.get_origin(option) is os.PathLike for option in typing.get_args(p.annotation))
-            found.append(Parameter(p.name, kinds, p.default, texts.get(p.name, ""), is_path=is_path))
+            text = texts.get(p.name, "")
+            found.append(Parameter(p.name, kinds, p.default, text, is_path=is_path(p.annotation)))
     return found
 
 
@@ -363,29 +363,8 @@ def _with_options(values: dict[str, Any], model: str, options: Sequence[str]) ->
     return values | {model: ModelSource(values[model], given) if given else values[model]}
 
 
-def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """The members of an annotation that a command line can give, in the order in which a text is tried."""
-    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    kinds = []
-    for option in options:
-        if option is bool or option in (int, float, str) or typing.get_origin(option) is Literal:
-            kinds.append(option)
-        elif _is_sequence(option) and typing.get_args(option)[0] in (int, float, str):
-            kinds.append(option)
-    rank = {bool: 0, int: 2, float: 3, str: 5}
-    return tuple(sorted(kinds, key=lambda k: rank.get(k, 1 if typing.get_origin(k) is Literal else 4)))
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def _is_sequence(kind: Any) -> bool:
-    return typing.get_origin(kind) in (list, tuple, Sequence) and bool(typing.get_args(kind))
-
-
 def _takes_many(parameter: Parameter) -> bool:
-    return any(_is_sequence(kind) for kind in parameter.kinds)
+    return any(is_sequence(kind) for kind in parameter.kinds)
 
 
 def _convert(text: str, kind: Any) -> Any:
@@ -393,7 +372,7 @@ def _convert(text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         named = {str(choice): choice for choice in typing.get_args(kind)}
         return named[text] if text in named else _no()
-    if _is_sequence(kind):
+    if is_sequence(kind):
         of = typing.get_args(kind)[0]
         parts = [part.strip() for part in text.strip("[]() ").split(",")]
         return [of(part) if part else _no() for part in parts]
@@ -406,7 +385,7 @@ def _no() -> Any:
 
 def _describe(kinds: Sequence[Any]) -> str:
     for kind in kinds:
-        if _is_sequence(kind):
+        if is_sequence(kind):
             words = {int: "whole numbers", float: "numbers", str: "words"}[typing.get_args(kind)[0]]
             return f"{words} separated by commas"
     return {int: "int", float: "float"}.get(kinds[0], "text")

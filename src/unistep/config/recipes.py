@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from unistep.checks import user_path
 from unistep.config.former import converted
 from unistep.errors import UserError
 from unistep.text import did_you_mean
@@ -50,9 +51,9 @@ def find_recipe(name: str) -> Path:
         UserError: there is none; the nearest name is named.
     """
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).expanduser().is_file():
+        if not user_path(name).is_file():
             raise UserError(f"recipe file {name} does not exist")
-        return Path(name).expanduser()
+        return user_path(name)
     path = RECIPES / f"{name}.yaml"
     if not path.is_file() and Path(name).is_file():
         raise UserError(f"{name} is a file, and no recipe by its name; a recipe ends in .yaml")

@@ -1,7 +1,5 @@
 """Opens any source of images as a dataset."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -9,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unistep.arguments import plain_arguments
+from unistep.checks import user_path
 from unistep.data.config import DataConfig
 from unistep.data.dataset import ImageDataset
 from unistep.data.encoded import EncodedReader
@@ -25,6 +25,7 @@ BUNDLED = ("mnist", "mnist-test")
 """Bundled datasets; a folder of the same name is reached as `./mnist`."""
 
 
+@plain_arguments(empty=["path"])
 def open_dataset(
     path: str | os.PathLike[str],
     *,
@@ -115,7 +116,7 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
         return mnist_reader("test")
     if not source.strip():
         raise UserError("the name of the dataset is empty; give mnist or the path of a folder, .zip or .npz")
-    path = Path(source).expanduser()
+    path = user_path(source)
     if os.path.isdir(path):
         return EncodedReader(FolderFiles(path, source))
     if not os.path.exists(path):

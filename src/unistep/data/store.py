@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unistep.checks import user_path
 from unistep.data.config import DataConfig
 from unistep.data.reader import Reader, Shape, Skipped
 from unistep.errors import UserError
@@ -76,9 +77,9 @@ def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skippe
 
 def _cache_folder(config: DataConfig) -> Path:
     if config.cache_dir is not None:
-        return Path(config.cache_dir).expanduser()
+        return user_path(config.cache_dir)
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path("~/.cache").expanduser()) / "unistep" / "data"
+    return (Path(root) if root else user_path("~/.cache")) / "unistep" / "data"
 
 
 def _key(reader: Reader, config: DataConfig) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unistep.checks import check_file, check_place
+from unistep.checks import check_file, check_place, user_path
 from unistep.editing.places import output_places, ranked_places
 from unistep.editing.result import EditedImage, EditResult
 from unistep.editing.tasks.task import EditTask, ImageTask
@@ -43,8 +43,8 @@ class ResultWriter:
         for field, value in (("output", output), ("sheet", sheet)):
             if value is not None and not str(value).strip():
                 raise UserError("is empty", "give a name", field=field)
-        self.output = None if output is None else Path(output).expanduser()
-        self.sheet = None if sheet is None else Path(sheet).expanduser()
+        self.output = None if output is None else user_path(output)
+        self.sheet = None if sheet is None else user_path(sheet)
         check_file("sheet", sheet, (".png",))
         if not isinstance(task, ImageTask):
             self._check_animation()
@@ -86,7 +86,7 @@ class ResultWriter:
 
     def _check_inputs_stay(self, images: Sequence[ImageInput], candidates: int) -> None:
         sources = [image.source for image in images if isinstance(image.source, str | os.PathLike)]
-        inputs = {Path(source).expanduser().resolve() for source in sources}
+        inputs = {user_path(source).resolve() for source in sources}
         for place in (p for best in self.places for p in ranked_places(best, candidates)):
             if place.resolve() in inputs:
                 raise UserError(f"`output` {self.output} would overwrite the input {shown(place)}", "give another")

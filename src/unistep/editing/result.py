@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from unistep.checks import user_path
 from unistep.core.pixels import psnr
 from unistep.editing.places import output_places, ranked_places
 from unistep.editing.sheet import Row, edit_sheet
@@ -204,7 +205,7 @@ class EditResult:
         Raises:
             UserError: the place cannot be written to, or is of another kind.
         """
-        place = Path(path).expanduser()
+        place = user_path(path)
         if self.frames is not None:
             return self._save_frames(self.frames, place)
         for one, best in zip(self.items, output_places([one.name for one in self.items], place), strict=True):
@@ -220,7 +221,7 @@ class EditResult:
         Raises:
             UserError: the place cannot be written to, or these are the frames of an animation.
         """
-        place = Path(path).expanduser()
+        place = user_path(path)
         picture = self._sheet(MOST_ROWS)
         _writing(place, lambda: save_png(picture, place))
         return place

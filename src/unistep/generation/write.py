@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from unistep.checks import check_place
+from unistep.checks import check_place, user_path
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.generation.npz import write_npz
@@ -52,7 +52,7 @@ def check_output(name: str | os.PathLike[str], field: str = "output") -> Path:
         UserError: it is of another ending, of another kind than what is there, or cannot be written to.
     """
     text = os.fspath(name)
-    path = Path(text).expanduser()
+    path = user_path(text)
     suffix = path.suffix
     if not text.strip():
         raise UserError("is empty; give a .png, an .npz or a folder", field=field)

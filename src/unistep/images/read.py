@@ -17,6 +17,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
+from unistep.checks import user_path
 from unistep.data.files import FolderFiles
 from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels
 from unistep.data.reader import BadImage
@@ -142,7 +143,7 @@ def list_images(images: Images, field: str = "image") -> list[ImageInput]:
 def _list_files(name: str | os.PathLike[str], field: str) -> list[ImageInput]:
     if not str(name).strip():
         raise UserError("is empty", "give an image or a folder of images", field=field)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_dir():
         check_image_file(path, field)
         return [ImageInput(path, path.stem)]
@@ -193,7 +194,7 @@ def decoded(source: Source, name: str, alpha: bool) -> tuple[Image.Image, Image.
             source = to_pil(source)
         if isinstance(source, Image.Image):
             return _from_pillow(source, alpha)
-        path = Path(source).expanduser()
+        path = user_path(source)
         check_image_file(path)
         content = path.read_bytes()
         transparent = decode_transparent(content) if alpha else None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from unistep.arguments import plain_arguments
 from unistep.errors import UserError
 from unistep.text import html_table
 from unistep.workflows.models import ModelLike, name_of, opened
@@ -68,6 +69,7 @@ class Conversion:
         return html_table("converted", [*self.rows(), *(("note", note) for note in self.notes)])
 
 
+@plain_arguments(empty=["target"])
 def convert(
     source: ModelLike, target: str | os.PathLike[str], *, dtype: Literal["fp32", "fp16", "bf16"] | None = None
 ) -> Conversion:

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from unistep.checks import MAX_SEED, check_file, check_range
+from unistep.arguments import plain_arguments
+from unistep.checks import MAX_SEED, check_file, check_range, user_path
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Demo:
     rows: tuple[DemoRow, ...]
 
 
+@plain_arguments(empty=["output"])
 def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, seed: int = 0) -> Demo:
     """Makes digits of all ten classes in one and in two network evaluations, and by the teacher's 35.
 
@@ -73,4 +75,4 @@ def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, 
         title = f"{name}, {evaluations}: {seconds * 1000:.1f} ms an image"
         panels.append(Panel(title, images.pixels, len(classes)))
         timed.append(DemoRow(name, images.evaluations, seconds))
-    return Demo(save_sheet(panels, Path(output).expanduser()), tuple(timed))
+    return Demo(save_sheet(panels, user_path(output)), tuple(timed))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Union
 
+from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_range
 from unistep.editing.tasks import make_task
 from unistep.errors import UserError
@@ -26,6 +27,7 @@ _log = logging.getLogger("unistep")
 _MAX_BATCH = 100_000
 
 
+@plain_arguments(empty=["output", "sheet"])
 def edit(
     model: ModelLike,
     image: Union[str, os.PathLike[str], Sequence[str], "Image.Image", "Tensor", "Iterable[Any]", None],

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from unistep.checks import MAX_SEED, check_choice, check_file, check_range
+from unistep.arguments import plain_arguments
+from unistep.checks import MAX_SEED, check_choice, check_file, check_range, user_path
 from unistep.errors import UserError
 from unistep.samplers.table import SolverName
 from unistep.workflows.models import ImagesLike, ModelLike
@@ -21,6 +22,7 @@ _MAX_IMAGES = 10_000_000
 _MAX_BATCH = 100_000
 
 
+@plain_arguments(empty=["output", "save_reference"])
 def evaluate(
     samples: ImagesLike | ModelLike = None,
     *,
@@ -140,7 +142,7 @@ def evaluate(
                 held,
                 network,
                 chosen,
-                feature_cache=default_cache() if feature_cache is None else Path(feature_cache).expanduser(),
+                feature_cache=default_cache() if feature_cache is None else user_path(feature_cache),
                 processes=processes,
                 on_progress=on_progress,
                 save_kinds=[k for k in ("pool", "spatial") if save_reference is not None and k in info.dims],

@@ -3,12 +3,11 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from unistep.checks import check_range
+from unistep.checks import check_range, user_path
 from unistep.data import DataConfig, ImageDataset
 from unistep.data.open import BUNDLED, read_dataset
 from unistep.errors import UserError
@@ -187,7 +186,7 @@ def open_reference(source: ImagesLike, preparation: Preparation) -> Reference:
     name = os.fspath(source)
     if not name.strip():
         raise UserError("`reference` is empty; give mnist, a folder, a .zip or an .npz")
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name not in BUNDLED and path.suffix.lower() == ".npz" and path.is_file():
         statistics = read_statistics(path)
         if statistics is not None:

@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
+from unistep.arguments import plain_arguments
 from unistep.workflows.models import ModelLike, opened
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from unistep.formats.describe import ModelReport
 
 
+@plain_arguments()
 def inspect(model: ModelLike = None) -> "ModelReport":
     """Describes a model: format, kind, images, classes, network, noise range and schedules.
 
@@ -36,6 +38,7 @@ def inspect(model: ModelLike = None) -> "ModelReport":
     return describe(opened(model, "meta"))
 
 
+@plain_arguments(empty=["path"])
 def inspect_dataset(path: str | os.PathLike[str]) -> "DatasetReport":
     """Reads every image of a dataset at its own size and counts images, sizes, modes and classes.
 

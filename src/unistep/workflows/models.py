@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import unistep
+from unistep.arguments import plain_arguments
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,10 +33,20 @@ class ModelSource:
     Args:
         name: name of the model, as `load` takes it.
         options: keyword arguments of `load`, without `device` and `dtype`.
+
+    Raises:
+        UserError: the name is none.
     """
 
     name: str | os.PathLike[str] | None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name is None:
+            return
+        if not isinstance(self.name, str | os.PathLike):
+            raise UserError(f"a {type(self.name).__name__} is no model", "give a name, a loaded model or a pipeline")
+        object.__setattr__(self, "name", os.path.expanduser(self.name))
 
 
 ModelLike: TypeAlias = Union[  # noqa: UP007 - the quoted names cannot be joined by |
@@ -49,6 +60,7 @@ ImagesLike: TypeAlias = Union[  # noqa: UP007 - the quoted names cannot be joine
 """What the verbs take as images: a dataset by its name or opened, the outcome of `sample`, uint8 [N, C, H, W]."""
 
 
+@plain_arguments()
 def load(
     model: str | os.PathLike[str] | None = None,
     *,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_range
 from unistep.errors import UserError
 from unistep.samplers.table import SolverName
@@ -29,6 +30,7 @@ MAX_IMAGES = 10_000_000
 _MAX_BATCH, _MAX_COLUMNS = 100_000, 10_000
 
 
+@plain_arguments(empty=["output"])
 def sample(
     model: ModelLike = None,
     *,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Union
 
+from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_choice, check_place, check_range
 from unistep.editing.tasks import MEASUREMENT_TASKS, check_options
 from unistep.errors import UserError
@@ -28,6 +29,7 @@ _NUM_EDITED = 200
 _MAX_SETTLE = 10_000
 
 
+@plain_arguments(empty=["output"])
 def search(
     model: ModelLike = None,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unistep.checks import user_path
 from unistep.data import ImageDataset
 from unistep.editing.model import edit_model
 from unistep.editing.tasks import make_task, task_named
@@ -61,7 +62,7 @@ class FeatureOptions:
     @property
     def folder(self) -> Path:
         """Folder where features are kept."""
-        return default_cache() if self.cache is None else Path(self.cache).expanduser()
+        return default_cache() if self.cache is None else user_path(self.cache)
 
 
 class SearchRun:

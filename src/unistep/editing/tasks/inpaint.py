@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
+from unistep.checks import user_path
 from unistep.editing.levels import DefaultLevels
 from unistep.editing.operators.mask import Inpainting, box, centre, left, lower, random, right, upper
 from unistep.editing.operators.operator import Operator
@@ -75,7 +76,7 @@ class Inpaint(DegradableTask):
         return known
 
     def _mask_file(self, context: EditContext, named: str | os.PathLike[str], image: ImageInput) -> Path:
-        path = Path(named).expanduser()
+        path = user_path(named)
         if not path.is_dir():
             if not path.exists():
                 raise UserError(

@@ -3,14 +3,13 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from unistep.checks import check_range
+from unistep.checks import check_range, user_path
 from unistep.core.pixels import to_float
 from unistep.data.prepare import decode, to_pixels
 from unistep.editing.jpeg_level import jpeg_level
@@ -93,7 +92,7 @@ def _content(image: ImageInput) -> bytes | None:
     """The bytes of an image's file; None where there is none."""
     if isinstance(image.source, Image.Image | Tensor):
         return None
-    return Path(image.source).expanduser().read_bytes()
+    return user_path(image.source).read_bytes()
 
 
 def _pixels(content: bytes, channels: int) -> UInt8[Tensor, "C H W"]:

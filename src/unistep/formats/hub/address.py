@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.location import Location
 from unistep.formats.table import FILE_SUFFIXES
@@ -87,6 +88,6 @@ def hub_address(
     with suppress(ValueError):  # of urlsplit and of its port
         url = urlsplit(endpoint)
         if url.scheme in ("http", "https") and url.hostname and url.port != 0:
-            cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+            cache = user_path(cache_dir or constants.HF_HUB_CACHE)
             return HubAddress(model_id, revision, token, cache, endpoint)
     raise UserError("HF_ENDPOINT is no URL; it must be like https://huggingface.co")

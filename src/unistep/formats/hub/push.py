@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.hub.address import hub_address
 from unistep.formats.hub.download import TIMEOUT, api_of, is_offline
@@ -34,7 +35,7 @@ def push_folder(
     Raises:
         UserError: not a model folder; no permission; no network; `private` and the repository is public.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if not any(is_whole(folder, variant) for variant in (None, *variants_of(folder))):
         raise UserError(f"{folder} is not a whole model folder; it needs {', '.join(REQUIRED)} and weights in unet/")
     address = hub_address(model_id, token=token)
