@@ -35,11 +35,14 @@ def flag_of(key: str) -> str:
 
 
 def parted(words: Sequence[str], own: Sequence[Parameter]) -> tuple[list[str], Flags]:
-    """The words that are the command's own, and the flags that are keys of the recipe, with their values.
+    """Separates the arguments of the command from the keys of the recipe.
 
     Args:
         words: words after the command's name.
         own: parameters of the command.
+
+    Returns:
+        The words of the command's own arguments, and the keys of the recipe with their values.
     """
     flags = {p.flag: p for p in own}
     base: list[str] = []

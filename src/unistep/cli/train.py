@@ -43,7 +43,13 @@ def run(arguments: list[str]) -> None:
 
 
 def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
-    """The config and the run directory that the words after `unistep train` mean.
+    """Parses the arguments of `unistep train`.
+
+    Args:
+        arguments: words after `unistep train`.
+
+    Returns:
+        The config of the run and its directory.
 
     Raises:
         UserError: no such recipe, an unknown key, a wrong value; spelled in flags.

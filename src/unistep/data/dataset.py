@@ -74,6 +74,9 @@ class ImageDataset:
             indices: positions of the images in the dataset.
             flips: whether each image is mirrored left to right; None mirrors none.
 
+        Returns:
+            The images, and their labels; None for the latter if the dataset has none.
+
         Raises:
             IndexError: an index is not in 0 ... N - 1.
         """

@@ -50,7 +50,14 @@ class _Entry:
 
 
 def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skipped]]:
-    """The prepared images of a source as a uint8 tensor [N, C, H, W], and the images that were left out.
+    """Reads and prepares the images of a source, or takes them from the cache.
+
+    Args:
+        reader: reader of the source.
+        config: preparation of the images, and limits of cache and memory.
+
+    Returns:
+        The images, uint8 [N, C, H, W], and those that were left out.
 
     Raises:
         UserError: an image is bad (and `skip_bad` is false) or all are, their sizes differ, or there is no room for

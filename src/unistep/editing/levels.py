@@ -111,8 +111,9 @@ def first_level(info: ModelInfo, sigma: float | None = None, strength: float | N
 
     Args:
         info: noise range and grid of the model.
-        sigma: noise level.
-        strength: share of the model's way in place of `sigma`.
+        sigma: first noise level; None if it is not given.
+        strength: first noise level as a share of the model's noise grid, from 0 (sigma_min) to 1 (sigma_max), in place
+            of `sigma`.
 
     Raises:
         UserError: the level is outside of the model's range.

@@ -193,7 +193,17 @@ class _Run:
     def labels(
         self, given: int | Sequence[int] | None, seeds: list[list[int]], candidates: int
     ) -> tuple[Int64[Tensor, "N K"] | None, int]:
-        """Returns the class of every candidate, and the evaluations an input that guessed it."""
+        """Returns the classes: those that are given, else guessed if there are few, else drawn.
+
+        Args:
+            given: class of all inputs, or one an input; None if they are not given.
+            seeds: seeds of the candidates of each input.
+            candidates: number of candidates of an input.
+
+        Returns:
+            The class of every candidate, None for an unconditional model; and the number of network evaluations an
+            input that the guess took.
+        """
         classes, count = self.model.num_classes, len(self.method)
         if given is not None:
             listed = check_classes(given, classes, count)

@@ -84,7 +84,14 @@ def load_average(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest checkpoint of `folder`, or None where there is none.
+    """Reads the newest checkpoint.
+
+    Args:
+        folder: folder of the checkpoints.
+        device: device of the tensors.
+
+    Returns:
+        State of the newest checkpoint; None if there is none.
 
     Raises:
         UserError: the file is damaged (a full disk, a copy that broke off).

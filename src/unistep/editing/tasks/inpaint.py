@@ -121,6 +121,10 @@ def inside(where: Frame) -> Bool[Tensor, "H W"]:
 def whole_numbers(field: str, text: str) -> tuple[int, int, int, int]:
     """Returns the four whole numbers of a text.
 
+    Args:
+        field: name of the option, for messages.
+        text: numbers separated by commas, each 0 or more.
+
     Raises:
         UserError: they are not four, or not whole.
     """

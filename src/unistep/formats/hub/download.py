@@ -187,7 +187,7 @@ def _download(
 
 
 def _tried(address: HubAddress, name: str, work: Callable[[], _T], position: Callable[[], int] = lambda: 0) -> _T:
-    """What `work` for a file returns, which is tried again when it breaks off.
+    """Returns the result of `work` for a file, which is tried again when it breaks off.
 
     Args:
         address: address of the model.

@@ -48,6 +48,9 @@ def list_files(address: HubAddress, timeout: float) -> tuple[str, dict[str, HubF
         address: address of the model.
         timeout: seconds for an answer.
 
+    Returns:
+        The commit's hash, and the files by their paths in the repository.
+
     Raises:
         AnswerError: the answer is not that of a Hub.
     """
@@ -72,6 +75,9 @@ def stated_file(address: HubAddress, commit: str, name: str, listed: HubFile, ti
         name: name of the file.
         listed: the file as it is listed, whose size and hash hold where there are any.
         timeout: seconds for an answer.
+
+    Returns:
+        Size in bytes, and hash.
 
     Raises:
         AnswerError: size, hash or commit are malformed or missing, or those of something else.

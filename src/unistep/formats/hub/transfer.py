@@ -148,7 +148,7 @@ def read_file(
 
 
 def _within_time(work: Callable[[Count], _T], *, patient: bool) -> _T:
-    """What `work` returns or raises; a thread of its own waits for it.
+    """Returns the result of `work`, or raises its error; a thread of its own waits for it.
 
     Args:
         work: function of a `Count`.

@@ -147,7 +147,14 @@ def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, list[s
 
 
 def with_usual_size(config: UNetConfig) -> tuple[UNetConfig, list[str]]:
-    """The config with a size of the images, and a note on it if it was not given."""
+    """Completes a config by a size of the images.
+
+    Args:
+        config: architecture of the network; its `sample_size` may be None.
+
+    Returns:
+        The config with a size, and a note that names a size that was not given.
+    """
     if config.sample_size is not None:
         return config, []
     size = usual_sample_size(config)
