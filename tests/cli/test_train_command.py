@@ -90,6 +90,11 @@ def test_no_recipe(refused, arguments):
     refused(["train", *arguments], "unistep train RECIPE", "unistep train --resume RUN")
 
 
+@pytest.mark.parametrize("name", ["output", "teacher"])
+def test_an_empty_path(refused, name):
+    refused(["train", "mnist-quick", f"--{name}", ""], f"--{name} is empty; give a path, or leave it out")
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [

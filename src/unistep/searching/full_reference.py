@@ -114,7 +114,10 @@ def lpips(resources: Resources) -> FullReferenceMetric:
     Raises:
         UserError: the weights cannot be had.
     """
-    network = load_lpips(resources.lpips_vgg, resources.lpips_heads)
+    try:
+        network = load_lpips(resources.lpips_vgg, resources.lpips_heads)
+    except UserError as error:  # which names keys of a recipe
+        raise UserError(str(error).replace("`lpips.", "`lpips_")) from None
     digest = hashlib.sha256(b"lpips")
     for tensor in network.state_dict().values():
         digest.update(tensor.contiguous().numpy().data)

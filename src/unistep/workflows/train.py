@@ -106,6 +106,9 @@ def prepared(
     """
     if (recipe is None) == (resume is None):
         raise UserError("give a recipe, as mnist-quick, or a run to `resume`" + ", not both" * (recipe is not None))
+    for name, value in (("output", output), ("resume", resume), ("teacher", teacher), ("data", data)):
+        if isinstance(value, str) and not value.strip():
+            raise UserError("is empty; give a path, or leave it out", field=name)
     changes = dict(overrides)
     if data is not None:
         changes["data"] = data if isinstance(data, Mapping) else {"source": os.fspath(data)}

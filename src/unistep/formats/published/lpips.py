@@ -38,13 +38,13 @@ VGG16 = PublishedFile(
     name="vgg16-397923af.pth",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-    key="lpips.vgg",
+    key="`lpips.vgg`",
 )
 HEADS = PublishedFile(
     name="lpips-v0.1-vgg.pth",
     url="https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
     sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-    key="lpips.heads",
+    key="`lpips.heads`",
 )
 
 
