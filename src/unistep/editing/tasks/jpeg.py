@@ -31,7 +31,7 @@ class Jpeg(ImageTask):
 
     Args:
         sigma: noise level that the artefacts are taken for; default: estimated from a JPEG file.
-        strength: noise level as a share of the model's noise grid, from 0 (sigma_min) to 1 (sigma_max); in place of `sigma`.
+        strength: noise level as a share of the noise grid, from 0 (sigma_min) to 1 (sigma_max); in place of `sigma`.
         quality: quality of the compression of `degrade`, from 1 to 100.
         degrade: whether the inputs are whole images, which are compressed first.
     """

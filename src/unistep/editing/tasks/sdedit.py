@@ -17,7 +17,7 @@ class SDEditTask(ImageTask):
 
     Args:
         sigma: level of the noise, in units of [-1, 1], which decides how far the result may go from the input.
-        strength: noise level as a share of the model's noise grid, from 0 (sigma_min) to 1 (sigma_max); in place of `sigma`.
+        strength: noise level as a share of the noise grid, from 0 (sigma_min) to 1 (sigma_max); in place of `sigma`.
     """
 
     sigma: float | None = None
