@@ -12,12 +12,14 @@ import yaml
 from unistep.cli.main import main
 from unistep.cli.train import parse_run
 from unistep.config import RECIPES, RunConfig, find_recipe, recipe_names
+from unistep.config.values import plain
 from unistep.formats.edm.adm import adm_config
 from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel
 from unistep.formats.openai.layout import diffusers_to_openai, openai_config
 from unistep.generation.plan import default_plan
 from unistep.networks.song import SongUNetConfig
+from unistep.objectives.methods import METHODS
 from unistep.workflows.runs.build import build_model, build_objective
 from unistep.workflows.runs.design import Images, ModelDesign, design_stages
 from unistep.workflows.runs.network import build_network, shaped_network
@@ -49,6 +51,15 @@ def test_a_recipe_is_printed_whole_and_trains_into_a_folder_of_its_name(name, ca
     main(["recipes", name])
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(find_recipe(name).read_text())
     assert parse_run([name])[1] == Path("runs", name)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in ("mnist-embedded", "mnist-quick")])
+def test_a_recipe_trains_by_the_method_of_its_name(name):
+    """Last, where a teacher is trained before; its objective holds what differs from the published numbers alone."""
+    assert parse_run([name])[0].stages[-1].method == name.partition("-")[2]
+    for stage in yaml.safe_load(find_recipe(name).read_text())["stages"].values():
+        published = plain(METHODS[stage["method"]].config())
+        assert [key for key, value in stage.get("objective", {}).items() if published[key] == value] == []
 
 
 def stand_ins(name: str, config: RunConfig, images: Images) -> dict[str, LoadedModel]:
