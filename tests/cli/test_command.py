@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Union
 
 import pytest
@@ -169,3 +170,38 @@ def test_a_flag_of_another_name_that_takes_several_words(capsys):
     with pytest.raises(SystemExit):
         run_command(["--help"], hang, print, **how)
     assert "--input NAME ...  names of files\n" in capsys.readouterr().out
+
+
+def test_words_without_a_flag_stand_anywhere():
+    def copy(source: str, target: str, *, count: int = 1) -> None:
+        """Copies."""
+
+    words = [
+        ("a", "b", "--count", "2"),
+        ("a", "--count", "2", "b"),
+        ("--count", "2", "a", "b"),
+        ("a", "--count=2", "b"),
+    ]
+    for given_words in words:
+        found = parse(given_words, parameters_of(copy), ("source", "target"), "unistep copy")
+        assert found == {"source": "a", "target": "b", "count": 2}
+
+
+def test_a_flag_of_several_words_may_be_repeated():
+    def show(images: Sequence[str] | None = None) -> None:
+        """Shows."""
+
+    own = [replace(p, several=True) for p in parameters_of(show)]
+    assert parse(("--images", "a", "--images", "b", "c"), own, (), "unistep show") == {"images": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("words", [("--dry", "true"), ("--dry=true",), ("--dry", "No"), ("--no-frame", "1")])
+def test_a_switch_takes_no_value(words):
+    with pytest.raises(
+        UserError, match=f"^{words[0].partition('=')[0]} takes no value; give it alone, or leave it out$"
+    ):
+        given(*words)
+
+
+def test_a_word_after_a_switch_is_the_next_argument():
+    assert given("--dry", "a.png")["image"] == "a.png"

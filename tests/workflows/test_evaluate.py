@@ -121,6 +121,7 @@ def test_a_score_that_needs_no_reference(files):
         (np.zeros((4, 1, 28, 28)), {}, "`samples` is a ndarray; give a path, a model, or uint8 images as a tensor"),
         (torch.zeros(4, 1, 28, 28), {}, "samples: the images are torch.float32 from 0 to 0, metrics take uint8"),
         ("fake.npz", {"steps": 2}, "`steps` is for models, and fake.npz holds images; leave it out"),
+        ("fake.npz", {"dtype": "fp16"}, "`dtype` is for models, and fake.npz holds images; leave it out"),
         ("fake.npz", {"metrics": ["fdd"]}, "`metrics` fdd is unknown; did you mean fd"),
         ("fake.npz", {"num_images": 1}, "`num_images` 1 must be at least 2"),
         ("fake.npz", {"resize": "lanczos"}, "`resize` lanczos: must be one of legacy-tensorflow, clean"),

@@ -95,6 +95,7 @@ def test_what_was_found_is_kept_in_the_model(model, monkeypatch):
         ({"metric": "psnr"}, "`metric` psnr compares edits with images; give `task` and `images`"),
         ({"metric": "copies"}, "`metric` copies: must be one of fd, sfd, kd"),
         ({"mask": "lower"}, "`mask` is for the search for an edit's levels; give `task`, or leave it out"),
+        ({"lpips_vgg": "vgg.pth"}, "`lpips_vgg` is for the search for an edit's levels; give `task`, or leave it out"),
         ({"num_images": 19}, "`num_images` 19 must be at least 20"),
         ({"output": ""}, "`output` is empty; give a folder"),
         ({"output": "data.npz"}, "`output` data.npz is a file; give a folder"),

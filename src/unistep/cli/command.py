@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import docstring_parser
@@ -160,7 +161,8 @@ def run_command(
     with spelled(spelling):
         values = parse(arguments, [*own, *shown, *which], positionals, program)
         if opens:
-            values = _with_options(values, opens, [p.name for p in which])
+            required = any(p.name == opens and p.default is _MISSING for p in own)
+            values = _with_options(values, opens, [p.name for p in which], required)
         chosen = {p.name: values.pop(p.name) for p in shown}
         with notes_shown(spelling):
             show(interruptible(function, **values), **chosen)
@@ -191,12 +193,16 @@ def parse(
     flagged = [p for p in parameters if p.name not in positionals]
     for p in flagged:
         switch = {"action": "store_const", "const": p.default is not True}
-        action = switch if p.is_switch else {"nargs": "*"} if p.several else {"nargs": "?", "const": _MISSING}
+        several = {"nargs": "*", "action": "extend"}
+        action = switch if p.is_switch else several if p.several else {"nargs": "?", "const": _MISSING}
         parser.add_argument(p.flag, dest=p.name, default=None, **action)  # pyright: ignore[reportArgumentType]
     words = [hyphened(a) for a in arguments]
     check_flags(words, [p.flag for p in flagged], program)
+    _check_switches(words, [p.flag for p in flagged if p.is_switch])
     try:
-        found, unknown = parser.parse_known_args(_joined(words, {p.flag for p in flagged if not p.is_switch}))
+        # Intermixed: those without a flag may stand on both sides of a flag.
+        joined = _joined(words, {p.flag for p in flagged if not p.is_switch})
+        found, unknown = parser.parse_known_intermixed_args(joined)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see {program} --help") from None
     if unknown:
@@ -226,6 +232,14 @@ def _joined(words: Sequence[str], flags: set[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+def _check_switches(words: Sequence[str], switches: Sequence[str]) -> None:
+    """Refuses a switch with a value, which would be taken for the model or the images."""
+    for word, following in pairwise([*words, ""]):
+        flag, equals, _ = word.partition("=")
+        if flag in switches and (equals or following.lower() in ("true", "false", "yes", "no", "on", "off", "0", "1")):
+            raise UserError(f"{flag} takes no value; give it alone, or leave it out")
 
 
 def hyphened(argument: str) -> str:
@@ -353,13 +367,17 @@ def _which_model(own: Sequence[Parameter]) -> list[Parameter]:
     return [p for p in parameters_of(load) if p.name not in taken and p.name not in ("device", "dtype")]
 
 
-def _with_options(values: dict[str, Any], model: str, options: Sequence[str]) -> dict[str, Any]:
+def _with_options(values: dict[str, Any], model: str, options: Sequence[str], required: bool) -> dict[str, Any]:
     from unistep.workflows.models import ModelSource
 
     given = {name: values.pop(name) for name in options}
     given = {name: value for name, value in given.items() if value is not None and value is not False}  # 0 is a value
-    if isinstance(values[model], str) and not values[model]:
-        raise UserError(f"`{model}` is empty; name one, or leave it out for the embedded MNIST model")
+    if isinstance(values[model], str) and not values[model].strip():
+        alone = "" if required else ", or leave it out for the embedded MNIST model"
+        raise UserError(f"`{model}` is empty; name one{alone}")
+    for name, value in given.items():
+        if isinstance(value, str) and not value.strip():
+            raise UserError(f"`{name}` is empty; give a value, or leave it out")
     return values | {model: ModelSource(values[model], given) if given else values[model]}
 
 

@@ -52,6 +52,7 @@ class ResultWriter:
             _check_images(self.output, str(output))
             self.places = output_places(task.names(images), self.output)
             self._check_inputs_stay(images, task.candidates)
+            self._check_sheet_apart(task.candidates)
 
     def write(self, number: int, image: EditedImage) -> None:
         """Writes the results of input `number`.
@@ -83,6 +84,11 @@ class ResultWriter:
         check_file("output", self.output, _ANIMATIONS)
         if self.output is not None and self.output.suffix.lower() != ".png":
             check_animation(self.output)
+
+    def _check_sheet_apart(self, candidates: int) -> None:
+        sheet = None if self.sheet is None else self.sheet.resolve()
+        if sheet in [p.resolve() for best in self.places for p in ranked_places(best, candidates)]:
+            raise UserError(f"`sheet` {self.sheet} would overwrite a result", "give another")
 
     def _check_inputs_stay(self, images: Sequence[ImageInput], candidates: int) -> None:
         sources = [image.source for image in images if isinstance(image.source, str | os.PathLike)]

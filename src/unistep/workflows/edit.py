@@ -133,6 +133,8 @@ def edit(
     """
     check_range("batch_size", batch_size, 1, _MAX_BATCH)
     check_range("seed", seed, 0, MAX_SEED)
+    for one in seeds or ():
+        check_range("seeds", one, 0, MAX_SEED)
     given: dict[str, Any] = {
         "mask": mask,
         "margin": margin,

@@ -75,7 +75,7 @@ class Sampling:
     device: str | None = None
 
 
-_MODELS_ALONE = ("steps", "timesteps", "sigmas", "solver", "class_labels")
+_MODELS_ALONE = ("steps", "timesteps", "sigmas", "solver", "class_labels", "dtype")
 
 
 def open_samples(

@@ -125,7 +125,8 @@ def search(
     measured = {"mask": mask, "margin": margin, "factor": factor, "blur": blur, "share": share}
     options: dict[str, Any] = {name: value for name, value in measured.items() if value is not None}
     if task is None:
-        _check_sampler(reference, metric, {"images": images, "settle": settle, **options})
+        lpips = {"lpips_vgg": lpips_vgg, "lpips_heads": lpips_heads}
+        _check_sampler(reference, metric, {"images": images, "settle": settle, **options, **lpips})
     else:
         _check_task(task, images, metric, options, write, {"resolution": resolution, "channels": channels}, reference)
     numbers = steps_of(steps, least=2 if task is None else 1)
