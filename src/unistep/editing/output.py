@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unistep.checks import check_file, check_place, user_path
-from unistep.editing.places import output_places, ranked_places
+from unistep.checks import check_file, user_path
+from unistep.editing.places import check_images_place, output_places, ranked_places
 from unistep.editing.result import EditedImage, EditResult
 from unistep.editing.tasks.task import EditTask, ImageTask
 from unistep.errors import UserError
@@ -49,7 +49,7 @@ class ResultWriter:
         if not isinstance(task, ImageTask):
             self._check_animation()
         elif self.output is not None:
-            _check_images(self.output, str(output))
+            check_images_place("output", self.output, str(output))
             self.places = output_places(task.names(images), self.output)
             self._check_inputs_stay(images, task.candidates)
             self._check_sheet_apart(task.candidates)
@@ -96,14 +96,3 @@ class ResultWriter:
         for place in (p for best in self.places for p in ranked_places(best, candidates)):
             if place.resolve() in inputs:
                 raise UserError(f"`output` {self.output} would overwrite the input {shown(place)}", "give another")
-
-
-def _check_images(place: Path, name: str) -> None:
-    """Refuses what is neither a .png nor a folder."""
-    if place.suffix.lower() == ".png":
-        return check_file("output", place, (".png",))
-    if place.is_file():
-        raise UserError(f"{name} is a file", "give a .png or a folder", field="output")
-    if place.suffix and not place.is_dir() and not name.endswith("/"):
-        raise UserError(f"{name}: cannot write {place.suffix}", f"give a .png or a folder, as {name}/", field="output")
-    return check_place("output", place)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from unistep.checks import check_file, check_place
 from unistep.errors import UserError
 
 
@@ -30,3 +31,23 @@ def output_places(names: Sequence[str], output: Path, field: str = "output") -> 
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"two images would both become {output / twice}.png", "rename one")
     return [output / f"{name}.png" for name in names]
+
+
+def check_images_place(field: str, place: Path, name: str) -> None:
+    """Refuses a place of images that is neither a .png nor a folder.
+
+    Args:
+        field: name of the parameter.
+        place: path.
+        name: path as it was given.
+
+    Raises:
+        UserError: it has another ending, is a file, or cannot be written to.
+    """
+    if place.suffix.lower() == ".png":
+        return check_file(field, place, (".png",))
+    if place.is_file():
+        raise UserError(f"{name} is a file", "give a .png or a folder", field=field)
+    if place.suffix and not place.is_dir() and not name.endswith("/"):
+        raise UserError(f"{name}: cannot write {place.suffix}", f"give a .png or a folder, as {name}/", field=field)
+    return check_place(field, place)

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from unistep.checks import user_path
+from unistep.arguments import plain_arguments
+from unistep.checks import check_file, user_path
 from unistep.core.pixels import psnr
-from unistep.editing.places import output_places, ranked_places
+from unistep.editing.places import check_images_place, output_places, ranked_places
 from unistep.editing.sheet import Row, edit_sheet
 from unistep.errors import UserError
 from unistep.images.animation import save_animation
@@ -66,6 +67,7 @@ class EditedImage:
         """Returns all candidates as Pillow images."""
         return [to_pil(candidate) for candidate in self.candidates]
 
+    @plain_arguments()
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Writes the best result as `path`, the others beside it: x.png, x-2.png and so on.
 
@@ -192,6 +194,7 @@ class EditResult:
         images = [one.image for one in self.items] if self.frames is None else list(self.frames)
         return [to_pil(image) for image in images]
 
+    @plain_arguments()
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the results; every file appears whole or not at all.
 
@@ -208,10 +211,12 @@ class EditResult:
         place = user_path(path)
         if self.frames is not None:
             return self._save_frames(self.frames, place)
+        check_images_place("path", place, str(path))
         for one, best in zip(self.items, output_places([one.name for one in self.items], place), strict=True):
             one.save(best)
         return place
 
+    @plain_arguments()
     def save_sheet(self, path: str | os.PathLike[str]) -> Path:
         """Writes a .png with a row for every image, the first hundred at most: before, known and after.
 
@@ -222,6 +227,7 @@ class EditResult:
             UserError: the place cannot be written to, or these are the frames of an animation.
         """
         place = user_path(path)
+        check_file("path", place, (".png",))
         picture = self._sheet(MOST_ROWS)
         _writing(place, lambda: save_png(picture, place))
         return place

@@ -1,6 +1,7 @@
 """The images of a run: pixels with their seed and classes, which save and show themselves."""
 
 import io
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, overload
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from unistep.arguments import plain_arguments
 from unistep.errors import UserError
 from unistep.generation.npz import read_npz
 from unistep.generation.png_folder import read_png_folder
@@ -16,7 +18,6 @@ from unistep.generation.write import check_output, write_images
 from unistep.images.grid import grid, scaled, to_pil
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from PIL import Image
@@ -83,7 +84,8 @@ class Images:
         """Returns one Pillow image each, grey ("L") or colour ("RGB")."""
         return [to_pil(image) for image in self.pixels]
 
-    def save(self, path: "str | os.PathLike[str]", columns: int | None = None) -> Path:
+    @plain_arguments(empty=["path"])
+    def save(self, path: str | os.PathLike[str], columns: int | None = None) -> Path:
         """Writes the images; a file appears whole or not at all.
 
         Args:

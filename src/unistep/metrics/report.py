@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unistep.arguments import plain_arguments
+from unistep.checks import check_file
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.metrics.estimate import Estimate
@@ -134,6 +136,7 @@ class Report(Mapping[str, Result]):
             },
         }
 
+    @plain_arguments()
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Writes the report as JSON and its pictures beside it; each file appears whole.
 
@@ -144,9 +147,10 @@ class Report(Mapping[str, Result]):
             The files that were written, the JSON first.
 
         Raises:
-            UserError: a file cannot be written.
+            UserError: a file cannot be written, or does not end in .json.
         """
         path = Path(path)
+        check_file("path", path, (".json",))
         written = [path]
         try:
             with whole_file(path) as temporary:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unistep.arguments import plain_arguments
 from unistep.formats.model import ModelInfo
 from unistep.metrics.metric import Better
 from unistep.searching.plot import curves_png, save_curves
@@ -106,6 +107,7 @@ class SearchResult(Mapping[int, Found]):
         """Returns the content of search.json: results, all numbers, and everything that they depend on."""
         return self.record.to_dict()
 
+    @plain_arguments()
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Writes search.json and curve.png; each appears whole.
 
