@@ -9,7 +9,10 @@ from typing import Any, Literal, Union
 
 import pytest
 
-from unistep.cli.command import parameters_of, parse, run_command, spell
+from unistep.cli.command import run_command
+from unistep.cli.parameter import parameters_of
+from unistep.cli.parsing import parse
+from unistep.cli.spelling import spell
 from unistep.errors import UserError
 from unistep.runtime.interrupt import Interrupted
 

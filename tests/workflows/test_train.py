@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 import unistep
-from unistep.cli.command import parameters_of
+from unistep.cli.parameter import parameters_of
 from unistep.config import find_recipe, read_values, run_config
 from unistep.errors import UserError
 from unistep.runtime.interrupt import Interrupted

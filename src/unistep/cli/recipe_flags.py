@@ -4,7 +4,10 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
-from unistep.cli.command import Parameter, WideFormatter, hyphened, spell
+from unistep.cli.help import WideFormatter
+from unistep.cli.parameter import Parameter
+from unistep.cli.parsing import hyphened
+from unistep.cli.spelling import spell
 from unistep.config import changed, run_config, run_keys
 from unistep.config.resolve import to_values
 from unistep.config.run import RunConfig, StageConfig

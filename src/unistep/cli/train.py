@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any, Union
 
 import yaml
 
-from unistep.cli.command import help_text, interruptible, notes_shown, parameters_of, parse, spelled
+from unistep.cli.command import interruptible, notes_shown
+from unistep.cli.help import help_text
+from unistep.cli.parameter import parameters_of
+from unistep.cli.parsing import parse
 from unistep.cli.recipe_flags import Flags, check_without_recipe, flag_of, knobs, nested, of_recipe, parted
+from unistep.cli.spelling import spelled
 from unistep.config import RunConfig, find_recipe, read_run, read_values, run_keys
 from unistep.errors import UserError
 from unistep.workflows.train import Run, prepared, train
