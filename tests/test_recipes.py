@@ -21,7 +21,7 @@ from unistep.generation.plan import default_plan
 from unistep.networks.song import SongUNetConfig
 from unistep.objectives.methods import METHODS
 from unistep.workflows.runs.build import build_model, build_objective
-from unistep.workflows.runs.design import Images, ModelDesign, design_stages
+from unistep.workflows.runs.design import ImageKind, ModelDesign, design_stages
 from unistep.workflows.runs.network import build_network, shaped_network
 from unistep.workflows.train import train
 
@@ -62,7 +62,7 @@ def test_a_recipe_trains_by_the_method_of_its_name(name):
         assert [key for key, value in stage.get("objective", {}).items() if published[key] == value] == []
 
 
-def stand_ins(name: str, config: RunConfig, images: Images) -> dict[str, LoadedModel]:
+def stand_ins(name: str, config: RunConfig, images: ImageKind) -> dict[str, LoadedModel]:
     """The models that a recipe names, without weights: that of the data set's `edm`, with the recipe's network."""
     if not config.models:
         return {}
@@ -77,7 +77,7 @@ def test_a_recipe_builds_its_models_and_objectives(name):
     """Each from the weights of another, where the recipe says so."""
     config = parse_run([name])[0]
     channels, side, _ = shape(config)
-    images = Images(side, channels, 10 if config.use_labels else 0)
+    images = ImageKind(side, channels, 10 if config.use_labels else 0)
     with without_weights():
         models = stand_ins(name, config, images)
         designs = design_stages(config, images, {key: ModelDesign.of(model) for key, model in models.items()})

@@ -1,5 +1,6 @@
 """The tree keeps its rules: tests are collected, flags are spelled in cli/ alone, public names are there and cheap."""
 
+import ast
 import doctest
 import os
 import re
@@ -87,3 +88,50 @@ def test_public_functions_are_documented_whole(name):
     documented = [part for entry in parsed.params for part in entry.arg_name.lstrip("*").split(", ")]
     assert documented == list(inspect.signature(function).parameters)
     assert parsed.returns is not None and parsed.raises
+
+
+_QUESTIONS = {"what", "where", "how", "who", "whose", "which", "when", "why"}
+_FRAGMENTS = _QUESTIONS | set("of for in as to told see that from with by at on is are has have does because".split())
+
+
+def docstrings(path: Path):
+    """The name and the docstring of a module, and of its classes and functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            yield f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}", text
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """The argument entries of a docstring: names and text."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", text + "\n", re.MULTILINE)
+    return re.findall(r"^    ([\w*][\w*, ]*): (.*)", section[1], re.MULTILINE) if section else []
+
+
+def first_word(text: str) -> str:
+    return re.split(r"\W+", text.strip().lower())[0]
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    found = [name for path in SOURCES for name, text in docstrings(path) if first_word(text) in _QUESTIONS]
+    assert found == []
+
+
+def test_argument_entries_stand_alone():
+    found = [
+        f"{name}.{argument}: {text}"
+        for path in SOURCES
+        for name, whole in docstrings(path)
+        for argument, text in entries(whole)
+        if first_word(text) in _FRAGMENTS
+    ]
+    assert found == []
+
+
+def test_entries_are_found():
+    """Else the test above could not fail."""
+    count = sum(len(entries(text)) for path in SOURCES for _, text in docstrings(path))
+    assert count > 1000
+    assert entries("A thing.\n\nArgs:\n    seed: of everything.\n    a, b: numbers\n        and more.\n") == [
+        ("seed", "of everything."),
+        ("a, b", "numbers"),
+    ]

@@ -12,7 +12,7 @@ from unistep.errors import UserError
 from unistep.workflows.estimate.design import image_kind
 from unistep.workflows.estimate.estimate import estimate
 from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Measurement
-from unistep.workflows.runs.design import Images
+from unistep.workflows.runs.design import ImageKind
 from unistep.workflows.runs.network import build_network, shaped_network
 
 TINY = ["--network.block_out_channels", "[8,8]", "--network.attention_head_dim", "8", "--precision", "fp32"]
@@ -216,7 +216,7 @@ def test_what_is_left_out_where_there_is_too_little(limit, what, counted, monkey
 def test_the_images(flags, expected):
     images = image_kind(parse_run(["mnist-quick", *flags])[0])
     assert (images.size, images.channels, images.classes) == expected
-    assert images == Images(*expected, origin=images.origin)
+    assert images == ImageKind(*expected, origin=images.origin)
 
 
 def test_a_network_that_is_not_here_is_refused():

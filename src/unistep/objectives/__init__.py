@@ -1,1 +1,1 @@
-"""What a training step minimises: denoising (the teacher) and the consistency objective (its students)."""
+"""Losses of a training step: denoising (diffusion models) and the consistency objectives (their students)."""

@@ -20,7 +20,7 @@ batch that have the same class, weighted by how likely x_t came from each (the s
     x_r = x_bar + r/t (x_t - x_bar),   x_bar = sum_i w_i x_i,   w_i = softmax_i(-|x_t - x_i|^2 / (2 t^2))
 
 Guidance of scale w (Ho & Salimans 2022) enters the step: a teacher's step follows the guided teacher D_w, and the
-same-noise step, which puts the clean image x where the teacher says D, moves by what guidance adds to D:
+same-noise step, which takes the clean image x in place of D, moves by what guidance adds to D:
 
     x_r = x + r * noise + (1 - r/t) (w - 1) (D(x_t, t, c) - D(x_t, t))
 

@@ -32,9 +32,9 @@ class EMA:
     """Averages of a module's parameters; buffers are copied.
 
     Args:
-        module: the network being trained, unwrapped.
-        decays: one average is kept for each, in [0, 1).
-        ramp: how the rates begin.
+        module: network that is trained, unwrapped.
+        decays: decay rate of each average, in [0, 1).
+        ramp: warm-up of the rates.
     """
 
     def __init__(self, module: nn.Module, decays: Sequence[float], ramp: Ramp = "steps") -> None:

@@ -42,13 +42,13 @@ class Best:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the trainer needs in order to evaluate.
+    """The evaluation of a stage while it trains.
 
     Args:
-        name: of the number, as KD-MNIST.
-        every: steps between evaluations; the last step is followed by one too.
-        measure: called with the averaged model, on all processes; all get the same number.
-        keep: called on the first process with the averaged model, what is the best, and the seconds of training.
+        name: name of the metric, as KD-MNIST.
+        every: number of steps between evaluations; the last step is followed by one too.
+        measure: function of the averaged model, called on all processes, which get the same number.
+        keep: function of the averaged model, the best score and the seconds of training, called on the first process.
     """
 
     name: str

@@ -193,7 +193,7 @@ class Trainer:
         return seconds
 
     def _keep_best(self) -> None:
-        """Saves the best model where it is the one of now: always after the checkpoint that says so.
+        """Saves the best model where it is the one of now: always after the checkpoint that records it.
 
         So the model that is kept is always the one that the newest checkpoint names: where a kill comes between the
         two, it is saved when the run goes on.

@@ -82,7 +82,7 @@ def edit(
             right, centre, random, or box:TOP,LEFT,HEIGHT,WIDTH; default: where the image is transparent.
         margin: pixels of the result to be painted around the image: one number, or left,top,right,bottom; default: a
             quarter of the model's side.
-        factor: how many times larger the result is, as 4, or 2x4 for height x width; default: 4.
+        factor: ratio of the sides of result and image, as 4, or 2x4 for height x width; default: 4.
         blur: standard deviation of the blur to be undone, in pixels of the model.
         share: share that is known: of the pixels by the mask `random`, default 0.5; of the coefficients in compressed
             sensing, default 0.25.
@@ -106,10 +106,10 @@ def edit(
         loop: let a walk end where it begins.
         teacher: diffusion model that turns the images of an interpolation into noise, or embedded for that of the
             embedded model; default: noise is added.
-        fit: how images are brought to the model's size: crop the middle; resize, refused where that would stretch; pad;
-            tiles, which keep the image's own size.
+        fit: way in which images are brought to the model's size: crop the middle; resize, refused where that would
+            stretch; pad; tiles, which keep the image's own size.
         degrade: measure, blur, compress or add noise to whole images first, and compare the results with them.
-        measurement: what an operator has measured, values in [-1, 1] or uint8, one row an image; instead of `image`.
+        measurement: measurement of an operator, values in [-1, 1] or uint8, one row an image; instead of `image`.
         batch_size: results at once on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.

@@ -56,7 +56,8 @@ def evaluate(
     and on several processes (torchrun).
 
     Args:
-        samples: images (a folder, a .zip or an .npz) or a model as `unistep.load` takes it; default: the embedded MNIST
+        samples: images (a folder, a .zip or an .npz), or a model (folder, run, file or hub name); in
+            Python also a tensor, images of `unistep.sample`, a loaded model or a pipeline; default: the embedded MNIST
             model.
         reference: images to compare with (a folder, a .zip, an .npz, mnist or mnist-test), or an .npz of statistics:
             OpenAI's, EDM's, pytorch-fid's or one of `save_reference`; default: none, for metrics without a reference.

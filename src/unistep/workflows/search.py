@@ -70,17 +70,19 @@ def search(
     or repeated, goes on where it was, also with other numbers of steps.
 
     Args:
-        model: consistency model as `unistep.load` takes it; default: the embedded MNIST model.
+        model: model folder, run directory, OpenAI .pt, or owner/name on the Hugging Face hub, of a consistency model;
+            in Python also a loaded model or a pipeline; default: the embedded MNIST model.
         steps: numbers of network evaluations, of a task those of noise levels: 2, or 2,4, or 2..8.
         reference: images to compare with (a folder, a .zip, an .npz, mnist or mnist-test), or an .npz of statistics.
         task: task of editing whose noise levels are searched; default: the sampler's timesteps are.
         images: whole images for a task, as `reference` takes them, brought to the model's size; some, spread over all
             of them, are searched with, and as many others judge.
-        mask: part to be painted by a task, as `unistep.edit` takes it; one for all images.
-        margin: margin to be painted by a task, as `unistep.edit` takes it.
-        factor: enlargement by a task, as `unistep.edit` takes it.
-        blur: blur to be undone by a task, as `unistep.edit` takes it.
-        share: share of what is known of a task, as `unistep.edit` takes it.
+        mask: part to be inpainted: an image that is white there, or lower, upper, left, right, centre, random, or
+            box:TOP,LEFT,HEIGHT,WIDTH; one for all images.
+        margin: pixels to be outpainted around the image: one number, or left,top,right,bottom.
+        factor: ratio of the sides of result and image in upscaling, as 4, or 2x4 for height x width.
+        blur: standard deviation of the blur to be undone in deblurring, in pixels of the model.
+        share: share of the pixels (mask random) or of the coefficients (compressed sensing) that are known.
         settle: number of evaluations of a task without noise after the `steps`; default: the task's own.
         metric: number that is optimised: of a sampler it compares all images with the reference (default: fd), of a
             task each result with its image (default: psnr).

@@ -20,11 +20,11 @@ from unistep.objectives.methods import METHODS
 from unistep.samplers.guidance import Guided
 from unistep.workflows.runs import build
 from unistep.workflows.runs.build import build_model, build_objective, build_teacher
-from unistep.workflows.runs.design import Images, ModelDesign, StageDesign, design_stages
+from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.models import open_models
 from unistep.workflows.runs.network import build_network, shaped_network
 
-SMALL = Images(8, 1, 3)
+SMALL = ImageKind(8, 1, 3)
 
 
 def stage(method: str = "ect", name: str = "student", **fields) -> StageConfig:
@@ -42,7 +42,7 @@ def a_run(*stages: StageConfig, **fields) -> RunConfig:
     return RunConfig(stages=stages, **fields)
 
 
-def designed(run: RunConfig, teacher: LoadedModel | None = None, images: Images = SMALL) -> StageDesign:
+def designed(run: RunConfig, teacher: LoadedModel | None = None, images: ImageKind = SMALL) -> StageDesign:
     """The last stage, where the model called "teacher" is this one."""
     models = {} if teacher is None else {"teacher": ModelDesign.of(teacher)}
     return design_stages(run, images, models)[-1]
@@ -56,7 +56,7 @@ def state(model) -> dict[str, torch.Tensor]:
     return {name: v.clone() for name, v in model.state_dict().items()}
 
 
-def begun(run: RunConfig, teacher: LoadedModel, images: Images = SMALL):
+def begun(run: RunConfig, teacher: LoadedModel, images: ImageKind = SMALL):
     """The student of the last stage, with the teacher's weights."""
     return build_model(run, designed(run, teacher, images), teacher)
 
@@ -87,7 +87,7 @@ def test_a_network_without_patches_is_what_diffusers_opens(saved):
 @pytest.mark.parametrize("kind", ["network", "song"])
 def test_the_data_decides_size_channels_and_classes(kind, classes, request):
     architecture = request.getfixturevalue(kind)
-    found = designed(a_run(stage("edm"), network=architecture), images=Images(12, 3, classes)).network
+    found = designed(a_run(stage("edm"), network=architecture), images=ImageKind(12, 3, classes)).network
     assert found == replace(
         architecture, sample_size=12, in_channels=3, out_channels=3, num_class_embeds=classes or None
     )
@@ -139,7 +139,7 @@ def test_labels_cannot_be_dropped_where_there_are_none(network):
     run = a_run(stage("edm", name="teacher", label_dropout=0.1), network=network)
     message = "`teacher.objective.label_dropout` needs class labels, and there are none; set it to 0"
     with pytest.raises(UserError, match=message):
-        designed(run, images=Images(8, 1, 0))
+        designed(run, images=ImageKind(8, 1, 0))
 
 
 # ------------------------------------------------------------------------------------------------- teacher and student
@@ -275,7 +275,7 @@ def test_a_teacher_that_fits_is_opened_once(saved):
     path = saved()
     ((name, found),) = open_models(by_teacher(path), SMALL).items()
     assert name == str(path) and found.path == path
-    assert open_models(by_teacher(saved(num_class_embeds=None)), Images(8, 1, 0))
+    assert open_models(by_teacher(saved(num_class_embeds=None)), ImageKind(8, 1, 0))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_student_begins_as_a_teacher_of_the_same_scale(saved):
 @pytest.mark.parametrize("name", ["edm_cat256_tiny.pt", "ema_0.9999_600000.pt"])
 def test_a_teacher_of_openais(openai_pt, name):
     """A name that says nothing of the kind is no obstacle: the run says that it is a teacher."""
-    images = Images(32, 3, 0)
+    images = ImageKind(32, 3, 0)
     path = openai_pt(name)
     (teacher,) = open_models(by_teacher(path), images).values()
     assert teacher.info.kind == "diffusion" and teacher.info.noise_embedding == "adm"
@@ -356,7 +356,7 @@ def test_a_teacher_of_openais(openai_pt, name):
 
 def test_a_consistency_model_of_openais_is_no_teacher(openai_pt):
     with pytest.raises(UserError, match="is a consistency model; give a diffusion model"):
-        open_models(by_teacher(openai_pt("cd_cat256_l2.pt")), Images(32, 3, 0))
+        open_models(by_teacher(openai_pt("cd_cat256_l2.pt")), ImageKind(32, 3, 0))
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_a_consistency_model_of_openais_is_no_teacher(openai_pt):
 )
 def test_a_teacher_of_edms(edm_pkl, method, kind, scaling):
     """Its noise embedding is ln(sigma)/4, and so is the student's, whatever the run has for new ones."""
-    images = Images(16, 3, 5)
+    images = ImageKind(16, 3, 5)
     (teacher,) = open_models(by_teacher(edm_pkl(), method), images).values()
     run = a_run(student_of(method), noise_embedding="adm")
     design = designed(run, teacher, images)
@@ -391,7 +391,7 @@ def test_a_teacher_of_edms(edm_pkl, method, kind, scaling):
 
 
 def test_a_student_with_the_teachers_network_has_its_noise_embedding_even_if_it_begins_anew(edm_pkl):
-    images = Images(16, 3, 5)
+    images = ImageKind(16, 3, 5)
     (teacher,) = open_models(by_teacher(edm_pkl()), images).values()
     run = a_run(stage("cd", teacher="teacher"))
     assert designed(run, teacher, images).info.noise_embedding == "edm"
@@ -399,7 +399,7 @@ def test_a_student_with_the_teachers_network_has_its_noise_embedding_even_if_it_
 
 
 def test_a_teacher_with_other_scalings_can_teach_but_not_be_begun_from(edm_pkl, network):
-    images = Images(16, 3, 5)
+    images = ImageKind(16, 3, 5)
     (teacher,) = open_models(by_teacher(edm_pkl("VPPrecond")), images).values()
     assert teacher.info.preconditioning == "vp"
     with pytest.raises(UserError, match="cannot be begun from: its scalings are those of vp; set `student.init`") as e:

@@ -27,7 +27,7 @@ from unistep.config import RunConfig
 from unistep.core.random import ImageRandom
 from unistep.workflows.estimate.design import build_parts
 from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Memory, Parts
-from unistep.workflows.runs.design import Images, StageDesign
+from unistep.workflows.runs.design import ImageKind, StageDesign
 
 FLOPS_PARTS = (
     "student, forward",
@@ -86,7 +86,7 @@ class _Fake(FakeTensorMode):
 
 
 def count(
-    config: RunConfig, design: StageDesign, images: Images, accelerator: Accelerator
+    config: RunConfig, design: StageDesign, images: ImageKind, accelerator: Accelerator
 ) -> tuple[str, Flops, Memory]:
     """The class of a stage's network, and FLOPs and memory of a training step.
 
@@ -119,7 +119,7 @@ def count(
 
 
 def _forward(
-    parts: Parts, design: StageDesign, images: Images, accelerator: Accelerator, batch: int
+    parts: Parts, design: StageDesign, images: ImageKind, accelerator: Accelerator, batch: int
 ) -> tuple[Tensor, int]:
     """The losses, and the bytes that are kept for the backward pass."""
     x = torch.zeros(batch, *images.shape)

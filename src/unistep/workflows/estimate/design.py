@@ -1,4 +1,4 @@
-"""What the stages of a run are made of, as far as it is known without data, models that are elsewhere, and weights."""
+"""The stages of a run as far as they follow from the config, without data, weights, or models that are elsewhere."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,14 +13,14 @@ from unistep.networks.lpips import LPIPS
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
 from unistep.workflows.estimate.measure import Parts
 from unistep.workflows.runs.build import build_model, build_objective
-from unistep.workflows.runs.design import Images, ModelDesign, StageDesign, design_stages
+from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.models import check_images, named_models, open_models
 from unistep.workflows.runs.network import build_network, shaped_network
 
 _MNIST = (28, 1, 10)  # side, channels, classes
 
 
-def image_kind(config: RunConfig, model: LoadedModel | None = None) -> Images:
+def image_kind(config: RunConfig, model: LoadedModel | None = None) -> ImageKind:
     """The images by what the config tells, else by the bundled data, a model that a stage names, or the network.
 
     Raises:
@@ -42,11 +42,11 @@ def image_kind(config: RunConfig, model: LoadedModel | None = None) -> Images:
     if size is None:
         raise UserError("the size of the images is not known before the data are read; set `data.resolution`")
     labels = config.use_labels and data.use_labels
-    return Images(size, data.channels or channels, (classes or 0) if labels else 0, origin)
+    return ImageKind(size, data.channels or channels, (classes or 0) if labels else 0, origin)
 
 
-def designed(config: RunConfig) -> tuple[Images, list[StageDesign], list[str]]:
-    """Images and stages of a run, and notes on what was assumed.
+def designed(config: RunConfig) -> tuple[ImageKind, list[StageDesign], list[str]]:
+    """Kind of the images and stages of a run, and notes on what was assumed.
 
     Raises:
         UserError: the config does not tell size or network, or what it asks for does not fit together.
@@ -67,7 +67,7 @@ def designed(config: RunConfig) -> tuple[Images, list[StageDesign], list[str]]:
     return images, design_stages(config, images, models), notes
 
 
-def _supposed(config: RunConfig, images: Images, name: str) -> ModelDesign:
+def _supposed(config: RunConfig, images: ImageKind, name: str) -> ModelDesign:
     """A diffusion model with the network of its students, and a null class where they are guided."""
     network: Any = shaped_network(config, images.channels, images.size, images.classes)
     guided = any(stage.objective.guidance != 1 for stage in config.stages if stage.taught_by == name)

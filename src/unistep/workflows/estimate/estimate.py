@@ -1,4 +1,4 @@
-"""What a run would take, before it is begun: parameters, FLOPs, memory and time of every stage.
+"""An estimate of a run before it begins: parameters, FLOPs, memory and time of every stage.
 
 FLOPs and memory are counted (`count.py`), and time is measured on the device (`measure.py`), with random weights on
 random images.
@@ -25,7 +25,7 @@ def estimate(config: RunConfig, steps: int = 10, seconds: float = 40.0, *, name:
         name: name of the run.
 
     Raises:
-        UserError: the config does not tell the images' size or the network, or they do not fit each other.
+        UserError: the config leaves the images' size or the network open, or they do not fit each other.
     """
     accelerator = build_accelerator(config.precision)
     if accelerator.num_processes > 1:

@@ -70,13 +70,14 @@ class Parts:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What to measure, and within which time.
+    """Limits of a measurement of time, and the counts that it goes by.
 
     Args:
-        steps: to take.
-        seconds: for all of them, about.
-        flops, evaluation: of an image in a step, and of one network evaluation.
-        memory: of a step.
+        steps: number of steps to be taken.
+        seconds: time that all steps may take, about.
+        flops: FLOPs of an image in a training step.
+        evaluation: FLOPs of one network evaluation.
+        memory: memory of a step.
     """
 
     steps: int
@@ -91,10 +92,10 @@ class Measurement:
     """Medians of `steps` steps.
 
     Args:
-        what: was measured.
-        steps: how many.
-        micro_batch: images of each.
-        seconds: of the forward and backward passes of a micro-batch.
+        what: name of the part that was measured.
+        steps: number of steps.
+        micro_batch: number of images of each step.
+        seconds: seconds of the forward and backward passes of a micro-batch.
         update: seconds of optimizer and averages, once a step; 0 where they were not measured.
     """
 
@@ -123,10 +124,10 @@ def measure(
     """Takes steps of a stage.
 
     Args:
-        build: makes the stage with random weights on the CPU; with True it is only asked for the student.
-        stage: its lengths and rates.
+        build: function that makes the stage with random weights on the CPU; with True the student alone.
+        stage: lengths and rates of the stage.
         dataset: images of the right shape.
-        measuring: what to measure.
+        measuring: limits of the measurement.
         accelerator: device and precision.
     """
     device, memory = accelerator.device, measuring.memory

@@ -1,4 +1,4 @@
-"""What a run would take: the numbers, and a table of them in plain text, with a column for each stage."""
+"""The estimate of a run: the numbers, and a table of them in plain text, with a column for each stage."""
 
 import io
 import math
@@ -18,14 +18,14 @@ from unistep.training.config import TrainerConfig
 from unistep.workflows.estimate.count import FLOPS_PARTS, FP32, Flops
 from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Measurement, Memory
 from unistep.workflows.estimate.units import device_name, in_bytes, in_flops, in_hours, in_seconds, three_digits
-from unistep.workflows.runs.design import Images
+from unistep.workflows.runs.design import ImageKind
 
 _COLOURS = {1: "grey", 3: "colour"}
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What a stage would take on one device.
+    """Estimate of a stage on one device.
 
     Args:
         name: name of the stage.
@@ -80,7 +80,7 @@ class StageEstimate:
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """What a run would take on one device; as text it is a table.
+    """Estimate of a run on one device; as text it is a table.
 
     Args:
         name: name of the run.
@@ -89,11 +89,11 @@ class Estimate:
         device: the device.
         precision: arithmetic of the forward and backward passes.
         free_memory: bytes that are free on the device.
-        notes: what was assumed, a line each.
+        notes: assumptions that were made, a line each.
     """
 
     name: str
-    images: Images
+    images: ImageKind
     stages: tuple[StageEstimate, ...]
     device: torch.device
     precision: str

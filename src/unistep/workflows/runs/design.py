@@ -1,4 +1,4 @@
-"""What the stages of a run are made of, decided before any weight is there.
+"""The parts of the stages of a run, chosen before any weight is there.
 
 All that does not fit together is refused here, so that it is refused before anything is written.
 """
@@ -17,14 +17,14 @@ from unistep.workflows.runs.network import shaped_network
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageKind:
     """Shape of the images of a run.
 
     Args:
         size: side in pixels.
         channels: number of channels.
         classes: number of classes; 0 is unconditional.
-        origin: what the size was taken from, in words.
+        origin: source of the size, in words.
     """
 
     size: int
@@ -87,7 +87,7 @@ class StageDesign:
         return ModelDesign(self.network, self.info, self.stage.name)
 
 
-def design_stages(config: RunConfig, images: Images, models: Mapping[str, ModelDesign]) -> list[StageDesign]:
+def design_stages(config: RunConfig, images: ImageKind, models: Mapping[str, ModelDesign]) -> list[StageDesign]:
     """The stages of a run, in their order.
 
     Args:
@@ -108,7 +108,7 @@ def design_stages(config: RunConfig, images: Images, models: Mapping[str, ModelD
 
 
 def _design(
-    config: RunConfig, stage: StageConfig, images: Images, init: ModelDesign | None, teacher: ModelDesign | None
+    config: RunConfig, stage: StageConfig, images: ImageKind, init: ModelDesign | None, teacher: ModelDesign | None
 ) -> StageDesign:
     method, like = stage.objective, init or teacher
     if config.network is None and like is not None:

@@ -104,7 +104,7 @@ def check_changes(folder: Path, old: RunConfig, changes: list[tuple[str, Any, An
 
 
 def _reason_against(key: str, old: RunConfig, begun: list[StageConfig]) -> str:
-    """Why a key may not change; empty where it may."""
+    """Returns the reason against the change of a key; empty where it may change."""
     section, _, rest = key.partition(".")
     stage = next((stage for stage in begun if stage.name == section), None)
     if stage is None:

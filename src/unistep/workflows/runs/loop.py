@@ -37,7 +37,7 @@ from unistep.training.evaluation import Evaluation
 from unistep.training.precision import pick_precision
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
-from unistep.workflows.runs.design import Images, ModelDesign, StageDesign, design_stages
+from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
 from unistep.workflows.runs.folder import claim_folder
 from unistep.workflows.runs.models import open_models
@@ -64,7 +64,7 @@ def build_accelerator(precision: Precision) -> Accelerator:
         raise UserError(f"`precision` {precision}: {error}; give auto or fp32") from None
 
 
-def images_of(config: RunConfig, dataset: ImageDataset) -> Images:
+def images_of(config: RunConfig, dataset: ImageDataset) -> ImageKind:
     """The shape of a dataset's images.
 
     Raises:
@@ -73,7 +73,7 @@ def images_of(config: RunConfig, dataset: ImageDataset) -> Images:
     height, width = dataset.image_size
     if height != width:
         raise UserError(f"{config.data.source}: images are {width}x{height}; set `data.resolution` to make them square")
-    return Images(height, dataset.channels, dataset.num_classes if config.use_labels else 0)
+    return ImageKind(height, dataset.channels, dataset.num_classes if config.use_labels else 0)
 
 
 def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
@@ -270,7 +270,7 @@ class StageRun:
         return save
 
     def measured(self) -> Evaluation | None:
-        """How the stage is measured while it trains, and its best model kept."""
+        """Returns the evaluation of the stage while it trains, which keeps its best model."""
         found = self.evaluation
         if found is None or self.stage != self.config.evaluated:
             return None

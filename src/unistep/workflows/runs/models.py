@@ -10,11 +10,11 @@ from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.formats.run_directory import newest_diffusion_stage
 from unistep.workflows.models import open_any
-from unistep.workflows.runs.design import Images
+from unistep.workflows.runs.design import ImageKind
 
 
 def open_models(
-    config: RunConfig, images: Images | None, device: torch.device | str = "cpu", *, missing: bool = False
+    config: RunConfig, images: ImageKind | None, device: torch.device | str = "cpu", *, missing: bool = False
 ) -> dict[str, LoadedModel]:
     """Opens every model once.
 
@@ -50,7 +50,7 @@ def named_models(config: RunConfig) -> list[tuple[StageConfig, str, str]]:
     return [(stage, role, name) for stage, role, name in pairs if name is not None and name not in own]
 
 
-def check_images(what: str, model: LoadedModel, images: Images) -> None:
+def check_images(what: str, model: LoadedModel, images: ImageKind) -> None:
     """Refuses a model of other images.
 
     Raises:
