@@ -51,7 +51,8 @@ def test_help_of_a_recipe_has_all_of_its_keys(run):
     assert shown.code == 0
     for key in run_keys(read_values(find_recipe(RECIPE))):
         assert key.is_section or f"--{key.name.replace('_', '-')} " in shown.out, key.name
-    assert "(default: 1200)" in shown.out and "(default: 0.0005)" in shown.out  # the recipe's
+    text = " ".join(shown.out.split())
+    assert "(default: 1200)" in text and "(default: 0.0005)" in text  # the recipe's
 
 
 @pytest.mark.parametrize("section", ["student", "student.objective", "teacher.optimizer", "network", "data"])
