@@ -91,7 +91,19 @@ def read_network(path: Path) -> nn.Module:
     Raises:
         UserError: no such file, not JSON, an unknown network, or an architecture that is not one.
     """
-    raw = read_object(path, LAYOUT)
+    return network_of(read_object(path, LAYOUT), path)
+
+
+def network_of(raw: dict[str, Any], path: Path) -> nn.Module:
+    """The network that the content of a config.json describes, without weights, on the meta device.
+
+    Args:
+        raw: content of the file.
+        path: name of the file, for messages.
+
+    Raises:
+        UserError: an unknown network, or an architecture that is not one.
+    """
     name = raw.get("_class_name")
     row = next((row for row in NETWORKS.values() if row.class_name == name), None)
     if row is None:
