@@ -6,55 +6,42 @@ Algorithm 1 of "Consistency Models" (Song et al. 2023): f(x, sigma) gives an ima
 
 Interface and meanings are those of diffusers 0.42: `timesteps` given by the user descend and count on a grid of
 `num_train_timesteps` levels whose index 0 is sigma_max, so that [22, 0] means the levels 0 and then 22; the attribute
-`timesteps` holds the noise embedding of each level, 250 ln(sigma). Beyond it: `sigmas` gives noise levels directly, and
-schedules that cannot work are refused: one that does not begin at sigma_max, where the noise is.
+`timesteps` holds the noise embedding of each level, 250 ln(sigma). Beyond it, `sigmas` gives noise levels directly.
+A schedule may begin at any level, as an edit of an image does; a pipeline's begins at sigma_max, where the noise is.
 """
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from unistep.core.noise import karras_sigma
-from unistep.core.parameterization import ConsistencyScaling, NoiseEmbedding, c_noise_of
+from unistep.core.parameterization import ConsistencyScaling, EDMScaling, NoiseEmbedding, c_noise_of
 from unistep.errors import UserError
+from unistep.pipelines.frozen import scheduler_config
+from unistep.pipelines.noise import Generator, randn
+from unistep.pipelines.numbers import Numbers, Whole, as_device, as_list, check_number, is_whole, whole_number
+from unistep.pipelines.output import SchedulerOutput
+from unistep.pipelines.scheduler_files import SchedulerFiles
 from unistep.samplers.consistency import check_sigmas
 
-Generator = torch.Generator | Sequence[torch.Generator] | None
-_STATE = ("timesteps", "sigmas", "num_inference_steps", "_step_index", "_begin_index")
+_STATE = (
+    "timesteps",
+    "sigmas",
+    "num_inference_steps",
+    "custom_timesteps",
+    "is_scale_input_called",
+    "_step_index",
+    "_begin_index",
+)
 
 
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """Noise range and grid; see `CMStochasticIterativeScheduler`."""
-
-    num_train_timesteps: int = 40
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
-    s_noise: float = 1.0
-    rho: float = 7.0
-    clip_denoised: bool = True
-    noise_embedding: NoiseEmbedding = "adm"
-
-
-class SchedulerOutput(NamedTuple):
-    """Result of a step.
-
-    Args:
-        prev_sample: images [B, C, H, W], noised to the next level.
-    """
-
-    prev_sample: Tensor
-
-
-class CMStochasticIterativeScheduler:
+class CMStochasticIterativeScheduler(SchedulerFiles):
     """Noise levels and steps of a consistency sampler.
 
     Args:
@@ -84,22 +71,16 @@ class CMStochasticIterativeScheduler:
         clip_denoised: bool = True,
         noise_embedding: NoiseEmbedding = "adm",
     ) -> None:
-        self.config = c = SchedulerConfig(
+        self.config = c = scheduler_config(
             num_train_timesteps, sigma_min, sigma_max, sigma_data, s_noise, rho, clip_denoised, noise_embedding
         )
-        self.init_noise_sigma = sigma_max
+        self.init_noise_sigma = c.sigma_max
         self.num_inference_steps: int | None = None
+        self.custom_timesteps = False
+        self.is_scale_input_called = False
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._set_sigmas(self._grid(torch.arange(c.num_train_timesteps, dtype=torch.float64)), None)
-
-    @classmethod
-    def from_config(
-        cls, config: "SchedulerConfig | dict[str, Any]", **changes: Any
-    ) -> "CMStochasticIterativeScheduler":
-        """Makes a scheduler of another's `config`, or of a scheduler_config.json; unknown entries are left out."""
-        given = asdict(config) if isinstance(config, SchedulerConfig) else dict(config)
-        return cls(**{k: v for k, v in (given | changes).items() if k in SchedulerConfig.__dataclass_fields__})
 
     def fork(self) -> "CMStochasticIterativeScheduler":
         """Returns a scheduler of the same settings with schedule and step of its own, as a call of one thread needs."""
@@ -124,16 +105,20 @@ class CMStochasticIterativeScheduler:
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begins in the middle of a schedule: at step `begin_index`."""
-        self._begin_index = begin_index
+        """Begins in the middle of a schedule: at step `begin_index`.
+
+        Raises:
+            UserError: no whole number, or below 0.
+        """
+        self._begin_index = whole_number("begin_index", begin_index, least=0)
 
     def set_timesteps(
         self,
-        num_inference_steps: int | None = None,
-        device: torch.device | str | None = None,
-        timesteps: Sequence[int] | None = None,
+        num_inference_steps: Whole | None = None,
+        device: torch.device | str | int | None = None,
+        timesteps: Numbers | None = None,
         *,
-        sigmas: Sequence[float] | None = None,
+        sigmas: Numbers | None = None,
     ) -> None:
         """Chooses the noise levels, by exactly one of the three.
 
@@ -141,11 +126,11 @@ class CMStochasticIterativeScheduler:
             num_inference_steps: number of steps, at indices 0, r, 2r, ... with r = num_train_timesteps //
                 num_inference_steps.
             device: device of the attribute `timesteps`.
-            timesteps: indices in descending order that end with 0, as [22, 0].
-            sigmas: noise levels, strictly descending from sigma_max.
+            timesteps: indices in descending order, as [22, 0]; the lowest is the first step.
+            sigmas: noise levels, strictly descending.
 
         Raises:
-            UserError: none or several are given, or they are no schedule.
+            UserError: none or several are given, or they are no schedule; no such device.
         """
         given = [v for v in (num_inference_steps, timesteps, sigmas) if v is not None]
         if not given:
@@ -153,23 +138,44 @@ class CMStochasticIterativeScheduler:
         if len(given) > 1:
             raise UserError("Can only pass one of `num_inference_steps`, `timesteps` or `sigmas`.")
         if sigmas is not None:
-            levels = [float(s) for s in sigmas]
-            check_sigmas(levels, self.config.sigma_max)
-            self._set_sigmas(torch.tensor(levels, dtype=torch.float64), device)
-            return
-        indices = self._spaced(num_inference_steps) if num_inference_steps is not None else self._checked(timesteps)
-        self.num_inference_steps = num_inference_steps
-        self._set_sigmas(self._grid(torch.tensor(indices, dtype=torch.float64)), device)
+            levels = torch.tensor(_levels(sigmas), dtype=torch.float64)
+        elif timesteps is not None:
+            levels = self._grid(torch.tensor(self._indices(timesteps), dtype=torch.float64))
+        else:
+            levels = self._grid(torch.tensor(self._spaced(num_inference_steps), dtype=torch.float64))
+        self._set_sigmas(levels, device)
+        self.num_inference_steps = None if num_inference_steps is None else len(levels)
+        self.custom_timesteps = timesteps is not None
 
-    def sigma_to_t(self, sigmas: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Returns c_noise of noise levels."""
-        return c_noise_of(sigmas, self.config.noise_embedding)
+    def sigma_to_t(self, sigmas: Any) -> Any:
+        """Returns c_noise of noise levels: a tensor for a tensor, else numpy's number or array, fp64.
+
+        Args:
+            sigmas: noise level, or tensor, array or list of them.
+        """
+        if isinstance(sigmas, Tensor):
+            return c_noise_of(sigmas, self.config.noise_embedding)
+        found = c_noise_of(torch.as_tensor(np.asarray(sigmas, dtype=np.float64)), self.config.noise_embedding).numpy()
+        return found[()]
+
+    def get_scalings(self, sigma: Float[Tensor, "..."]) -> tuple[Tensor, Tensor]:
+        """Returns c_skip and c_out of a denoiser (EDM's) at noise levels."""
+        scaling = EDMScaling(self.config.sigma_data)
+        flat = sigma.reshape(-1)
+        return scaling.c_skip(flat).reshape(sigma.shape), scaling.c_out(flat).reshape(sigma.shape)
+
+    def get_scalings_for_boundary_condition(self, sigma: Float[Tensor, "..."]) -> tuple[Tensor, Tensor]:
+        """Returns c_skip and c_out of a consistency function at noise levels: 1 and 0 at sigma_min."""
+        scaling = ConsistencyScaling(self.config.sigma_min, self.config.sigma_data)
+        flat = sigma.reshape(-1)
+        return scaling.c_skip(flat).reshape(sigma.shape), scaling.c_out(flat).reshape(sigma.shape)
 
     def scale_model_input(
         self, sample: Shaped[Tensor, "B ..."], timestep: float | Float[Tensor, ""]
     ) -> Shaped[Tensor, "B ..."]:
         """Returns c_in(sigma) x, the input of the network."""
         sigma = self._sigma(timestep)
+        self.is_scale_input_called = True
         return sample / ((sigma**2 + self.config.sigma_data**2) ** 0.5)
 
     def step(
@@ -214,10 +220,40 @@ class CMStochasticIterativeScheduler:
     def add_noise(
         self, original_samples: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], timesteps: Float[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
-        """Returns x + sigma noise, at the levels of `timesteps`, entries of the attribute of that name."""
-        steps = [self._index_of(t) for t in timesteps]
+        """Returns x + sigma noise.
+
+        Args:
+            original_samples: images.
+            noise: unit Gaussian noise.
+            timesteps: entries of the attribute `timesteps`, one an image. After `set_begin_index`, they are the
+                present step whatever they are, as in diffusers.
+        """
+        if self._begin_index is None:
+            steps = [self.index_for_timestep(t) for t in timesteps]
+        else:
+            steps = [self._begin_index if self._step_index is None else self._step_index] * len(timesteps)
         sigma = self.sigmas.to(original_samples)[steps]
         return original_samples + noise * sigma.reshape(-1, *(1,) * (original_samples.ndim - 1))
+
+    def index_for_timestep(
+        self, timestep: float | Float[Tensor, ""], schedule_timesteps: Shaped[Tensor, " N"] | None = None
+    ) -> int:
+        """Returns the number of the step of a timestep.
+
+        Args:
+            timestep: entry of `timesteps`.
+            schedule_timesteps: other timesteps to look in.
+
+        Raises:
+            UserError: there is no such entry.
+        """
+        timesteps = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        if isinstance(timestep, Tensor):
+            timestep = timestep.to(timesteps.device)
+        found = (timesteps == timestep).nonzero()
+        if not len(found):
+            raise UserError(f"timestep {float(timestep):g} is not one of `scheduler.timesteps`.")
+        return int(found[min(1, len(found) - 1)])
 
     def _grid(self, indices: Tensor) -> Tensor:
         c = self.config
@@ -225,62 +261,49 @@ class CMStochasticIterativeScheduler:
             return torch.full_like(indices, c.sigma_max)
         return karras_sigma(indices, c.num_train_timesteps, c.sigma_min, c.sigma_max, c.rho)
 
-    def _set_sigmas(self, sigmas: Tensor, device: torch.device | str | None) -> None:
+    def _set_sigmas(self, sigmas: Tensor, device: torch.device | str | int | None) -> None:
         timesteps = self.sigma_to_t(sigmas)
         if device is not None:
-            on_mps = torch.device(device).type == "mps"  # which has no fp64
-            timesteps = timesteps.to(device, torch.float32 if on_mps else torch.float64)
+            place = as_device(device)
+            timesteps = timesteps.to(place, torch.float32 if place.type == "mps" else torch.float64)  # mps has no fp64
         self.timesteps = timesteps
         self.sigmas = torch.cat([sigmas, sigmas.new_tensor([self.config.sigma_min])]).float()
         self._step_index = None
         self._begin_index = None
 
-    def _spaced(self, steps: int) -> list[int]:
+    def _spaced(self, steps: Any) -> list[int]:
         levels = self.config.num_train_timesteps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise UserError(f"`num_inference_steps` is {steps!r}; it must be a positive integer.")
+        steps = whole_number("num_inference_steps", steps)
         if steps > levels:
             raise UserError(f"`num_inference_steps`: {steps} cannot be larger than `num_train_timesteps`: {levels}.")
         return [i * (levels // steps) for i in range(steps)]
 
-    def _checked(self, timesteps: Sequence[int] | None) -> list[int]:
-        listed = list(timesteps or ())
+    def _indices(self, timesteps: Any) -> list[int]:
+        """The indices of the grid, in the order in which they are visited."""
+        listed = as_list("timesteps", timesteps)
         levels = self.config.num_train_timesteps
-        if not listed or any(isinstance(t, bool) or int(t) != t for t in listed):
+        if not listed or not all(is_whole(t) or (isinstance(t, float) and t.is_integer()) for t in listed):
             raise UserError(f"`timesteps` {listed} must be indices of the noise grid, as [22, 0].")
         if any(a <= b for a, b in pairwise(listed)):
             raise UserError("`timesteps` must be in descending order.")
         if listed[0] >= levels:
             raise UserError(f"`timesteps` must start before `num_train_timesteps`: {levels}.")
-        if listed[-1] != 0:
-            raise UserError(
-                f"`timesteps` {listed} must end with 0, the index of sigma_max {self.config.sigma_max:g}, where the "
-                f"noise begins: {[*listed, 0] if listed[-1] > 0 else [t for t in listed if t >= 0]}?"
-            )
+        if listed[-1] < 0:
+            raise UserError(f"`timesteps` {listed} must be indices of the noise grid, which begin with 0.")
         return [int(t) for t in reversed(listed)]
 
     def _sigma(self, timestep: float | Tensor) -> Tensor:
         if self._step_index is None:
-            self._step_index = self._begin_index if self._begin_index is not None else self._index_of(timestep)
+            self._step_index = self._begin_index if self._begin_index is not None else self.index_for_timestep(timestep)
         return self.sigmas[self._step_index]
 
-    def _index_of(self, timestep: float | Tensor) -> int:
-        found = (self.timesteps == timestep).nonzero()
-        if not len(found):
-            raise UserError(f"timestep {float(timestep):g} is not one of `scheduler.timesteps`.")
-        return int(found[0])
 
-
-def randn(shape: tuple[int, ...], generator: Generator, device: torch.device | str) -> Float[Tensor, "B ..."]:
-    """Draws unit Gaussian noise, fp32, on the device of the generator, and moves it to `device`.
-
-    Args:
-        shape: shape of the noise, images first.
-        generator: generator of all images, or one an image; None is torch's default one of `device`.
-        device: device of the result.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        place = device if generator is None else generator.device
-        return torch.randn(shape, generator=generator, device=place).to(device)
-    rows = [torch.randn((1, *shape[1:]), generator=g, device=g.device) for g in generator]
-    return torch.cat([row.to(device) for row in rows])
+def _levels(sigmas: Any) -> list[float]:
+    listed = as_list("sigmas", sigmas)
+    if not listed:
+        raise UserError("`sigmas` [] must be noise levels, as [80, 0.8].")
+    for value in listed:
+        if value == value:  # the order refuses the others
+            check_number("sigmas", value)
+    check_sigmas(listed, listed[0])
+    return [float(value) for value in listed]

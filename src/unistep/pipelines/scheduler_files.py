@@ -1,0 +1,212 @@
+"""Schedulers made of configs and files, and written to them: diffusers' `ConfigMixin` and `SchedulerMixin`."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from unistep.checks import user_path
+from unistep.errors import UserError
+from unistep.files import LAYOUT, whole_file
+from unistep.formats.hub.address import is_hub_name
+from unistep.formats.json_config import read_object, shown
+from unistep.formats.model_folder.network import DIFFUSERS_VERSION
+from unistep.pipelines.frozen import SchedulerConfig
+from unistep.pipelines.options import LOADING, PUSHING, Download, check_options, unknown_argument
+
+_log = logging.getLogger("unistep")
+_FIELDS = tuple(SchedulerConfig.__annotations__)
+_OWN = "_unistep"
+
+
+class SchedulerFiles:
+    """The part of a scheduler that makes it of a config and writes its config."""
+
+    config: SchedulerConfig
+    config_name = "scheduler_config.json"
+    has_compatibles = True
+    _compatibles: ClassVar[list[str]] = []
+
+    @property
+    def compatibles(self) -> list[type]:
+        """Classes that take the same config."""
+        return [type(self)]
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **changes: Any) -> Any:
+        """Makes a scheduler of another's `config`, or of the content of a scheduler_config.json.
+
+        Args:
+            config: settings by name, of this class or of diffusers'; entries that it has not are left out, which is
+                logged.
+            return_unused_kwargs: whether the scheduler comes with a dict of all that was left out.
+            changes: settings that replace those of `config`.
+
+        Returns:
+            The scheduler, or (scheduler, unused).
+
+        Raises:
+            UserError: no config, or a value out of range.
+            TypeError: a change of a setting that schedulers do not have.
+        """
+        if isinstance(config, str | os.PathLike):  # as diffusers took it once
+            config = cls.load_config(config)
+        if not isinstance(config, Mapping):
+            raise UserError(f"a {type(config).__name__} is no config of a scheduler; give a dict of its settings")
+        own = config.get(_OWN)
+        given = dict(config) | (
+            {k: own[k] for k in ("noise_embedding",) if k in own} if isinstance(own, Mapping) else {}
+        )
+        known = (*_FIELDS, "noise_embedding")
+        settings = {name: given[name] for name in known if given.get(name) is not None}
+        # What begins with _ is no setting, and null asks for nothing.
+        unused = {k: v for k, v in given.items() if k not in known and not k.startswith("_") and v is not None}
+        if unused and not return_unused_kwargs:
+            _log.warning("not used, for a %s has no such setting: %s", cls.__name__, ", ".join(sorted(unused)))
+        unknown = [name for name in changes if name not in known]
+        if unknown and not return_unused_kwargs:
+            raise unknown_argument("from_config", unknown[0], known)
+        scheduler = cls(**(settings | {name: value for name, value in changes.items() if name in known}))
+        if return_unused_kwargs:
+            return scheduler, unused | {name: changes[name] for name in unknown}
+        return scheduler
+
+    @classmethod
+    def load_config(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        return_unused_kwargs: bool = False,
+        return_commit_hash: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Reads the config of a scheduler.
+
+        Args:
+            pretrained_model_name_or_path: scheduler_config.json, a folder that holds one, a model folder, or owner/name
+                on the hub.
+            return_unused_kwargs: whether a dict of the options that are none of these comes with it.
+            return_commit_hash: whether the commit on the hub comes with it; None for a file.
+            options: `subfolder`, and the options of a download: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Returns:
+            The settings by name, as they are in the file.
+
+        Raises:
+            UserError: there is no such file, or it is damaged.
+            TypeError: an option that does not exist.
+        """
+        download, unused = Download.of("load_config", options, LOADING, keep_unknown=return_unused_kwargs)
+        path, commit = cls._config_file(pretrained_model_name_or_path, download)
+        found = (
+            read_object(path, LAYOUT),
+            *([unused] if return_unused_kwargs else []),
+            *([commit] if return_commit_hash else []),
+        )
+        return found if len(found) > 1 else found[0]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Makes a scheduler of a file.
+
+        Args:
+            pretrained_model_name_or_path: scheduler_config.json, a folder that holds one, a model folder, or owner/name
+                on the hub.
+            subfolder: folder of the file below that; "scheduler" in a model folder, which may be left out.
+            return_unused_kwargs: whether the scheduler comes with a dict of all settings and options that are not used.
+            options: options of `load_config`, and settings that replace those of the file.
+
+        Returns:
+            The scheduler, or (scheduler, unused).
+
+        Raises:
+            UserError: there is no such file, it is damaged, or a value is out of range.
+            TypeError: an option that does not exist.
+        """
+        config, changes = cls.load_config(
+            pretrained_model_name_or_path, return_unused_kwargs=True, subfolder=subfolder, **options
+        )
+        known = (*_FIELDS, "noise_embedding", *Download.__dataclass_fields__)
+        if (unknown := [name for name in changes if name not in known]) and not return_unused_kwargs:
+            raise unknown_argument("from_pretrained", unknown[0], known)
+        try:
+            return cls.from_config(config, return_unused_kwargs, **changes)
+        except UserError as error:
+            raise UserError(f"{pretrained_model_name_or_path}: {error}") from None
+
+    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
+        """Writes scheduler_config.json, which diffusers reads as well.
+
+        Args:
+            save_directory: folder of the file, which is made if there is none.
+            push_to_hub: must be False: the hub holds whole models.
+            options: options of a push.
+
+        Raises:
+            UserError: the file cannot be written; `push_to_hub`.
+            TypeError: an option that does not exist.
+        """
+        check_options("save_config", options, PUSHING)
+        if push_to_hub:
+            raise UserError("`push_to_hub` is for whole models; call it of the pipeline")
+        folder = user_path(save_directory)
+        try:
+            with whole_file(folder / self.config_name) as temporary:
+                temporary.write_text(self.to_json_string(), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {folder / self.config_name}: {error.strerror or error}") from None
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any
+    ) -> None:
+        """Writes scheduler_config.json: another name of `save_config`."""
+        self.save_config(save_directory, push_to_hub, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:
+        """Refuses: the hub holds whole models.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"`repo_id` {repo_id}: a scheduler is pushed with its model; call `push_to_hub` of the pipeline"
+        )
+
+    def to_json_string(self) -> str:
+        """Returns the content of scheduler_config.json."""
+        entries = {"_class_name": type(self).__name__, "_diffusers_version": DIFFUSERS_VERSION, **self.config}
+        if embedding := entries.pop("noise_embedding", None):
+            entries[_OWN] = {"noise_embedding": embedding}  # where model folders have it
+        return type(self.config)(entries).to_json_string()
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Writes the config to a file of any name."""
+        user_path(json_file_path).write_text(self.to_json_string(), encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    @classmethod
+    def _config_file(cls, name: str | os.PathLike[str], download: "Download") -> tuple[Path, str | None]:
+        """The file of a config, and its commit on the hub."""
+        path = user_path(name)
+        if path.is_file():
+            return path, None
+        commit = None
+        if not path.is_dir():
+            if not is_hub_name(os.fspath(name)):
+                raise UserError(f"{shown(os.fspath(name))} is no file or folder of a scheduler; {LAYOUT}")
+            path = download.folder(os.fspath(name))
+            commit = path.name
+        below = [download.subfolder] if download.subfolder else ["", "scheduler"]
+        places = [path / part / cls.config_name for part in below]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            raise UserError(f"{path} has no {' and no '.join(str(p.relative_to(path)) for p in places)}; {LAYOUT}")
+        return found, commit
