@@ -1,5 +1,7 @@
 """The error that a user can cause."""
 
+_LONGEST = 2000  # characters of a message; names and values of others have any length
+
 
 class UserError(ValueError):
     """A mistake in the arguments or inputs: one line that names the value and the remedy.
@@ -14,5 +16,10 @@ class UserError(ValueError):
     """
 
     def __init__(self, problem: str, remedy: str = "", *, field: str = "") -> None:
-        super().__init__((f"`{field}` " if field else "") + problem + (f"; {remedy}" if remedy else ""))
+        between = " " if problem.endswith("?") else "; "
+        line = (f"`{field}` " if field else "") + problem + (between + remedy if remedy else "")
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
+        # Names and texts of others may hold line ends, and codes that a terminal obeys.
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line))
         self.problem, self.remedy, self.field = problem, remedy, field

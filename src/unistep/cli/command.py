@@ -18,6 +18,7 @@ from unistep.cli.parameter import MISSING, Parameter, parameters_of
 from unistep.cli.parsing import parse
 from unistep.cli.spelling import spell, spelled
 from unistep.errors import UserError
+from unistep.text import shown
 
 T = TypeVar("T")
 
@@ -63,18 +64,18 @@ def run_command(
     own = [p if p.name not in defaults else _with_default(p, defaults[p.name]) for p in own]
     own = [replace(p, other_name=(flags or {}).get(p.name, ""), several=p.name in several) for p in own]
     which = _which_model(own) if opens else []
-    shown = [Parameter(name, (bool,), False, text) for name, text in (switches or {}).items()]
+    of_show = [Parameter(name, (bool,), False, text) for name, text in (switches or {}).items()]
     if "-h" in arguments or "--help" in arguments:
-        print(help_text(function, usage, [*own, *shown], _group(which), positionals, epilog), end="")
+        print(help_text(function, usage, [*own, *of_show], _group(which), positionals, epilog), end="")
         sys.exit(0)
     program = " ".join(usage.splitlines()[0].split()[:2])
-    spelling = {p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *shown, *which)}
+    spelling = {p.name: p.name.upper() if p.name in positionals else p.flag for p in (*own, *of_show, *which)}
     with spelled(spelling):
-        values = parse(arguments, [*own, *shown, *which], positionals, program)
+        values = parse(arguments, [*own, *of_show, *which], positionals, program)
         if opens:
             required = any(p.name == opens and p.default is MISSING for p in own)
             values = _with_options(values, opens, [p.name for p in which], required)
-        chosen = {p.name: values.pop(p.name) for p in shown}
+        chosen = {p.name: values.pop(p.name) for p in of_show}
         with notes_shown(spelling):
             show(interruptible(function, **values), **chosen)
 
@@ -123,7 +124,7 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one line."""
         kind = "warning" if record.levelno >= logging.WARNING else "note"
-        print(f"{kind}: {spell(record.getMessage(), self._flags)}", file=sys.stderr)
+        print(f"{kind}: {shown(spell(record.getMessage(), self._flags))}", file=sys.stderr)
 
 
 def _with_default(parameter: Parameter, default: Any) -> Parameter:
