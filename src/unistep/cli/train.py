@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-import yaml
-
 from unistep.cli.command import interruptible, notes_shown
 from unistep.cli.help import help_text
 from unistep.cli.parameter import parameters_of
@@ -16,6 +14,7 @@ from unistep.cli.parsing import parse
 from unistep.cli.recipe_flags import Flags, check_without_recipe, flag_of, knobs, nested, of_recipe, parted
 from unistep.cli.spelling import spelled
 from unistep.config import RunConfig, find_recipe, read_run, read_values, run_keys
+from unistep.documents import DocumentError, parse_yaml
 from unistep.errors import UserError
 from unistep.workflows.train import Run, prepared, train
 
@@ -140,8 +139,8 @@ def _mapping(text: str | None) -> str | Mapping[str, Any] | None:
     if text is None or not text.startswith("{"):
         return text
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except DocumentError:
         return text
     return value if isinstance(value, Mapping) else text
 

@@ -1,18 +1,21 @@
 """Recipe files: where they are, and how they are read."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unistep.checks import user_path
 from unistep.config.former import converted
+from unistep.documents import read_yaml
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.text import did_you_mean
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CONFIG = "config.yaml"
 """Name of the file in a run directory that holds the run's config."""
+
+_REMEDY = "`unistep recipes` prints recipes that are valid"
 
 
 def recipe_names() -> list[str]:
@@ -51,14 +54,16 @@ def find_recipe(name: str) -> Path:
         UserError: there is none; the nearest name is named.
     """
     if name.endswith((".yaml", ".yml")):
-        if not user_path(name).is_file():
+        path = user_path(name)
+        if not os.path.lexists(path) or path.is_dir():
             raise UserError(f"recipe file {name} does not exist")
-        return user_path(name)
+        check_regular_file(path, "give a YAML file, or a recipe by its name")
+        return path
     path = RECIPES / f"{name}.yaml"
     if not path.is_file() and Path(name).is_file():
         raise UserError(f"{name} is a file, and no recipe by its name; a recipe ends in .yaml")
     if not path.is_file():
-        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}; `unistep recipes` lists them")
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}", "`unistep recipes` lists them")
     return path
 
 
@@ -68,15 +73,10 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises:
         UserError: not YAML, or not a mapping.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else str(error).splitlines()[0]
-        raise UserError(f"{path} is not readable YAML ({reason})") from None
+    values = read_yaml(path, _REMEDY)
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `key: value` lines")
-    return converted(_with_text_keys(values), str(path))
+    return converted(values, str(path))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -89,10 +89,3 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} is not a run directory: {path} is missing; give the `output` of a former run")
     return read_values(path)
-
-
-def _with_text_keys(values: Any) -> Any:
-    """Nested mappings whose keys are text: YAML has numbers as keys too."""
-    if not isinstance(values, dict):
-        return values
-    return {str(key): _with_text_keys(value) for key, value in values.items()}

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from unistep.config.run import RunConfig, StageConfig
 from unistep.config.values import (
     Key,
@@ -18,6 +16,7 @@ from unistep.config.values import (
     plain,
     unknown_key,
 )
+from unistep.documents import dump_yaml
 from unistep.errors import UserError
 from unistep.networks.table import NETWORKS, NetworkName, row_of
 from unistep.objectives.methods import METHODS, MethodName
@@ -183,7 +182,7 @@ def to_values(config: RunConfig) -> dict[str, Any]:
 
 def dump(config: RunConfig) -> str:
     """The resolved config as YAML; a run keeps it."""
-    return yaml.safe_dump(to_values(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(to_values(config))
 
 
 def differences(one: RunConfig, other: RunConfig) -> list[tuple[str, Any, Any]]:

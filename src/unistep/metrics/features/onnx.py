@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.json_config import read_object, refuse_unknown, typed_fields
@@ -34,6 +35,7 @@ from unistep.metrics.features.resize import RESIZES, check_resize
 
 METADATA_KEY = "unistep"
 _BATCH = 64
+_MOST_BYTES = 2 << 30  # the most that the format holds in one file
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -94,7 +96,7 @@ class ONNX:
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu", *, resize: str | None = None) -> None:
         path = expanded(path)
-        check_regular_file(path, "give onnx:FILE")
+        check_regular_file(path, "give onnx:FILE", most_bytes=_MOST_BYTES)
         data = path.read_bytes()
         self._session = _session(path, data, torch.device(device))
         self._declaration = _declaration(path, self._session)
@@ -227,8 +229,8 @@ def _declaration(path: Path, session: Any) -> Declaration:
     else:
         where = Path(f"{path} (metadata {METADATA_KEY})")
         try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError):
+            raw = parse_json(text)
+        except DocumentError:
             raw = None
         if not isinstance(raw, dict):
             raise UserError(f"{where} is not a JSON object; {remedy}")

@@ -19,7 +19,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from unistep.arrays import read_header
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.published.file import cache_folder
 from unistep.metrics.features.info import FeatureInfo, Kind
 
@@ -93,14 +95,19 @@ class StoredFeatures:
         return self.folder / f"{part.start:09d}-{part.stop:09d}.npy"
 
     def _load(self, part: range) -> Tensor | None:
+        path = self._path(part)
         try:
+            check_regular_file(path, "it is made again")
+            with path.open("rb") as file:
+                header = read_header(file)
+            if header.shape != (len(part), self.dim) or header.dtype != np.float32 or header.fortran:
+                return None
+            if header.num_bytes != path.stat().st_size:
+                return None
             # Copy-on-write: torch takes no read-only memory without a warning.
-            array = np.load(self._path(part), mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            return torch.from_numpy(np.memmap(path, np.float32, "c", header.offset, header.shape))
+        except (OSError, ValueError):
             return None
-        if array.shape != (len(part), self.dim) or array.dtype != np.float32:
-            return None
-        return torch.from_numpy(array)
 
 
 def stored_features(
