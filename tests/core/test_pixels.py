@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unistep.core.finite import NotFiniteError
 from unistep.core.pixels import psnr, to_float, to_uint8
 
 ALL = torch.arange(256, dtype=torch.uint8)
@@ -36,7 +37,16 @@ def test_rounds_to_the_nearest_instead_of_truncating():
 
 
 def test_values_beyond_the_range_are_clamped():
-    assert to_uint8(torch.tensor([-7.0, -1.001, 1.001, float("inf")])).tolist() == [0, 0, 255, 255]
+    assert to_uint8(torch.tensor([-7.0, -1.001, 1.001, 1e30])).tolist() == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_values_that_are_not_finite_are_no_pixels(value, dtype):
+    images = torch.zeros(2, 1, 4, 4, dtype=dtype)
+    images[1, 0, 3, 2] = value
+    with pytest.raises(NotFiniteError, match="not finite"):
+        to_uint8(images)
 
 
 def test_psnr_of_known_errors():

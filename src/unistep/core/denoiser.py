@@ -32,3 +32,16 @@ class Denoiser(Protocol):
             Images x0, nominally in [-1, 1] but not clipped.
         """
         ...
+
+
+def round_sigma(denoiser: object, sigma: float) -> float:
+    """Returns the noise level nearest to `sigma` at which a denoiser was trained: `sigma` itself for most.
+
+    Denoisers of a table of levels have a method `round_sigma`, as `Preconditioned` does.
+
+    Args:
+        denoiser: denoiser, of any kind.
+        sigma: noise level.
+    """
+    own = getattr(denoiser, "round_sigma", None)
+    return sigma if own is None else own(sigma)

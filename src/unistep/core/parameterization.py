@@ -30,6 +30,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from unistep.core.denoiser import round_sigma
+
 NoiseEmbedding = Literal["adm", "edm"]
 
 
@@ -212,6 +214,11 @@ class IDDPMScaling(_NoisePrediction):
         nearest = (sigma.float()[:, None] - self.levels(sigma.device)).abs().argmin(dim=1)
         return (self.M - 1 - nearest).to(sigma.dtype)
 
+    def round_sigma(self, sigma: float) -> float:
+        """Returns the level u_j nearest to `sigma`; other levels the network was not trained on."""
+        levels = self.levels()
+        return levels[(torch.tensor(sigma, dtype=torch.float32) - levels).abs().argmin()].item()
+
     def levels(self, device: torch.device | str = "cpu") -> Float[Tensor, " M1"]:
         """u_0 ... u_M, fp32, descending."""
         return _iddpm_levels(self.C_1, self.C_2, self.M).to(device)
@@ -245,6 +252,10 @@ class Preconditioned(nn.Module):
         super().__init__()
         self.network = network
         self.scaling = scaling
+
+    def round_sigma(self, sigma: float) -> float:
+        """Returns the noise level nearest to `sigma` that the scaling has: `sigma` itself, of iDDPM a u_j."""
+        return round_sigma(self.scaling, sigma)
 
     def forward(
         self,

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
+from unistep.core.finite import check_finite
+
 
 def to_float(images: UInt8[Tensor, "..."]) -> Float32[Tensor, "..."]:
     """Pixels 0 ... 255 as fp32 values in [-1, 1]: `x / 127.5 - 1`, as EDM and OpenAI's code have it."""
@@ -14,7 +16,11 @@ def to_uint8(images: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     """Values in [-1, 1] (others are clamped) as the nearest pixels, rounded as diffusers rounds them.
 
     The arithmetic is fp32 for any input: half precision does not resolve neighbouring pixels near 255.
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite; it would become black, or white.
     """
+    check_finite(images, source="the sampler")
     return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from unistep.core.finite import Watched
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom
 from unistep.editing.model import EditModel
@@ -35,9 +36,13 @@ def render_path(
         seed: seed of that noise.
         batch_size: frames at once on an accelerator.
         on_done: called with the number of frames that are done.
+
+    Raises:
+        NotFiniteError: an output of the network is not finite.
     """
     tile = tile_size(model.shape, batch_size, model.device)
-    denoiser = clipped(model.denoiser, True)
+    watched = Watched(model.denoiser)
+    denoiser = clipped(watched, True)
     random = ImageRandom([seed])
     noises = [random.randn(*path.shape[1:]).to(model.device) for _ in levels[1:]]
     frames = []
@@ -49,6 +54,7 @@ def render_path(
         for sigma, noise in zip(levels[1:], noises, strict=True):
             x = renoise(x0, noise.expand_as(x0), sigma, model.info.sigma_min)
             x0 = denoiser(x, level(sigma, x), own)
+        watched.check()
         frames.append(to_uint8(x0[: len(path) - start]).cpu())
         if on_done:
             on_done(min(start + tile, len(path)))

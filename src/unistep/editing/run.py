@@ -20,6 +20,8 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from unistep.checks import check_range
+from unistep.core.denoiser import Denoiser
+from unistep.core.finite import Watched
 from unistep.core.pixels import to_uint8
 from unistep.core.random import GUESS, LABELS, ImageRandom, image_seed
 from unistep.editing.methods.protocol import Method
@@ -88,6 +90,7 @@ def make(
 
     Raises:
         UserError: seeds, classes or candidates that do not fit.
+        NotFiniteError: an output of the network is not finite.
     """
     count = len(method)
     check_range("candidates", candidates, 1, MOST_CANDIDATES)
@@ -104,6 +107,7 @@ def make(
         random = run.random([own[i][j] for i, j in pack.filled])
         chosen = None if labels is None else labels[[i for i, _ in pack.filled], [j for _, j in pack.filled]]
         made = method.run(run.denoiser, [i for i, _ in pack.filled], _to(chosen, model.device), random)
+        run.watched.check()
         for place, (i, j) in pack.at_place.items():
             images[i, j] = to_uint8(method.finish(i, made.x[place : place + 1]))[0].cpu()
             residual[i, j] = made.residual[place]
@@ -164,10 +168,11 @@ class _Run:
         self.tile = tile_size(model.shape, batch_size, model.device)
         info = model.info
         self.guess_levels = [s for s in _GUESS_LEVELS if info.sigma_min < s < info.sigma_max] or [info.sigma_max]
-        self.denoiser = model.denoiser
+        self.watched = Watched(model.denoiser)
+        self.denoiser: Denoiser = self.watched
         if method.size != model.shape:
             _check_size(method.size, model.shape)
-            self.denoiser = Tiled(model.denoiser, model.shape[1], batch=self.tile)
+            self.denoiser = Tiled(self.watched, model.shape[1], batch=self.tile)
             self.tile = 1
 
     def packs(self, items: Iterable[Item]) -> list[_Pack]:
@@ -229,6 +234,7 @@ class _Run:
                 labels = torch.tensor([c for _, c, _ in pack.filled], device=self.model.device)
                 rows = [i for i, _, _ in pack.filled]
                 residuals = self.method.class_residuals(self.denoiser, rows, labels, random, self.guess_levels).double()
+                self.watched.check()
                 # The logarithm, for high levels have the larger errors.
                 judged = residuals.clamp_min(1e-6).log().sum(dim=0).cpu()
                 for place, (i, c, _) in pack.at_place.items():

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
+from unistep.core.finite import Watched
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.generation.plan import Plan
@@ -46,7 +47,11 @@ def generate(
         batch_size: images a batch.
         device: device of the denoiser. Noise is drawn on the CPU, so that every device makes the same image.
         on_batch: callback with the number of images that are done.
+
+    Raises:
+        NotFiniteError: an output of the network is not finite; the batch is not given.
     """
+    watched = Watched(denoiser)
     tile = tile_size(shape, batch_size, device)
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
@@ -56,7 +61,8 @@ def generate(
             filled = [at_place.get(place, group[0]) for place in range(tile)]
             random = _CPURandom([image_seed(seed, part[p]) for p in filled], device)
             tile_labels = None if labels is None else labels[[start + p for p in filled]].to(device)
-            x0 = plan.sample(denoiser, random.randn(*shape), tile_labels, random)
+            x0 = plan.sample(watched, random.randn(*shape), tile_labels, random)
+            watched.check()
             images.append(to_uint8(x0[list(at_place)]).cpu())
         yield torch.cat(images)
         if on_batch:

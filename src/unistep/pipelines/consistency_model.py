@@ -25,12 +25,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from unistep.core.finite import FiniteWatch, not_finite
 from unistep.pipelines.arguments import Labels, Seeds, check_begin, check_call, class_of_each, generators
 from unistep.pipelines.noise import randn
 from unistep.pipelines.numbers import Numbers, Whole, whole_number
 from unistep.pipelines.output import ImagePipelineOutput, OutputType, postprocess, to_pil
 from unistep.pipelines.stored import StoredPipeline
-from unistep.pipelines.unet import classes_of, run, shape_of
+from unistep.pipelines.unet import classes_of, dtype_of, run, shape_of
 
 
 class ConsistencyModelPipeline(StoredPipeline):
@@ -83,6 +84,7 @@ class ConsistencyModelPipeline(StoredPipeline):
 
         Raises:
             UserError: (a ValueError) arguments that contradict each other or the model.
+            NotFiniteError: (a UserError) an output of the network is NaN or infinite.
         """
         unet = self.unet
         count = whole_number("batch_size", batch_size)
@@ -105,10 +107,11 @@ class ConsistencyModelPipeline(StoredPipeline):
                 scheduler.set_timesteps(num_inference_steps, device=device)
             check_begin(timesteps, sigmas, scheduler.config)
 
-            steps = scheduler.timesteps
+            steps, watch = scheduler.timesteps, FiniteWatch()
             with self._bar(len(steps)) as bar:
                 for i, t in enumerate(steps):
                     output = run(unet, scheduler.scale_model_input(x, t), t, labels)
+                    watch.note(output)
                     x = scheduler.step(output, t, x, drawing, return_dict=False)[0]
                     self.scheduler.adopt(scheduler)
                     if bar is not None:
@@ -116,6 +119,8 @@ class ConsistencyModelPipeline(StoredPipeline):
                     if callback is not None and i % every == 0:
                         callback(i, t, x)
 
+        if not watch.finite():
+            raise not_finite(dtype_of(unet))
         images = postprocess(x, kind)
         return ImagePipelineOutput(images) if return_dict else (images,)
 

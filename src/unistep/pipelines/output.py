@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxtyping import Shaped
 from torch import Tensor
 
+from unistep.core.finite import check_finite
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
@@ -89,7 +91,11 @@ def postprocess(x: Shaped[Tensor, "B C H W"], kind: OutputType) -> "list[Image.I
     Args:
         x: images; others than those in [-1, 1] are clamped.
         kind: "pil" of 1 to 4 channels, "np" or "pt".
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite.
     """
+    check_finite(x, source="the sampler")
     x = (x / 2 + 0.5).clamp(0, 1)
     if kind == "pt":
         return x
@@ -102,8 +108,13 @@ def to_pil(images: "np.ndarray") -> "list[Image.Image]":
 
     Args:
         images: [B, H, W, C] or a single one [H, W, C], of 1 to 4 channels.
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite.
     """
+    import torch
     from PIL import Image
 
+    check_finite(torch.from_numpy(images), source="the sampler")
     pixels = ((images[None] if images.ndim == 3 else images) * 255).round().astype("uint8")
     return [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in pixels]

@@ -51,6 +51,11 @@ class OperatorTask(MeasurementTask):
     def check_inputs(self, count: int) -> None:
         if bool(count) == (self.measurement is not None):
             raise UserError("give an `image` to measure, or a `measurement`: one of them")
+        y = self.measurement
+        if y is not None and not (y.is_floating_point() or y.dtype == torch.uint8):
+            raise UserError(f"is {str(y.dtype).removeprefix('torch.')}", "give floats or uint8", field="measurement")
+        if y is not None and not bool(y.isfinite().all()):
+            raise UserError("has values that are not finite (NaN or inf)", "give finite ones", field="measurement")
 
     def operator(self, context: EditContext, picture: Picture, image: ImageInput) -> Operator:
         return self.operators[0]
