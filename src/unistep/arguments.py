@@ -101,7 +101,7 @@ def _check_not_empty(parameter: inspect.Parameter, value: Any, passes: bool) -> 
 
 def _plain(parameter: inspect.Parameter, value: Any) -> Any:
     """The value as one of the plain members, or as it is where there are other members."""
-    annotation, one = parameter.annotation, _scalar(value)
+    annotation, one = parameter.annotation, plain_scalar(value)
     if is_path(annotation) and isinstance(value, str | os.PathLike):
         return _at_home(value)
     if value is None and type(None) in members(annotation):
@@ -132,12 +132,12 @@ def _as_list(kind: type, value: Any) -> list[Any] | None:
     # A set has no order, and an iterator can be read once.
     if isinstance(value, str | bytes | Mapping | AbstractSet | Iterator) or not isinstance(value, Iterable):
         return None
-    found = [_as(kind, _scalar(one)) for one in value]
+    found = [_as(kind, plain_scalar(one)) for one in value]
     return None if any(one is None for one in found) else found
 
 
-def _scalar(value: Any) -> Any:
-    """A number or a device of NumPy or PyTorch as Python has it."""
+def plain_scalar(value: Any) -> Any:
+    """Returns a number or a device of NumPy or PyTorch as Python has it, and anything else as it is."""
     if type(value).__module__ == "torch" and type(value).__name__ == "device":
         return str(value)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):

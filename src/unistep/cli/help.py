@@ -59,14 +59,18 @@ def help_text(
     for p in own:
         if p.name not in positionals:
             action = {"action": "store_true"} if p.is_switch else {"metavar": p.metavar}
-            options.add_argument(p.flag, help=_entry(p, flags), **action)  # pyright: ignore[reportArgumentType]
+            options.add_argument(*_flags(p), help=_entry(p, flags), **action)  # pyright: ignore[reportArgumentType]
     options.add_argument("-h", "--help", action="store_true", help="show this help")
     for title, parameters in groups.items():
         group = parser.add_argument_group(title)
         for p in parameters:
             action = {"action": "store_true"} if p.is_switch else {"metavar": p.metavar}
-            group.add_argument(p.flag, help=_entry(p, flags), **action)  # pyright: ignore[reportArgumentType]
+            group.add_argument(*_flags(p), help=_entry(p, flags), **action)  # pyright: ignore[reportArgumentType]
     return parser.format_help()
+
+
+def _flags(parameter: Parameter) -> tuple[str, ...]:
+    return (parameter.flag,) if parameter.off is None else (parameter.flag, parameter.off)
 
 
 def _entry(parameter: Parameter, flags: Mapping[str, str]) -> str:

@@ -41,7 +41,16 @@ class Parameter:
     @property
     def flag(self) -> str:
         """`--num-images`; `--no-progress` of a switch that is on by default."""
-        return f"--{'no-' if self.default is True else ''}{(self.other_name or self.name).replace('_', '-')}"
+        return f"--{'no-' if self.default is True else ''}{self._word}"
+
+    @property
+    def off(self) -> str | None:
+        """`--no-clip` of a switch that is neither on nor off by default; None of others."""
+        return f"--no-{self._word}" if self.is_switch and self.default is None else None
+
+    @property
+    def _word(self) -> str:
+        return (self.other_name or self.name).replace("_", "-")
 
     @property
     def is_switch(self) -> bool:

@@ -39,9 +39,16 @@ def parse(
         several = {"nargs": "*", "action": "extend"}
         action = switch if p.is_switch else several if p.several else {"nargs": "?", "const": MISSING}
         parser.add_argument(p.flag, dest=p.name, default=None, **action)  # pyright: ignore[reportArgumentType]
+        if p.off is not None:
+            parser.add_argument(p.off, dest=p.name, default=None, action="store_const", const=False)
     words = [hyphened(a) for a in arguments]
-    check_flags(words, [p.flag for p in flagged], program)
-    _check_switches(words, [p.flag for p in flagged if p.is_switch])
+    pairs = [(p.flag, p.off) for p in flagged if p.off is not None]
+    off = [second for _, second in pairs]
+    check_flags(words, [*(p.flag for p in flagged), *off], program)
+    _check_switches(words, [*(p.flag for p in flagged if p.is_switch), *off])
+    for pair in pairs:
+        if all(flag in words for flag in pair):
+            raise UserError(f"{pair[0]} and {pair[1]} exclude each other; give one")
     try:
         # Intermixed: those without a flag may stand on both sides of a flag.
         joined = _joined(words, {p.flag for p in flagged if not p.is_switch})
@@ -57,6 +64,10 @@ def parse(
             raise UserError(f"{p.flag} needs a value; see {program} --help")
         if value is None or value == [] and p.name in positionals:
             if p.default is MISSING:
+                greedy = next((q for q in flagged if q.several and len(getattr(found, q.name) or ()) > 1), None)
+                if greedy is not None and p.name in positionals:
+                    before = f"{greedy.flag} takes all words that follow it; give `{p.name}` first"
+                    raise UserError(f"`{p.name}` is missing: {before}, as {program} {p.name.upper()} {greedy.flag} ...")
                 raise UserError(f"`{p.name}` is missing; see {program} --help")
             values[p.name] = p.default
         elif p.is_switch or isinstance(value, list):

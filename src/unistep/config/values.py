@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from unistep.arguments import plain_scalar
 from unistep.documents import DocumentError, parse_yaml
 from unistep.errors import UserError
 from unistep.text import did_you_mean
@@ -219,11 +220,13 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def _as(option: Any, value: Any) -> Any:
     """`value` as one type; None where it is none of it."""
-    origin = typing.get_origin(option)
+    value, origin = plain_scalar(value), typing.get_origin(option)
     if origin is Literal:
         return value if isinstance(value, str) and value in typing.get_args(option) else None
     if origin is tuple:
         of, *rest = typing.get_args(option)
+        if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):  # of NumPy or PyTorch
+            value = value.tolist()
         if not isinstance(value, list | tuple) or (rest != [...] and len(value) != 1 + len(rest)):
             return None
         found = [_as(of, inner) for inner in value]

@@ -37,6 +37,7 @@ from unistep.core.denoiser import Denoiser
 from unistep.core.noise import karras_sigmas
 from unistep.errors import UserError
 from unistep.samplers.noise_source import NoiseSource, draw
+from unistep.samplers.ode import rounded_levels
 from unistep.samplers.ode_step import clipped, euler_step, heun_step, level
 
 
@@ -73,8 +74,9 @@ def encode(
     """
     if num_steps < 2:
         raise UserError(f"encoding an image takes at least 2 steps, not {num_steps}", "raise the number of steps")
-    denoiser = clipped(denoiser, clip)
-    sigmas = karras_sigmas(num_steps, sigma_min, sigma_max, rho, dtype=torch.float64).tolist()
+    levels = karras_sigmas(num_steps, sigma_min, sigma_max, rho, dtype=torch.float64).tolist()
+    sigmas = rounded_levels(denoiser, levels)
+    denoiser, sigma_min = clipped(denoiser, clip), sigmas[-1]
 
     def end(z: Tensor) -> Tensor:
         return euler_step(denoiser, z, level(sigma_min, z), level(0.0, z), class_labels)
@@ -88,7 +90,7 @@ def encode(
             return heun_step(denoiser, z, high, low, class_labels)
 
         x = _inverse(down, x, heun_step(denoiser, x, low, high, class_labels), refinements)
-    return x / sigma_max
+    return x / sigmas[0]
 
 
 def _inverse(step: Callable[[Tensor], Tensor], target: Tensor, guess: Tensor, iterations: int) -> Tensor:

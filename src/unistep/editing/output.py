@@ -8,6 +8,7 @@ from pathlib import Path
 from unistep.checks import check_file, user_path
 from unistep.editing.places import check_images_place, output_places, ranked_places
 from unistep.editing.result import EditedImage, EditResult
+from unistep.editing.tasks.paths import PathTask
 from unistep.editing.tasks.task import EditTask, ImageTask
 from unistep.errors import UserError
 from unistep.images.animation import check_animation
@@ -47,7 +48,7 @@ class ResultWriter:
         self.sheet = None if sheet is None else user_path(sheet)
         check_file("sheet", sheet, (".png",))
         if not isinstance(task, ImageTask):
-            self._check_animation()
+            self._check_animation(task)
         elif self.output is not None:
             check_images_place("output", self.output, str(output))
             self.places = output_places(task.names(images), self.output)
@@ -76,7 +77,7 @@ class ResultWriter:
             result.save_sheet(self.sheet)
         return replace(result, output=self.output, sheet=self.sheet)
 
-    def _check_animation(self) -> None:
+    def _check_animation(self, task: EditTask) -> None:
         if self.sheet is not None:
             raise UserError(
                 "`sheet` is for images, not for the frames of a path", "give `output` x.png, a grid of them"
@@ -84,6 +85,8 @@ class ResultWriter:
         check_file("output", self.output, _ANIMATIONS)
         if self.output is not None and self.output.suffix.lower() != ".png":
             check_animation(self.output)
+        elif self.output is not None and isinstance(task, PathTask) and task.fps is not None:
+            raise UserError(f"`fps` is for animations, and {self.output} is a grid of the frames", "leave it out")
 
     def _check_sheet_apart(self, candidates: int) -> None:
         sheet = None if self.sheet is None else self.sheet.resolve()

@@ -50,6 +50,8 @@ class ModelInfo:
         beta_d, beta_min: noise schedule of "vp".
         C_1, C_2: noise schedule of "iddpm".
         M: number of times of "vp" and "iddpm".
+        clip: whether samplers clamp the outputs of the model to [-1, 1] where nothing else is asked for: OpenAI's do,
+            NVIDIA's do not.
 
     Raises:
         UserError: numbers out of range, timesteps that are no schedule, or two schedules of one number of steps.
@@ -74,6 +76,7 @@ class ModelInfo:
     C_1: float = 0.001
     C_2: float = 0.008
     M: int = 1000
+    clip: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max < float("inf"):

@@ -11,10 +11,11 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.arguments import plain_arguments
+from unistep.checks import check_range
 from unistep.errors import UserError
 from unistep.generation.npz import read_npz
 from unistep.generation.png_folder import read_png_folder
-from unistep.generation.write import check_output, write_images
+from unistep.generation.write import check_columns, check_output, write_images
 from unistep.images.grid import grid, scaled, to_pil
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+_MAX_COLUMNS = 10_000
 _SHOWN = 100  # images of a notebook's grid
 
 
@@ -96,9 +98,13 @@ class Images:
             The path.
 
         Raises:
-            UserError: the place cannot be written to, or is of another kind.
+            UserError: the place cannot be written to, or is of another kind, or `columns` are given for no grid.
         """
-        return write_images(self.pixels, self.labels, check_output(path, field="path"), columns or self.columns)
+        place = check_output(path, field="path")
+        if columns is not None:
+            check_range("columns", columns, 1, _MAX_COLUMNS)
+            check_columns(place)
+        return write_images(self.pixels, self.labels, place, columns or self.columns)
 
     def grid(self) -> "Image.Image":
         """Returns the first images as one picture, enlarged by a whole factor."""

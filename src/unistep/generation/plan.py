@@ -1,9 +1,10 @@
 """Sampling plans: the noise levels or the solver of a model, and the class of every image."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -15,12 +16,18 @@ from unistep.core.random import LABELS, ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
-from unistep.samplers.table import find_solver
+from unistep.samplers.ode import Churn, noise_levels
+from unistep.samplers.table import SOLVERS, find_solver
 
 
 @dataclass(frozen=True)
 class ConsistencyPlan:
     """Noise levels of a consistency sampler, from sigma_max down; nfe = len(sigmas).
+
+    Args:
+        sigmas: noise levels.
+        sigma_min, sigma_max: lowest and highest noise level of the model.
+        clip: whether the outputs of the model are clamped to [-1, 1].
 
     Raises:
         UserError: they do not descend strictly from sigma_max.
@@ -29,6 +36,7 @@ class ConsistencyPlan:
     sigmas: tuple[float, ...]
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    clip: bool = True
 
     def __post_init__(self) -> None:
         check_sigmas(self.sigmas, self.sigma_max)
@@ -41,7 +49,14 @@ class ConsistencyPlan:
     def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
         """Images in [-1, 1] from unit noise."""
         return sample_multistep(
-            denoiser, noise, self.sigmas, labels, random=random, sigma_min=self.sigma_min, sigma_max=self.sigma_max
+            denoiser,
+            noise,
+            self.sigmas,
+            labels,
+            random=random,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            clip=self.clip,
         )
 
 
@@ -49,8 +64,17 @@ class ConsistencyPlan:
 class DiffusionPlan:
     """Steps of a solver of `SOLVERS`, for a diffusion model.
 
+    Args:
+        solver: name of the solver.
+        steps: number of its steps.
+        sigma_min, sigma_max, rho: lowest and highest noise level and exponent of the Karras grid.
+        clip: whether the outputs of the model and the images are clamped to [-1, 1].
+        s_churn: total churn, see `unistep.samplers.ode.Churn`; 0 is none.
+        s_min, s_max: noise levels between which churn happens; None is no upper bound.
+        s_noise: standard deviation of the noise of the churn.
+
     Raises:
-        UserError: there is no such solver.
+        UserError: there is no such solver, or it has no churn.
     """
 
     solver: str = "heun"
@@ -58,8 +82,15 @@ class DiffusionPlan:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    clip: bool = True
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float | None = None
+    s_noise: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.s_churn and not find_solver(self.solver).churns:
+            raise _no_churn("s_churn", self.solver)
         find_solver(self.solver)
 
     @property
@@ -70,9 +101,20 @@ class DiffusionPlan:
     def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
         """Images in [-1, 1] from unit noise."""
         solver = find_solver(self.solver)
-        sample = partial(solver.function(), noise=random) if solver.stochastic else solver.function()
-        return sample(
-            denoiser, noise, self.steps, labels, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
+        more: dict[str, Any] = {"noise": random} if solver.stochastic else {}
+        if self.s_churn:
+            s_max = math.inf if self.s_max is None else self.s_max
+            more["churn"] = Churn(random, self.s_churn, self.s_min, s_max, self.s_noise)
+        return solver.function()(
+            denoiser,
+            noise,
+            self.steps,
+            labels,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            rho=self.rho,
+            clip=self.clip,
+            **more,
         )
 
 
@@ -91,11 +133,11 @@ def spaced_timesteps(steps: int, num_timesteps: int) -> list[int]:
 
 
 def consistency_plan(
-    timesteps: Sequence[int], num_timesteps: int, sigma_min: float, sigma_max: float, rho: float
+    timesteps: Sequence[int], num_timesteps: int, sigma_min: float, sigma_max: float, rho: float, clip: bool = True
 ) -> ConsistencyPlan:
     """The plan of grid indices; index 0 is sigma_max."""
     sigmas = sigmas_from_indices(timesteps, num_timesteps, sigma_min, sigma_max, rho)
-    return ConsistencyPlan(tuple(sigmas), sigma_min, sigma_max)
+    return ConsistencyPlan(tuple(sigmas), sigma_min, sigma_max, clip)
 
 
 def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Tensor, " B"]:
@@ -118,10 +160,10 @@ def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:
         UserError: more steps than the grid has levels.
     """
     if info.kind == "diffusion":
-        return DiffusionPlan(info.solver, steps or info.steps or 18, info.sigma_min, info.sigma_max, info.rho)
+        steps = steps or info.steps or 18
+        return DiffusionPlan(info.solver, steps, info.sigma_min, info.sigma_max, info.rho, info.clip)
     steps = steps or 1
-    chosen = info.schedule(steps) or spaced_timesteps(steps, info.num_train_timesteps)
-    return consistency_plan(chosen, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+    return _of_indices(info, info.schedule(steps) or spaced_timesteps(steps, info.num_train_timesteps))
 
 
 def make_plan(
@@ -131,6 +173,12 @@ def make_plan(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
     solver: str | None = None,
+    clip: bool | None = None,
+    rho: float | None = None,
+    s_churn: float | None = None,
+    s_min: float | None = None,
+    s_max: float | None = None,
+    s_noise: float | None = None,
 ) -> Plan:
     """Returns the plan that a user's choice means for a model.
 
@@ -140,25 +188,81 @@ def make_plan(
         timesteps: indices of a consistency model's noise grid, from 0 (sigma_max) up.
         sigmas: noise levels of a consistency model, from sigma_max down.
         solver: ODE solver of a diffusion model.
+        clip: whether the outputs of the model are clamped to [-1, 1]; None is the model's own way.
+        rho: exponent of a diffusion model's noise grid; None is the model's.
+        s_churn, s_min, s_max, s_noise: churn of a diffusion model's solver, see `DiffusionPlan`.
 
     Raises:
-        UserError: more than one of `steps`, `timesteps`, `sigmas`; one that is not for this kind of model; numbers that
-            are no schedule.
+        UserError: more than one of `steps`, `timesteps`, `sigmas`; one that is not for this kind of model or this
+            solver; numbers out of range, or that are no schedule.
     """
     check_range("steps", steps, 1, 10_000)
     check_one_of(steps=steps, timesteps=timesteps, sigmas=sigmas)
+    for name, value, least, most in (
+        ("rho", rho, 0.1, 1000.0),
+        ("s_churn", s_churn, 0.0, 1e6),
+        ("s_min", s_min, 0.0, 1e6),
+        ("s_max", s_max, 0.0, math.inf),
+        ("s_noise", s_noise, 0.0, 10.0),
+    ):
+        check_range(name, value, least, most)
+    churn = {"s_churn": s_churn, "s_min": s_min, "s_max": s_max, "s_noise": s_noise}
+    of_solver = {"solver": solver, "rho": rho, **churn}
+    given = {name: value for name, value in of_solver.items() if value is not None}
     if info.kind == "diffusion":
         if timesteps is not None or sigmas is not None:
             raise UserError("`timesteps` and `sigmas` are for consistency models", "for a diffusion model give `steps`")
         plan = default_plan(info, steps)
-        return plan if solver is None else dataclasses.replace(plan, solver=solver)
-    if solver is not None:
-        raise UserError(f"`solver` {solver} is for diffusion models; this is a consistency model")
-    if timesteps is not None:
-        return consistency_plan(timesteps, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+        assert isinstance(plan, DiffusionPlan)
+        _check_churn(solver or plan.solver, churn)
+        if s_max == math.inf:  # which JSON does not have
+            given["s_max"] = None
+        plan = dataclasses.replace(plan, **given, clip=info.clip if clip is None else clip)
+        _check_churned(plan)
+        return plan
+    for name, value in given.items():
+        raise UserError(f"`{name}` {value} is for diffusion models; this is a consistency model", "leave it out")
     if sigmas is not None:
-        return ConsistencyPlan(tuple(map(float, sigmas)), info.sigma_min, info.sigma_max)
-    return default_plan(info, steps)
+        plan = ConsistencyPlan(tuple(map(float, sigmas)), info.sigma_min, info.sigma_max, info.clip)
+    else:
+        plan = default_plan(info, steps) if timesteps is None else _of_indices(info, timesteps)
+    return plan if clip is None else dataclasses.replace(plan, clip=clip)
+
+
+def _of_indices(info: ModelInfo, timesteps: Sequence[int]) -> ConsistencyPlan:
+    grid = (info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+    return consistency_plan(timesteps, *grid, info.clip)
+
+
+def _no_churn(name: str, solver: str) -> UserError:
+    churned = " and ".join(row.name for row in SOLVERS.values() if row.churns)
+    return UserError(f"`{name}` is for the solvers {churned}, which add noise before a step, not for {solver}")
+
+
+def _check_churn(solver: str, churn: dict[str, float | None]) -> None:
+    """Refuses numbers of the churn that would have no effect."""
+    given = [name for name, value in churn.items() if value is not None]
+    if given and not find_solver(solver).churns:
+        raise _no_churn(given[0], solver)
+    if given and not churn["s_churn"]:
+        for name in given:
+            if name != "s_churn":
+                raise UserError(f"`{name}` has no effect without churn", "give `s_churn` above 0, or leave it out")
+
+
+def _check_churned(plan: DiffusionPlan) -> None:
+    """Refuses churn between levels where there is none."""
+    if not plan.s_churn:
+        return
+    most = math.inf if plan.s_max is None else plan.s_max
+    if plan.s_min > most:
+        raise UserError(f"`s_min` {plan.s_min:g} is above `s_max` {most:g}: no step would churn", "give a lower one")
+    levels = noise_levels(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho)[:-1]
+    if not any(plan.s_min <= level <= most for level in levels):
+        raise UserError(
+            f"no noise level of the {plan.steps} steps lies between `s_min` {plan.s_min:g} and `s_max` {most:g}, so "
+            f"that no step would churn; they go from {levels[0]:g} to {levels[-1]:g}"
+        )
 
 
 def make_labels(

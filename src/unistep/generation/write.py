@@ -40,6 +40,20 @@ def write_images(
     return folder.finish(labels)
 
 
+def check_columns(path: Path) -> None:
+    """Refuses columns where no grid is written.
+
+    Args:
+        path: place of images.
+
+    Raises:
+        UserError: it is no .png.
+    """
+    if path.suffix.lower() != ".png":
+        what = "an .npz" if path.suffix.lower() == ".npz" else "a folder"
+        raise UserError(f"`columns` is for a .png grid, and {path} is {what}", "leave it out")
+
+
 def check_output(name: str | os.PathLike[str], field: str = "output") -> Path:
     """Returns the place of images: a .png, an .npz or a folder, without a dot in its name unless it is there or ends in
     a slash.

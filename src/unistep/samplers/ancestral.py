@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.samplers.noise_source import NoiseSource, draw
-from unistep.samplers.ode import finish, noise_levels
+from unistep.samplers.ode import finish, noise_levels, rounded_levels
 from unistep.samplers.ode_step import clipped, euler_step, level
 
 
@@ -43,7 +43,7 @@ def ancestral(
     Raises:
         UserError: fewer than one step.
     """
-    sigmas = noise_levels(num_steps, sigma_min, sigma_max, rho)
+    sigmas = rounded_levels(denoiser, noise_levels(num_steps, sigma_min, sigma_max, rho))
     denoiser = clipped(denoiser, clip)
     x = x_T * sigmas[0]
     for t, r in pairwise(sigmas):

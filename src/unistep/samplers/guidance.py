@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unistep.core.denoiser import Denoiser
+from unistep.core.denoiser import Denoiser, round_sigma
 
 
 class Guided:
@@ -45,6 +45,10 @@ class Guided:
         """
         conditional, unconditional = self._both(x_t, sigma, class_labels)
         return conditional + (self.scale - 1) * (conditional - unconditional)
+
+    def round_sigma(self, sigma: float) -> float:
+        """Returns the level nearest to `sigma` that the denoiser has."""
+        return round_sigma(self.denoiser, sigma)
 
     def correction(
         self, x_t: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None

@@ -2,7 +2,8 @@
 
 A solver runs from sigma_max to 0 along the Karras grid: `num_steps` levels from sigma_max to sigma_min are followed by
 0, so that `num_steps` steps are made. It takes unit Gaussian noise `x_T`, multiplies it by sigma_max, and returns
-images x0. With `clip` every output of the denoiser and the result are clamped to [-1, 1].
+images x0. With `clip` every output of the denoiser and the result are clamped to [-1, 1]. Levels are rounded to those
+of a denoiser that has a table of them (`unistep.core.denoiser.round_sigma`), as by NVIDIA's sampler.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unistep.core.denoiser import Denoiser
+from unistep.core.denoiser import Denoiser, round_sigma
 from unistep.core.noise import karras_sigmas
 from unistep.errors import UserError
 from unistep.samplers.noise_source import NoiseSource, draw
@@ -40,13 +41,14 @@ class Churn:
     s_tmax: float = math.inf
     s_noise: float = 1.0
 
-    def add(self, x: Tensor, t: float, num_steps: int) -> tuple[Tensor, float]:
+    def add(self, x: Tensor, t: float, num_steps: int, denoiser: Denoiser | None = None) -> tuple[Tensor, float]:
         """Raises images at level `t` to a higher level.
 
         Args:
             x: images [B, C, H, W].
             t: their noise level.
             num_steps: number of steps of the whole run.
+            denoiser: denoiser to whose levels the new one is rounded; None rounds nothing.
 
         Returns:
             The images and their new level.
@@ -57,8 +59,8 @@ class Churn:
         fresh = draw(self.noise, x)
         if not self.s_tmin <= t <= self.s_tmax:
             return x, t
-        t_hat = t * (1 + min(self.s_churn / num_steps, math.sqrt(2) - 1))
-        return x + fresh * (self.s_noise * math.sqrt(t_hat**2 - t**2)), t_hat
+        t_hat = round_sigma(denoiser, t * (1 + min(self.s_churn / num_steps, math.sqrt(2) - 1)))
+        return x + fresh * (self.s_noise * math.sqrt(max(t_hat**2 - t**2, 0.0))), t_hat
 
 
 def noise_levels(
@@ -107,14 +109,20 @@ def solve(
     Returns:
         Images at the last level.
     """
-    denoiser = clipped(denoiser, clip)
+    sigmas = rounded_levels(denoiser, sigmas)
+    clamped = clipped(denoiser, clip)
     x = x_T * sigmas[0]
     for t, r in pairwise(sigmas):
         if churn is not None:
-            x, t = churn.add(x, t, len(sigmas) - 1)
+            x, t = churn.add(x, t, len(sigmas) - 1, denoiser)
         chosen = step if r > 0 or last_step is None else last_step
-        x = chosen(denoiser, x, level(t, x), level(r, x), class_labels)
+        x = chosen(clamped, x, level(t, x), level(r, x), class_labels)
     return finish(x, clip)
+
+
+def rounded_levels(denoiser: Denoiser, sigmas: list[float]) -> list[float]:
+    """Returns noise levels as the denoiser has them; level 0, where no network is called, stays."""
+    return [round_sigma(denoiser, sigma) if sigma > 0 else sigma for sigma in sigmas]
 
 
 def finish(x: Float[Tensor, "B C H W"], clip: bool) -> Float[Tensor, "B C H W"]:

@@ -24,6 +24,7 @@ class Solver:
             sigma_max, rho, clip), where x_T is unit Gaussian noise.
         evaluations: number of network evaluations an image for a number of steps.
         order: order of convergence.
+        churns: true if the solver takes a `Churn` as the keyword `churn`.
         stochastic: true if the solver draws fresh noise, from a `NoiseSource` given as the keyword `noise`.
     """
 
@@ -32,6 +33,7 @@ class Solver:
     place: str
     evaluations: Callable[[int], int]
     order: int = 1
+    churns: bool = False
     stochastic: bool = False
 
     def function(self) -> Callable[..., Any]:
@@ -40,9 +42,9 @@ class Solver:
 
 
 _ROWS = (
-    Solver("heun", "Heun's method", "unistep.samplers.heun:heun", lambda steps: 2 * steps - 1, order=2),
+    Solver("heun", "Heun's method", "unistep.samplers.heun:heun", lambda steps: 2 * steps - 1, order=2, churns=True),
     Solver("euler", "Euler's method", "unistep.samplers.euler:euler", lambda steps: steps),
-    Solver("dpm2", "DPM-Solver-2", "unistep.samplers.dpm2:dpm2", lambda steps: 2 * steps, order=2),
+    Solver("dpm2", "DPM-Solver-2", "unistep.samplers.dpm2:dpm2", lambda steps: 2 * steps, order=2, churns=True),
     Solver(
         "ancestral", "ancestral Euler", "unistep.samplers.ancestral:ancestral", lambda steps: steps, stochastic=True
     ),

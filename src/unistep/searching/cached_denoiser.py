@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unistep.core.denoiser import Denoiser
+from unistep.core.denoiser import Denoiser, round_sigma
 
 
 class CachedDenoiser:
@@ -47,6 +47,10 @@ class CachedDenoiser:
         x0 = self.denoiser(x_t, sigma, class_labels)
         self._keep(key, x0.to("cpu"), bool((sigma >= self.sigma_max * 0.9999).all()))
         return x0
+
+    def round_sigma(self, sigma: float) -> float:
+        """Returns the level nearest to `sigma` that the denoiser has."""
+        return round_sigma(self.denoiser, sigma)
 
     def _keep(self, key: bytes, x0: Float[Tensor, "B C H W"], first: bool) -> None:
         while self._bytes + x0.nbytes > self.limit and self._others:

@@ -226,7 +226,7 @@ class TaskSearch:
                 numbers=numbers,
                 on_done=lambda done, start=start: report(start + done),
             )
-            compared.append(self.metric.compare(result.images[:, 0], true))
+            compared.append(self._compared(result.images[:, 0], true))
             residuals.append(result.residual[:, 0])
             if result.class_labels is not None:
                 labels += result.class_labels[:, 0].tolist()
@@ -235,6 +235,12 @@ class TaskSearch:
         if fresh:
             self.record.residuals[sigmas] = torch.cat(residuals).double().mean().item()
         return torch.cat(compared)[:, None]
+
+    def _compared(self, made: UInt8[Tensor, "N C H W"], true: UInt8[Tensor, "N C H W"]) -> Float32[Tensor, " N"]:
+        numbers = self.metric.compare(made, true)
+        if not bool(numbers.isfinite().all()):
+            raise UserError(f"{self.metric.title} of an image is not finite", "check the weights of its network")
+        return numbers
 
 
 def level_grid(info: ModelInfo) -> list[float]:

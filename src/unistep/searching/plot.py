@@ -9,6 +9,7 @@ from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.formats.model import ModelInfo
+from unistep.searching.record import Schedule
 from unistep.searching.scores import EVEN, FOUND, OWN, USUAL, Found, listed
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _STYLES = {FOUND: ("black", "*"), EVEN: ("tab:red", "s"), OWN: ("tab:green", "D"), USUAL: ("tab:red", "s")}
 _Z95 = 1.96
+_MOST_NAMED = 8  # curves with a name, and points of a schedule in one: a legend of more leaves no room for the curves
 
 
 def check_matplotlib() -> None:
@@ -84,15 +86,17 @@ def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, metric: str) -> N
     free = found.schedule[len(found.schedule) - len(found.curves) :]
     for step, curve in enumerate(found.curves, start=len(found.schedule) - len(free) + 1):
         name = f"step {step}" if len(found.curves) > 1 else f"{('first', 'second')[step - 1]} step at"
+        if step - len(found.schedule) + len(free) > _MOST_NAMED:
+            name = None
         panel.plot(list(curve), list(curve.values()), "o-", markersize=4, linewidth=1, alpha=0.8, label=name)
     for name in (EVEN, OWN, USUAL):
         judged = found.of(name)
         if judged is not None and FOUND not in judged.names:
-            label = f"{name}: {listed(judged.schedule)}"
+            label = f"{name}: {_short(judged.schedule)}"
             panel.axhline(judged.searched, color=_STYLES[name][0], linestyle="--", linewidth=1, label=label)
     best = found.of(FOUND)
     if best is not None:
-        label = f"found: {listed(found.schedule)}"
+        label = f"found: {_short(found.schedule)}"
         panel.plot(free, [best.searched] * len(free), "*", color="black", markersize=11, linestyle="", label=label)
     panel.set_title(f"{found.steps} steps, on the images of the search", fontsize=10)
     panel.set_ylabel(metric)
@@ -107,6 +111,13 @@ def _draw_curves(panel: "Axes", found: Found, info: ModelInfo, metric: str) -> N
     panel.set_xlabel("timestep (index of the grid)")
     panel.set_xlim(0, info.num_train_timesteps - 1)
     _add_sigmas(panel, info)
+
+
+def _short(schedule: Schedule) -> str:
+    """Returns a schedule as text, without its middle where that is long."""
+    if len(schedule) <= _MOST_NAMED:
+        return listed(schedule)
+    return f"{listed(schedule[: _MOST_NAMED // 2])},...,{listed(schedule[-1:])}"
 
 
 def _add_sigmas(panel: "Axes", info: ModelInfo) -> None:

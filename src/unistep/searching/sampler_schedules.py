@@ -120,7 +120,8 @@ class ScheduleSearch:
     def _features(self, schedule: Schedule, fresh: bool) -> Float32[Tensor, "N D"]:
         info, shape, timesteps = self.info, self.model.image_shape, [int(i) for i in schedule]
         part = range(self.num_images, 2 * self.num_images) if fresh else range(self.num_images)
-        plan = consistency_plan(timesteps, info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+        grid = (info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
+        plan = consistency_plan(timesteps, *grid, info.clip)
         labels = random_labels(self.seed, part, self.model.num_classes) if self.model.num_classes else None
         what = f"timesteps {listed(schedule)}{' on fresh images' if fresh else ''}"
 

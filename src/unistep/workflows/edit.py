@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from unistep.arguments import plain_arguments
-from unistep.checks import MAX_SEED, check_range
+from unistep.checks import MAX_SEED, check_one_of, check_range
 from unistep.editing.tasks import make_task
 from unistep.errors import UserError
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, ModelLike, as_model, open_any
@@ -49,7 +49,7 @@ def edit(
     settle: int | None = None,
     candidates: int = 1,
     class_labels: int | Sequence[int] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     seeds: Sequence[int] | None = None,
     stops: int | None = None,
     frames: int | None = None,
@@ -98,7 +98,7 @@ def edit(
         candidates: results an image, best first.
         class_labels: class of all images, or one an image, as 0,1,2; default: guessed where there are few classes, else
             drawn.
-        seed: seed of the run; image i uses the random stream (seed, i).
+        seed: seed of the run; image i uses the random stream (seed, i); default: 0.
         seeds: one seed an image, as 3,8,5, instead of `seed`; of a path the seeds of the images between which it goes.
         stops: number of images between which a walk goes, where no `seeds` are given; default: 6.
         frames: number of frames from one image to the next; default: 16.
@@ -121,6 +121,7 @@ def edit(
     Raises:
         UserError: an image that cannot be read, options that contradict each other, the task or the model, a place that
             cannot be written to.
+        NotFiniteError: (a UserError) the network gives NaN or infinite values, as fp16 can.
 
     Example:
         >>> import unistep
@@ -135,6 +136,7 @@ def edit(
     check_range("seed", seed, 0, MAX_SEED)
     for one in seeds or ():
         check_range("seeds", one, 0, MAX_SEED)
+    check_one_of(seed=seed, seeds=seeds)
     given: dict[str, Any] = {
         "mask": mask,
         "margin": margin,
@@ -168,18 +170,21 @@ def edit(
 
     images = [] if image is None else list_images(image)
     chosen.check_inputs(len(images))
+    if fit != "crop" and not images:
+        raise UserError(f"`fit` {fit} is for images, and none is given", "leave it out")
     writer = ResultWriter(chosen, images, output, sheet)
     ready = as_model(model, device=device, dtype=dtype)
-    ready.log_notes()
     context = EditContext(
         edit_model(ready.model),
-        seed=seed,
+        seed=seed or 0,
         seeds=seeds,
         class_labels=class_labels,
         fit=fit,
         batch_size=batch_size,
         advice=_advice(ready.model),
     )
+    chosen.given_levels(context)  # refuses them before anything is said
+    ready.log_notes()
     ready.cast()
     try:
         with torch.no_grad():

@@ -40,6 +40,12 @@ def evaluate(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
     solver: SolverName | None = None,
+    clip: bool | None = None,
+    rho: float | None = None,
+    s_churn: float | None = None,
+    s_min: float | None = None,
+    s_max: float | None = None,
+    s_noise: float | None = None,
     class_labels: int | Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -78,6 +84,13 @@ def evaluate(
         timesteps: indices of a consistency model's noise grid, from 0 (sigma_max) up, as 0,22; instead of `steps`.
         sigmas: noise levels of a consistency model, from sigma_max down, as 80,0.8; instead of `steps`.
         solver: ODE solver of a diffusion model; default: the model's own, else heun.
+        clip: clamp the outputs of the model to [-1, 1] in every step; default: the way of the code that the model is
+            of: NVIDIA's EDM does not, all others do.
+        rho: exponent of a diffusion model's noise grid; default: the model's own, mostly 7.
+        s_churn: total churn of the solvers heun and dpm2, noise added before their steps; default: 0, none.
+        s_min: lowest noise level with churn; default: 0.
+        s_max: highest noise level with churn; default: no limit.
+        s_noise: standard deviation of the noise of the churn; default: 1.
         class_labels: class of all images of a model, or a list as 0,1,2 that is repeated; default: drawn from the seed.
         seed: seed of a model's images; image i uses the random stream (seed, i).
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
@@ -128,7 +141,24 @@ def evaluate(
     if save_reference is not None and (held is None or held.statistics is not None):
         raise UserError("`save_reference` needs a `reference` of images; statistics are there already")
     count = num_images or _NUM_IMAGES
-    sampling = Sampling(count, steps, timesteps, sigmas, solver, class_labels, seed, batch_size, dtype, device)
+    sampling = Sampling(
+        count,
+        steps=steps,
+        timesteps=timesteps,
+        sigmas=sigmas,
+        solver=solver,
+        clip=clip,
+        rho=rho,
+        s_churn=s_churn,
+        s_min=s_min,
+        s_max=s_max,
+        s_noise=s_noise,
+        class_labels=class_labels,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+    )
     source, place = open_samples(samples, preparation, num_images, sampling, processes)
     check_alike(source.name, source.shape, held)  # before a network is fetched
     if metrics is None and held is None:

@@ -55,7 +55,7 @@ class Sampling:
 
     Args:
         num_images: number of images.
-        steps, timesteps, sigmas, solver: choice of the sampler.
+        steps, timesteps, sigmas, solver, clip, rho, s_churn, s_min, s_max, s_noise: choice of the sampler.
         class_labels: class of all images, or a list that is repeated; None draws them from the seed.
         seed: seed of the images; image i uses the stream (seed, i).
         batch_size: number of images computed at once on an accelerator.
@@ -68,6 +68,12 @@ class Sampling:
     timesteps: Sequence[int] | None = None
     sigmas: Sequence[float] | None = None
     solver: str | None = None
+    clip: bool | None = None
+    rho: float | None = None
+    s_churn: float | None = None
+    s_min: float | None = None
+    s_max: float | None = None
+    s_noise: float | None = None
     class_labels: int | Sequence[int] | None = None
     seed: int = 0
     batch_size: int = 64
@@ -75,7 +81,8 @@ class Sampling:
     device: str | None = None
 
 
-_MODELS_ALONE = ("steps", "timesteps", "sigmas", "solver", "class_labels", "dtype")
+_OF_PLAN = ("steps", "timesteps", "sigmas", "solver", "clip", "rho", "s_churn", "s_min", "s_max", "s_noise")
+_MODELS_ALONE = (*_OF_PLAN, "class_labels", "dtype")
 
 
 def open_samples(
@@ -125,7 +132,7 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
     if processes.first:
         ready.log_notes()
     s, loaded = sampling, ready.model
-    plan = make_plan(loaded.info, steps=s.steps, timesteps=s.timesteps, sigmas=s.sigmas, solver=s.solver)
+    plan = make_plan(loaded.info, **{name: getattr(s, name) for name in _OF_PLAN})
     labels = make_labels(loaded.num_classes, s.num_images, s.class_labels, s.seed)
     labelling = "none"
     if labels is not None:

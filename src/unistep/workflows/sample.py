@@ -39,6 +39,12 @@ def sample(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
     solver: SolverName | None = None,
+    clip: bool | None = None,
+    rho: float | None = None,
+    s_churn: float | None = None,
+    s_min: float | None = None,
+    s_max: float | None = None,
+    s_noise: float | None = None,
     class_labels: int | Sequence[int] | None = None,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
@@ -64,6 +70,13 @@ def sample(
         timesteps: indices of a consistency model's noise grid, from 0 (sigma_max) up, as 0,22; instead of `steps`.
         sigmas: noise levels of a consistency model, from sigma_max down, as 80,0.8; instead of `steps`.
         solver: ODE solver of a diffusion model; default: the model's own, else heun.
+        clip: clamp the outputs of the model to [-1, 1] in every step; default: the way of the code that the model is
+            of: NVIDIA's EDM does not, all others do.
+        rho: exponent of a diffusion model's noise grid; default: the model's own, mostly 7.
+        s_churn: total churn of the solvers heun and dpm2, noise added before their steps; default: 0, none.
+        s_min: lowest noise level with churn; default: 0.
+        s_max: highest noise level with churn; default: no limit.
+        s_noise: standard deviation of the noise of the churn; default: 1.
         class_labels: class of all images, or a list as 0,1,2 that is repeated; default: drawn from the seed.
         seed: seed of the run; image i uses the random stream (seed, i).
         output: file or folder for the images: a .png grid, an .npz (arr_0 uint8 NHWC, arr_1 labels), or a folder of
@@ -81,6 +94,7 @@ def sample(
     Raises:
         UserError: arguments that contradict each other or the model, a model that cannot be opened, a place that cannot
             be written to.
+        NotFiniteError: (a UserError) the network gives NaN or infinite values, as fp16 can; no image is made of them.
 
     Example:
         >>> import unistep
@@ -97,14 +111,28 @@ def sample(
     import torch
 
     from unistep.generation.plan import make_labels, make_plan
-    from unistep.generation.write import check_output
+    from unistep.generation.write import check_columns, check_output
     from unistep.runtime.processes import join_processes
 
     place = None if output is None else check_output(output)
+    if columns is not None and place is not None:
+        check_columns(place)
     processes = join_processes()
     ready = as_model(model, device=device, dtype=dtype, local_rank=processes.local_rank)
     info, num_classes = ready.model.info, ready.model.num_classes
-    plan = make_plan(info, steps=steps, timesteps=timesteps, sigmas=sigmas, solver=solver)
+    plan = make_plan(
+        info,
+        steps=steps,
+        timesteps=timesteps,
+        sigmas=sigmas,
+        solver=solver,
+        clip=clip,
+        rho=rho,
+        s_churn=s_churn,
+        s_min=s_min,
+        s_max=s_max,
+        s_noise=s_noise,
+    )
     labels = make_labels(num_classes, num_images, class_labels, seed)
     if processes.first:
         ready.log_notes()
@@ -173,6 +201,7 @@ class _Run:
 
     def into(self, place: "Path", restart: bool) -> "Images":
         """Makes the images that are not there yet; every process its share."""
+        from unistep.core.finite import NotFiniteError
         from unistep.runtime.interrupt import Interrupted
 
         writer, processes = self.writer(place), self.processes
@@ -182,6 +211,13 @@ class _Run:
                 writer.finish(self.labels)
         except Interrupted as stopped:
             stopped.add_note(_kept(writer, processes))
+            raise
+        except NotFiniteError as error:
+            # Of several processes others may still be writing.
+            if kept := _count_kept(writer, processes):
+                images = f"{kept} images made before are" if processes.count == 1 else "images made before are"
+                again = f"{error.remedy}; as {images} kept, with `restart=True`"
+                raise NotFiniteError(error.problem, again) from None
             raise
         finally:
             writer.release()
@@ -255,11 +291,17 @@ class _Run:
 
 def _kept(writer: "ResumableWriter", processes: "Processes") -> str:
     """Returns what an interrupted run leaves, and what to do; a run that has nothing leaves no trace."""
-    kept, alone = 0, processes.count == 1
+    kept = _count_kept(writer, processes)
+    # Of several processes others may still be writing.
+    what = f"{kept} of {writer.num_images}" if processes.count == 1 else "the"
+    return f"{what} images made so far are kept; repeat the command to go on" if kept else "nothing was written"
+
+
+def _count_kept(writer: "ResumableWriter", processes: "Processes") -> int:
+    """Returns the number of images that are kept; where there is none, the folder is removed."""
+    kept = 0
     with suppress(OSError):
         kept = writer.count()
-        if alone and not kept and writer.claimed:
+        if processes.count == 1 and not kept and writer.claimed:
             writer.discard()
-    # Of several processes others may still be writing.
-    what = f"{kept} of {writer.num_images}" if alone else "the"
-    return f"{what} images made so far are kept; repeat the command to go on" if kept else "nothing was written"
+    return kept

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from unistep.arguments import plain_arguments
-from unistep.checks import MAX_SEED, check_choice, check_place, check_range
+from unistep.checks import MAX_SEED, check_choice, check_place, check_range, user_path
 from unistep.editing.tasks import MEASUREMENT_TASKS, check_options
 from unistep.errors import UserError
 from unistep.searching.steps import steps_of
 from unistep.searching.table import FULL_REFERENCE_METRICS, SAMPLE_METRICS, SearchMetricName
+from unistep.text import shown
 from unistep.workflows.models import ImagesLike, ModelLike, ModelSource, ReadyModel, as_model, own_schedule_file
 
 if TYPE_CHECKING:
@@ -126,11 +127,20 @@ def search(
     folder = _check_folder(output)
     measured = {"mask": mask, "margin": margin, "factor": factor, "blur": blur, "share": share}
     options: dict[str, Any] = {name: value for name, value in measured.items() if value is not None}
+    network = {"features": features, "features_path": features_path, "resize": resize}
+    lpips = {"lpips_vgg": lpips_vgg, "lpips_heads": lpips_heads}
+    of_reference = {"resolution": resolution, "channels": channels}
     if task is None:
-        lpips = {"lpips_vgg": lpips_vgg, "lpips_heads": lpips_heads}
-        _check_sampler(reference, metric, {"images": images, "settle": settle, **options, **lpips})
+        _check_sampler(reference, metric, {"images": images, "settle": settle, **options, **lpips}, of_reference)
     else:
-        _check_task(task, images, metric, options, write, {"resolution": resolution, "channels": channels}, reference)
+        reasons = dict.fromkeys(of_reference, "whose images are brought to the model's size")
+        reasons["feature_cache"] = "of which no features are kept"
+        given = {**of_reference, "feature_cache": feature_cache}
+        of_samplers = {name: why for name, why in reasons.items() if given[name] is not None}
+        _check_task(task, images, metric, options, write, of_samplers, reference)
+        chosen = metric or next(iter(FULL_REFERENCE_METRICS))
+        _check_metric(chosen, {name: ("class", value) for name, value in network.items()})
+        _check_metric(chosen, {name: ("lpips", value) for name, value in lpips.items()})
     numbers = steps_of(steps, least=2 if task is None else 1)
     import torch
 
@@ -151,9 +161,9 @@ def search(
         raise UserError(f"`steps` {steps}: the model's grid has {most} levels above sigma_min; give fewer")
     ready.log_notes()
     count = num_images or (_NUM_IMAGES if task is None else _NUM_EDITED)
-    network = FeatureOptions(features, features_path, resize, feature_cache)
+    feature_options = FeatureOptions(features, features_path, resize, feature_cache)
     with work_bar(progress) as on_progress:
-        run = SearchRun(ready, folder, count, seed, batch_size, network, on_progress)
+        run = SearchRun(ready, folder, count, seed, batch_size, feature_options, on_progress)
         if task is None:
             held = None if reference is None else open_reference(reference, Preparation(resolution, channels))
             run.prepare_sampler(held, metric or next(iter(SAMPLE_METRICS)))
@@ -174,20 +184,28 @@ def search(
 
 
 def _check_folder(output: str | os.PathLike[str] | None) -> "Path | None":
-    from pathlib import Path
-
     if output is None:
         return None
     if not os.fspath(output).strip():
         raise UserError("is empty; give a folder", field="output")
-    folder = Path(output)
+    folder = user_path(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{output} is a file; give a folder", field="output")
     check_place("output", folder)
+    _refuse_a_strangers_folder(folder)
     return folder
 
 
-def _check_sampler(reference: object, metric: str | None, for_tasks: Mapping[str, Any]) -> None:
+def _refuse_a_strangers_folder(folder: "Path") -> None:
+    """Refuses a folder that holds something else than a search."""
+    inside = sorted(one.name for one in folder.iterdir() if not one.name.startswith(".")) if folder.exists() else []
+    if inside and "search.json" not in inside:
+        raise UserError(f"{folder} holds {shown(inside[0])}, which is of no search; give a new folder", field="output")
+
+
+def _check_sampler(
+    reference: object, metric: str | None, for_tasks: Mapping[str, Any], of_reference: Mapping[str, Any]
+) -> None:
     """Refuses arguments that are not for the search for timesteps."""
     if metric in FULL_REFERENCE_METRICS:
         raise UserError(f"`metric` {metric} compares edits with images; give `task` and `images`")
@@ -195,8 +213,26 @@ def _check_sampler(reference: object, metric: str | None, for_tasks: Mapping[str
     for name, value in for_tasks.items():
         if value is not None:
             raise UserError(f"`{name}` is for the search for an edit's levels; give `task`, or leave it out")
-    if reference is None and SAMPLE_METRICS[metric or next(iter(SAMPLE_METRICS))].needs != "nothing":
+    needed = SAMPLE_METRICS[metric or next(iter(SAMPLE_METRICS))].needs != "nothing"
+    if reference is None and needed:
         raise UserError("`reference` is missing; give a dataset or statistics to compare with, as mnist")
+    if reference is not None and not needed:
+        raise UserError(f"`reference` is not for `metric` {metric}, which compares with nothing; leave it out")
+    for name, value in of_reference.items():
+        if reference is None and value is not None:
+            raise UserError(f"`{name}` is for the images of a `reference`, and none is given; leave it out")
+
+
+def _check_metric(metric: str, given: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuses arguments of another metric than the chosen one.
+
+    Args:
+        metric: name of the metric.
+        given: metric and value of every argument, by its name.
+    """
+    for name, (own, value) in given.items():
+        if value is not None and metric != own:
+            raise UserError(f"`{name}` is for `metric` {own}, not for {metric}; leave it out")
 
 
 def _check_task(
@@ -205,10 +241,10 @@ def _check_task(
     metric: str | None,
     options: Mapping[str, Any],
     write: bool,
-    of_reference: Mapping[str, Any],
+    of_samplers: Mapping[str, str],
     reference: object,
 ) -> None:
-    """Refuses arguments that are not for the search for an edit's levels."""
+    """Refuses arguments that are not for the search for an edit's levels; `of_samplers` has reasons by name."""
     check_choice("task", task, MEASUREMENT_TASKS)
     if write:
         raise UserError("`write` is not for `task`: the levels of an edit are no part of a model; leave it out")
@@ -219,9 +255,8 @@ def _check_task(
     check_options(task, options)
     if reference is not None:
         raise UserError("`reference` is not for `task`, whose results are compared with their images; give `images`")
-    for name, value in of_reference.items():
-        if value is not None:
-            raise UserError(f"`{name}` is not for `task`: images are brought to the model's size; leave it out")
+    for name, reason in of_samplers.items():
+        raise UserError(f"`{name}` is not for `task`, {reason}; leave it out")
     if task == "inpaint" and "mask" not in options:
         raise UserError("`mask` is missing; give the part to be painted, as lower")
     if images is None:

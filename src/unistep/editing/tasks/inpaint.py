@@ -23,6 +23,7 @@ from unistep.images.read import ImageInput, Picture, list_images
 from unistep.text import shown
 
 _HALVES: dict[str, Callable[[tuple[int, int]], Tensor]] = {"lower": lower, "upper": upper, "left": left, "right": right}
+_SHARE = 0.5
 MASKS = (*_HALVES, "centre", "random", "box:TOP,LEFT,HEIGHT,WIDTH")
 
 
@@ -33,7 +34,7 @@ class Inpaint(DegradableTask):
     Args:
         mask: image that is white where to paint, or a folder of such with the images' names; or one of `MASKS`;
             default: where the image is transparent.
-        share: share of the pixels that the mask `random` leaves known.
+        share: share of the pixels that the mask `random` leaves known; default: 0.5.
     """
 
     default = DefaultLevels(5.0, 0.2, steps=9, settle=3)
@@ -41,11 +42,16 @@ class Inpaint(DegradableTask):
     shows_measurement = True
 
     mask: str | os.PathLike[str] | Image.Image | None = None
-    share: float = 0.5
+    share: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("share", self.share)
+        if not (self.mask is None or isinstance(self.mask, str | os.PathLike | Image.Image)):
+            kinds = f"an image, a Pillow image, or {', '.join(MASKS)}"
+            raise UserError(f"is of type {type(self.mask).__name__}", f"give {kinds}", field="mask")
+        if self.share is not None and self.mask != "random":
+            raise UserError("`share` is for the `mask` random, which leaves so many pixels known", "leave it out")
 
     def read(self, context: EditContext, image: ImageInput, number: int) -> Given:
         picture = context.read(image, context.model.shape, alpha=self.mask is None)
@@ -64,7 +70,7 @@ class Inpaint(DegradableTask):
                 raise UserError(f"{picture.name} has no transparent part", "mark with `mask` what is to be painted")
             known = picture.known
         elif named == "random":
-            known = random(size, self.share, context.generator())
+            known = random(size, _SHARE if self.share is None else self.share, context.generator())
         elif isinstance(named, str) and (words := _by_words(named, size)) is not None:
             known = words
         else:
@@ -100,7 +106,12 @@ def _by_words(named: str, size: tuple[int, int]) -> Bool[Tensor, "H W"] | None:
     if named == "centre":
         return centre(size)
     if named.startswith("box:"):
-        return box(size, whole_numbers("mask", named.removeprefix("box:")))
+        place = whole_numbers("mask", named.removeprefix("box:"))
+        try:
+            return box(size, place)
+        except UserError as error:
+            where = "give TOP,LEFT,HEIGHT,WIDTH within them"
+            raise UserError(f"{named}: {error.problem}", where, field="mask") from None
     return None
 
 

@@ -18,10 +18,12 @@ from unistep.editing.methods.denoise import DenoisingEdit
 from unistep.editing.methods.sdedit import NoisedEdit
 from unistep.editing.tasks.denoise import denoising, noted
 from unistep.editing.tasks.task import EditContext, Given, ImageTask, check_between, note_of, size_of
+from unistep.errors import UserError
 from unistep.images.grid import to_pil
 from unistep.images.read import ImageInput, Picture
 
 _LEVELS_OF_ERROR = 3.0  # noise level at which an error of JPEG is removed best, in units of the error; see `jpeg_level`
+_QUALITY = 15  # of the compression where none is given
 _LEAST = 12  # pixels of the sides that the estimate takes
 
 
@@ -32,7 +34,7 @@ class Jpeg(ImageTask):
     Args:
         sigma: noise level that the artefacts are taken for; default: estimated from a JPEG file.
         strength: noise level as a share of the noise grid, from 0 (sigma_min) to 1 (sigma_max); in place of `sigma`.
-        quality: quality of the compression of `degrade`, from 1 to 100.
+        quality: quality of the compression of `degrade`, from 1 to 100; default: 15.
         degrade: whether the inputs are whole images, which are compressed first.
     """
 
@@ -40,13 +42,15 @@ class Jpeg(ImageTask):
 
     sigma: float | None = None
     strength: float | None = None
-    quality: int = 15
+    quality: int | None = None
     degrade: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_between("sigma", self.sigma)
         check_range("quality", self.quality, 1, 100)
+        if self.quality is not None and not self.degrade:
+            raise UserError("`quality` is that of the compression by `degrade`", "give both, or leave it out")
         check_first_level(self.sigma, self.strength, self.timesteps or self.sigmas)
 
     def read(self, context: EditContext, image: ImageInput, number: int) -> Given:
@@ -54,7 +58,7 @@ class Jpeg(ImageTask):
         sigma = first_level(context.model.info, self.sigma, self.strength)
         pixels, note = picture.pixels, note_of(picture)
         if self.degrade:
-            content = _compressed(picture, self.quality)
+            content = _compressed(picture, _QUALITY if self.quality is None else self.quality)
             pixels = _pixels(content, len(pixels))
         if sigma is None:
             # Resampled artefacts are no longer those of the table.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unistep.checks import check_range
+from unistep.core.finite import Watched
 from unistep.core.pixels import to_float
 from unistep.core.random import ImageRandom, image_seed
 from unistep.editing.encoding import encode
@@ -28,6 +29,7 @@ from unistep.images.read import ImageInput
 
 _STOPS = 6
 _TEACHER_STEPS = 18
+_FPS = 12.0
 _MOST_FRAMES = 100_000
 
 
@@ -51,13 +53,13 @@ class PathTask(EditTask):
 
     Args:
         frames: number of frames from one image to the next.
-        fps: frames a second.
+        fps: frames a second of an animation; default: 12.
     """
 
     default = DefaultLevels(steps=1)
 
     frames: int = 16
-    fps: float = 12.0
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +109,7 @@ class PathTask(EditTask):
                 model, path, levels, labels, seed=context.seed, batch_size=context.batch_size, on_done=on_done
             )
         columns = count if legs > 1 else min(len(frames), 12)
-        return EditResult((), len(levels), frames=frames, fps=self.fps, columns=columns)
+        return EditResult((), len(levels), frames=frames, fps=self.fps or _FPS, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,15 +206,18 @@ class Interpolate(PathTask):
                 field="teacher",
             )
         labels = classes.to(model.device) if classes is not None and teacher.num_classes else None
+        watched = Watched(teacher.denoiser, "the teacher")
         noise = encode(
-            teacher.denoiser,
+            watched,
             x,
             _TEACHER_STEPS,
             labels,
             sigma_min=teacher.info.sigma_min,
             sigma_max=model.info.sigma_max,
             rho=teacher.info.rho,
+            clip=teacher.info.clip,
         )
+        watched.check()
         return noise.cpu() * model.info.sigma_max
 
 

@@ -278,6 +278,7 @@ class ImageTask(EditTask):
         progress: ImageProgress = no_progress,
         on_image: Callable[[int, EditedImage], None] | None = None,
     ) -> EditResult:
+        self.given_levels(context)  # refuses levels before anything is read and said
         given = self.read_all(context, images)
         count, labels, seeds = len(given), context.class_labels, context.seeds
         classes = None if labels is None else check_classes(labels, context.model.num_classes, count)

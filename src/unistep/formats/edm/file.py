@@ -8,7 +8,8 @@ A SongUNet becomes `unistep.networks.song.SongUNet`, under the same names; a Dha
 `unistep.networks.adm.UNet` (see `unistep.formats.edm.adm`). The variance that iDDPM networks predict beside the noise
 is left out.
 
-The noise range is that of EDM's sampler, from 80 to 0.002, as far as the network was trained on it.
+The noise range is that of EDM's sampler, from 80 to 0.002, as far as the network was trained on it. Like that sampler,
+ours do not clamp the outputs of these networks.
 """
 
 import dataclasses
@@ -116,7 +117,7 @@ def _info(kind: Preconditioning, state: dict[str, Any], u: Tensor | None) -> Mod
     own: dict[str, Any] = {name: _number(state, name, int if name == "M" else float) for name in constants[kind]}
     own["sigma_min"] = max(_SIGMA_MIN, _number(state, "sigma_min"))
     own["sigma_max"] = min(_SIGMA_MAX, _number(state, "sigma_max"))
-    info = ModelInfo(kind="diffusion", preconditioning=kind, noise_embedding="edm", **own)
+    info = ModelInfo(kind="diffusion", preconditioning=kind, noise_embedding="edm", clip=False, **own)
     if kind == "iddpm":
         # Rounding of the machine that wrote the file shows in the lowest levels, in the third digit.
         levels = IDDPMScaling(info.C_1, info.C_2, info.M).levels()

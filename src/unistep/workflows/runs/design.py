@@ -127,6 +127,8 @@ def _design(
         "noise_embedding": config.embedding if alike is None else alike.info.noise_embedding,
         "method": method_name(method),
     }
+    if stage.kind == "diffusion" and like is not None:
+        info |= {"clip": like.info.clip}  # sampled as the model that it continues
     if stage.kind == "consistency":
         info |= {"num_train_timesteps": stage.num_train_timesteps, "timesteps": stage.timesteps}
     if teacher is not None and method.guidance != 1 and teacher.info.null_label is None:
