@@ -133,11 +133,7 @@ def search(
     if task is None:
         _check_sampler(reference, metric, {"images": images, "settle": settle, **options, **lpips}, of_reference)
     else:
-        reasons = dict.fromkeys(of_reference, "whose images are brought to the model's size")
-        reasons["feature_cache"] = "of which no features are kept"
-        given = {**of_reference, "feature_cache": feature_cache}
-        of_samplers = {name: why for name, why in reasons.items() if given[name] is not None}
-        _check_task(task, images, metric, options, write, of_samplers, reference)
+        _check_task(task, images, metric, options, write, of_reference, reference)
         chosen = metric or next(iter(FULL_REFERENCE_METRICS))
         _check_metric(chosen, {name: ("class", value) for name, value in network.items()})
         _check_metric(chosen, {name: ("lpips", value) for name, value in lpips.items()})
@@ -213,11 +209,8 @@ def _check_sampler(
     for name, value in for_tasks.items():
         if value is not None:
             raise UserError(f"`{name}` is for the search for an edit's levels; give `task`, or leave it out")
-    needed = SAMPLE_METRICS[metric or next(iter(SAMPLE_METRICS))].needs != "nothing"
-    if reference is None and needed:
+    if reference is None and SAMPLE_METRICS[metric or next(iter(SAMPLE_METRICS))].needs != "nothing":
         raise UserError("`reference` is missing; give a dataset or statistics to compare with, as mnist")
-    if reference is not None and not needed:
-        raise UserError(f"`reference` is not for `metric` {metric}, which compares with nothing; leave it out")
     for name, value in of_reference.items():
         if reference is None and value is not None:
             raise UserError(f"`{name}` is for the images of a `reference`, and none is given; leave it out")
@@ -241,10 +234,10 @@ def _check_task(
     metric: str | None,
     options: Mapping[str, Any],
     write: bool,
-    of_samplers: Mapping[str, str],
+    of_reference: Mapping[str, Any],
     reference: object,
 ) -> None:
-    """Refuses arguments that are not for the search for an edit's levels; `of_samplers` has reasons by name."""
+    """Refuses arguments that are not for the search for an edit's levels."""
     check_choice("task", task, MEASUREMENT_TASKS)
     if write:
         raise UserError("`write` is not for `task`: the levels of an edit are no part of a model; leave it out")
@@ -255,8 +248,9 @@ def _check_task(
     check_options(task, options)
     if reference is not None:
         raise UserError("`reference` is not for `task`, whose results are compared with their images; give `images`")
-    for name, reason in of_samplers.items():
-        raise UserError(f"`{name}` is not for `task`, {reason}; leave it out")
+    for name, value in of_reference.items():
+        if value is not None:
+            raise UserError(f"`{name}` is not for `task`: images are brought to the model's size; leave it out")
     if task == "inpaint" and "mask" not in options:
         raise UserError("`mask` is missing; give the part to be painted, as lower")
     if images is None:
