@@ -14,6 +14,10 @@ from unistep.errors import UserError
 # The remedy for a file that a model folder lacks.
 LAYOUT = "a model folder holds model_index.json, unet/ and scheduler/"
 
+_HEAD_BYTES = 512
+# Beginnings of pages in lower case; storage services answer errors in XML.
+_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--", b"<script", b"<title", b"<meta")
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -31,16 +35,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def check_regular_file(path: Path, remedy: str, *, most_bytes: int | None = None) -> None:
+def check_regular_file(
+    path: Path, remedy: str, *, most_bytes: int | None = None, what: str | None = "the file itself"
+) -> None:
     """Passes where `path` is a file that can be read, or a link to one.
 
     Args:
         path: path to be read.
         remedy: end of the message for one that is missing or not a file.
         most_bytes: largest size that makes sense.
+        what: content that the file should have, for the message on a web page in its place; None takes what stands in
+            for a file as well.
 
     Raises:
-        UserError: it is missing, a folder, a device, unreadable or too large.
+        UserError: it is missing, a folder, a device, unreadable, too large, or the stand-in of a file.
     """
     try:
         status = path.stat()
@@ -56,3 +64,42 @@ def check_regular_file(path: Path, remedy: str, *, most_bytes: int | None = None
         raise UserError(f"{path} cannot be read (Permission denied); change its permissions")
     if most_bytes is not None and status.st_size > most_bytes:
         raise UserError(f"{path} has {status.st_size:,} bytes, more than the {most_bytes:,} that make sense; {remedy}")
+    if what is not None:
+        check_no_stand_in(path, what)
+
+
+def check_no_stand_in(path: Path, what: str = "the file itself") -> None:
+    """Passes where a file does not stand in for another one, whatever else it is.
+
+    Args:
+        path: the file; one that cannot be read passes, as its reader gives the reason.
+        what: content that the file should have, for the message on a web page.
+
+    Raises:
+        UserError: the file is a git-lfs pointer, or a page that a server sent in place of the file.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return
+    if found := stand_in(head, what):
+        raise UserError(f"{path} {found}")
+
+
+def stand_in(head: bytes, what: str = "the file itself") -> str:
+    """Returns the reason why a file only stands in for another one, with the remedy; empty for any other file.
+
+    Args:
+        head: first bytes of the file, 64 or more.
+        what: content that the file should have.
+
+    Returns:
+        The end of a sentence that begins with the file's name.
+    """
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"version https://git-lfs", b"version https://hawser")):
+        return "is a git-lfs pointer and not the file itself; fetch it with: git lfs pull"
+    if start.startswith(_PAGE):
+        return f"cannot be read: it is a web page and not {what}; the download went wrong, fetch it again"
+    return ""

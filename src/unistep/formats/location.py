@@ -72,6 +72,6 @@ def locate(name: str | Path, remedy: str) -> Location:
         raise UserError(f"cannot read {name}: {error.strerror or error}") from None
     if not exists or path.is_dir():
         return Location(str(name), path, exists, is_folder=exists)
-    check_regular_file(path, remedy)
+    check_regular_file(path, remedy, what=None)
     with path.open("rb") as file:
         return Location(str(name), path, exists, head=file.read(_HEAD_BYTES))

@@ -1,6 +1,7 @@
 """Reasons why something is not a model, in one line with the remedy."""
 
 from unistep.errors import UserError
+from unistep.files import stand_in
 from unistep.formats.location import Location
 from unistep.formats.model_folder.files import INDEX
 from unistep.formats.table import FILE_SUFFIXES, phrases
@@ -15,19 +16,16 @@ def refusal(location: Location) -> UserError:
 
 def _file(location: Location) -> str:
     path, head = location.path, location.head
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return f"{path} is empty; fetch it again"
+    if found := stand_in(head, "a checkpoint"):
+        return f"{path} {found}"
     if head.startswith(b"PK"):
         if location.zip_members is None:
             return f"{path} is a zip file that is cut short or damaged; fetch it again"
         if "constants.pkl" in location.zip_members:
             return f"{path} is a TorchScript program, which is not run; give the model's state dict"
         return f"{path} is a zip file and no checkpoint of PyTorch's; {phrases()}"
-    if start.startswith(b"version https://git-lfs"):
-        return f"{path} is a git-lfs pointer and not the file itself; fetch it with: git lfs pull"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        return f"{path} is a web page and not a checkpoint; the download went wrong, fetch it again"
     if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < path.stat().st_size:
         folder = next((p for p in path.absolute().parents[:2] if (p / INDEX).exists()), None)
         instead = f"give the model folder: {folder}" if folder else f"give the folder that holds {INDEX}"

@@ -7,18 +7,21 @@ plain and as variants:
     diffusion_pytorch_model.safetensors.index.json      diffusion_pytorch_model.safetensors.index.fp16.json
 """
 
-import json
 import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
+from unistep.files import LAYOUT, check_regular_file
 from unistep.formats.location import Location
 
 INDEX = "model_index.json"
 REQUIRED = (INDEX, "unet/config.json", "scheduler/scheduler_config.json")
 CARD = "README.md"
+
+_MOST_BYTES, _MOST_BYTES_OF_SHARDS = 1_000_000, 16_000_000
 
 _STEM = "unet/diffusion_pytorch_model"
 _ENDINGS = ("safetensors", "bin")  # in order of preference
@@ -56,8 +59,9 @@ def shards_of(index: Path, where: object) -> list[str]:
         UserError: the file is no such index.
     """
     ending = next(ending for ending in _ENDINGS if f".{ending}.index" in index.name)
-    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    check_regular_file(index, LAYOUT, most_bytes=_MOST_BYTES_OF_SHARDS)
+    with suppress(DocumentError, KeyError, TypeError, AttributeError):
+        names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
         if names and all(re.fullmatch(rf"\w[\w.-]*\.{ending}", name) for name in names):
             return [f"unet/{name}" for name in names]
     raise UserError(f"{where}: unet/{index.name} is not an index of shards; tell the model's owner")
@@ -69,9 +73,10 @@ def check_components(index: Path, where: object) -> None:
     Raises:
         UserError: the pipeline has more parts, or `index`, its model_index.json, is damaged.
     """
+    check_regular_file(index, LAYOUT, most_bytes=_MOST_BYTES)
     try:
-        parts = json.loads(index.read_bytes()).items()
-    except (ValueError, AttributeError, RecursionError):
+        parts = parse_json(index.read_bytes()).items()
+    except (DocumentError, AttributeError):
         raise UserError(f"{where}: {index.name} is damaged; tell the model's owner") from None
     known = ("unet", "scheduler")
     if others := [name for name, kind in parts if isinstance(kind, list) and any(kind) and name not in known]:
