@@ -49,10 +49,12 @@ class Function:
     Args:
         call: replacement, which is called with the arguments in the file.
         cost: function from these arguments to the bytes that a call allocates; None if they are few.
+        protocol: lowest protocol of the pickles that may name it; below 4 names have another instruction.
     """
 
     call: Callable[..., Any]
     cost: Callable[..., int] | None = None
+    protocol: int = 0
 
 
 Names = Mapping[tuple[str, str], Any]
@@ -72,6 +74,7 @@ def run(
     max_instructions: int,
     room: int = 0,
     persistent: Callable[[Any], Any] | None = None,
+    attributes: bool = False,
 ) -> Any:
     """The object that a pickle makes.
 
@@ -82,6 +85,7 @@ def run(
             cannot take much memory.
         room: bytes that all calls together may allocate.
         persistent: function that resolves persistent ids; None refuses them.
+        attributes: whether a dict may be given attributes, which are dropped.
 
     Raises:
         UserError: the pickle names a forbidden object, or exceeds `max_instructions` or `room`.
@@ -108,7 +112,15 @@ def run(
                 raise ValueError("a number of many digits")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
                 stack.append(arg)
-            case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
+            case (
+                "SHORT_BINSTRING"
+                | "SHORT_BINUNICODE"
+                | "BINUNICODE"
+                | "BINUNICODE8"
+                | "SHORT_BINBYTES"
+                | "BINBYTES"
+                | "BINBYTES8"
+            ):
                 stack.append(arg)
             # Containers.
             case "MARK":
@@ -162,7 +174,7 @@ def run(
                 stack.append(memo[exactly(int, arg)])
             # Names, and what is made of them.
             case "GLOBAL":
-                stack.append(_look_up(names, *exactly(str, arg).split(" ", 1)))
+                stack.append(_look_up(names, *exactly(str, arg).split(" ", 1), protocol=3))
             case "STACK_GLOBAL":
                 name, module = exactly(str, stack.pop()), exactly(str, stack.pop())
                 stack.append(_look_up(names, module, name))
@@ -175,7 +187,8 @@ def run(
                 stack.append(_make(what, args))
             case "BUILD":
                 state = stack.pop()
-                _build(stack[-1], state)
+                if not (attributes and type(stack[-1]) is dict):
+                    _build(stack[-1], state)
             case "BINPERSID" if persistent is not None:
                 stack.append(persistent(stack.pop()))
             case "INST":
@@ -197,13 +210,18 @@ def exactly(kind: type, value: Any) -> Any:
 
 
 def checked_key(value: Any) -> Any:
-    """Returns `value` if it is a number, a string or None: the hash of nested tuples takes exponential time.
+    """Returns `value` if it is a number of usual size, a string or None.
+
+    The hash of nested tuples takes exponential time; whole numbers from 2^61 on can be chosen to have one hash, which
+    makes a dict quadratic.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: it is of another type, or a larger number.
     """
     if value is not None and type(value) not in (str, int, float, bool, bytes):
         raise ValueError(f"a key of type {type(value).__name__}")
+    if type(value) is int and value.bit_length() > 60:
+        raise UserError(f"it has a key of {value.bit_length()} bits, which no network needs")
     return value
 
 
@@ -230,10 +248,11 @@ def _set_items(target: Any, values: list[Any]) -> None:
         exactly(dict, target)[checked_key(key)] = value
 
 
-def _look_up(names: Names, module: str, name: str) -> Any:
-    if (module, name) not in names:
+def _look_up(names: Names, module: str, name: str, protocol: int = 4) -> Any:
+    found = names[module, name] if (module, name) in names else None
+    if found is None or (type(found) is Function and found.protocol > protocol):
         raise refusal(f"{module}.{name}")
-    return names[module, name]
+    return found
 
 
 def _make(what: Any, args: tuple[Any, ...]) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats.edm.pickle_machine import Class, Function, Names, PickledObject, checked_key, exactly, run
+from unistep.formats.edm.pickle_machine import Class, Function, Names, PickledObject, checked_key, exactly, refusal, run
 
 _MAX_INSTRUCTIONS = 1_000_000
 # Elements of a container that a call makes of another one; larger ones are made by instructions.
@@ -141,6 +141,13 @@ def _storage(data: Any) -> Tensor:
     return torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
 
 
+def _method(owner: Any, name: Any) -> PickledObject:
+    """A method of an object, by which ECT's loss names its schedule: its name alone, which is never looked up."""
+    if type(owner) is not PickledObject:
+        raise refusal("builtins.getattr")
+    return PickledObject("a method", args=(exactly(str, name),))
+
+
 def _array(*args: Any) -> PickledObject:
     # Arrays stay as they are stored: no network has any.
     return PickledObject("numpy.ndarray", args=args)
@@ -166,6 +173,7 @@ _NAMES: Names = {
     ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): Function(_parameter),
     ("torch.storage", "_load_from_bytes"): Function(_storage, cost=len),
+    ("builtins", "getattr"): Function(_method, protocol=4),
     ("numpy", "dtype"): Class("numpy.dtype"),
     ("numpy", "ndarray"): Class("numpy.ndarray"),
     **{(builtins, kind.__name__): _container(kind)
