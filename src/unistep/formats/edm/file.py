@@ -1,15 +1,20 @@
-"""NVIDIA's EDM networks (Karras et al. 2022, arXiv 2206.00364): a pickle file of a whole network, opened as a teacher.
+"""NVIDIA's EDM networks (Karras et al. 2022, arXiv 2206.00364), and ECT's (Geng et al. 2024, arXiv 2406.14548).
 
-The file holds a dict whose entry `ema` is the network: a preconditioning (EDMPrecond, VPPrecond, VEPrecond or
-iDDPMPrecond) around a backbone (`model`: SongUNet or DhariwalUNet), each with the arguments it was built with and its
-tensors. The source code in the file is not executed: see `restricted_pickle`.
+    edm-cifar10-32x32-cond-vp.pkl      a teacher of EDM's
+    network-snapshot-000500.pkl        what training writes: of EDM's code a teacher, of ECT's a consistency model
+
+The file is a pickle of whole objects. It holds a dict whose entry `ema` is the network: a preconditioning (EDMPrecond,
+VPPrecond, VEPrecond, iDDPMPrecond, or ECT's ECMPrecond) around a backbone (`model`: SongUNet or DhariwalUNet), each
+with the arguments it was built with and its tensors. The source code in the file is not executed: see
+`restricted_pickle`.
 
 A SongUNet becomes `unistep.networks.song.SongUNet`, under the same names; a DhariwalUNet is the ADM U-Net and becomes
 `unistep.networks.adm.UNet` (see `unistep.formats.edm.adm`). The variance that iDDPM networks predict beside the noise
 is left out.
 
-The noise range is that of EDM's sampler, from 80 to 0.002, as far as the network was trained on it. Like that sampler,
-ours do not clamp the outputs of these networks.
+The noise range is that of EDM's sampler, from 80 to 0.002, as far as the network was trained on it. ECT's networks
+begin at 80 as well; in evaluation their c_skip and c_out are those of EDM shifted by the file's own sigma_min, so that
+f(x, sigma_min) = x. Like the samplers of both, ours do not clamp the outputs of these networks.
 """
 
 import dataclasses
@@ -20,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unistep.core.noise import karras_sigmas
 from unistep.core.parameterization import IDDPMScaling
 from unistep.errors import UserError
 from unistep.formats.edm.adm import adm_config, adm_shapes, adm_to_unet
@@ -37,8 +43,12 @@ _PRECONDITIONINGS: dict[str, Preconditioning] = {
     "VPPrecond": "vp",
     "VEPrecond": "ve",
     "iDDPMPrecond": "iddpm",
+    "ECMPrecond": "edm",
 }
+_ECT = "ECMPrecond"
 _SIGMA_MIN, _SIGMA_MAX = 0.002, 80.0
+# ECT evaluates two steps with a second level of 0.821; on the grid of this many levels one is near to it.
+_ECT_LEVELS, _ECT_MIDDLE = 1000, 0.821
 
 _NAMES = {"img_resolution": "sample_size", "label_dim": "num_class_embeds"}
 # What a DhariwalUNet is without arguments; a SongUNet without them is `SongUNetConfig()`.
@@ -56,31 +66,35 @@ def is_edm(location: Location) -> bool:
     return location.head.startswith(b"\x80") and not location.is_torch_file
 
 
-def load_edm(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Opens a network of EDM's; nothing in the file is executed.
+def load_edm(path: Path, device: torch.device | str = "cpu", *, weights: str | None = None) -> LoadedModel:
+    """Opens a network of EDM's or ECT's; nothing in the file is executed.
 
     Args:
         path: .pkl file.
         device: device of the model.
+        weights: entry of the file that is the network; None is "ema", as in all published files.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds objects that no network needs, or another network.
     """
     top = load_restricted(path)
     try:
-        return _open(top, path, device)
+        return _open(top, path, device, weights)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _open(top: Any, path: Path, device: torch.device | str) -> LoadedModel:
-    whole = _preconditioned(top)
+def _open(top: Any, path: Path, device: torch.device | str, weights: str | None) -> LoadedModel:
+    whole = _preconditioned(top, weights)
     tensors = _tensors(whole)
     backbone = whole.state["_modules"].get("model") if "_modules" in whole.state else None
     if type(backbone) is not PickledObject or backbone.class_name not in ("SongUNet", "DhariwalUNet"):
         what = backbone.class_name if type(backbone) is PickledObject else "none"
         raise UserError(f"its network is {what!r:.100}; SongUNet and DhariwalUNet are supported")
-    info = _info(_PRECONDITIONINGS[whole.class_name], whole.state, tensors.pop("u", None))
+    if whole.class_name == _ECT:
+        info = _ect_info(whole.state)
+    else:
+        info = _info(_PRECONDITIONINGS[whole.class_name], whole.state, tensors.pop("u", None))
     img_channels = _number(whole.state, "img_channels", int)
     config = _config(backbone, img_channels, info)
     named = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
@@ -90,15 +104,23 @@ def _open(top: Any, path: Path, device: torch.device | str) -> LoadedModel:
     return LoadedModel(denoiser, info, network.config, path, "EDM pickle", dtype)
 
 
-def _preconditioned(top: Any) -> PickledObject:
-    found = top.get("ema") if type(top) is dict else top
+def _preconditioned(top: Any, weights: str | None) -> PickledObject:
+    if weights is not None and (type(top) is not dict or weights not in top):
+        there = [name for name, value in top.items() if _is_network(value)] if type(top) is dict else []
+        holds = f"networks only under {', '.join(map(str, there))}; choose one" if there else "one network alone"
+        raise UserError(f"`weights` {weights!r:.60}: it holds {holds}" + ("" if there else "; leave it out"))
+    found = top.get(weights or "ema") if type(top) is dict else top
     if type(found) is not PickledObject:
         keys = f"; it has {list(top)[:8]!r:.100}" if type(top) is dict else ""
-        raise UserError(f"it holds no network of EDM's under 'ema'{keys}")
+        raise UserError(f"it holds no network of EDM's under {weights or 'ema'!r:.60}{keys}")
     if found.class_name not in _PRECONDITIONINGS or type(found.state) is not dict:
         known = ", ".join(_PRECONDITIONINGS)
         raise UserError(f"it holds a {found.class_name!r:.100}; supported are {known}")
     return found
+
+
+def _is_network(value: Any) -> bool:
+    return type(value) is PickledObject and value.class_name in _PRECONDITIONINGS
 
 
 def _number(state: dict[str, Any], name: str, kind: type = float) -> Any:
@@ -124,6 +146,23 @@ def _info(kind: Preconditioning, state: dict[str, Any], u: Tensor | None) -> Mod
         if u is None or u.shape != levels.shape or not torch.allclose(u.float(), levels, rtol=0.01, atol=1e-4):
             raise UserError("its noise levels u are not those of C_1, C_2 and M; the file is damaged")
     return info
+
+
+def _ect_info(state: dict[str, Any]) -> ModelInfo:
+    """The facts about a consistency model of ECT's; the grid is ours, as ECT names noise levels directly."""
+    sigma_min, sigma_max = _number(state, "sigma_min"), min(_SIGMA_MAX, _number(state, "sigma_max"))
+    info = ModelInfo(
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        sigma_data=_number(state, "sigma_data"),
+        num_train_timesteps=_ECT_LEVELS,
+        noise_embedding="edm",
+        method="easy consistency tuning (ECT)",
+    )
+    if not sigma_min < _ECT_MIDDLE < sigma_max:
+        return info
+    levels = karras_sigmas(_ECT_LEVELS, sigma_min, sigma_max, info.rho)
+    return dataclasses.replace(info, timesteps=(0, int((levels - _ECT_MIDDLE).abs().argmin())))
 
 
 def _tensors(whole: PickledObject) -> dict[str, Tensor]:
