@@ -234,8 +234,8 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
     ("content", "message"),
     [
         (b"", "is not a PyTorch file of tensors alone: it is damaged"),
-        (b"<!DOCTYPE html><title>404</title>", "is not a PyTorch file of tensors alone: it is damaged"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is not a PyTorch file of tensors alone: it is damaged"),
+        (b"<!DOCTYPE html><title>404</title>", "cannot be read: it is a web page and not the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer and not the file itself"),
         (pickle.dumps([1, 2], protocol=2), "is not a PyTorch file of tensors alone: it is damaged"),
     ],
     ids=["empty", "web page", "git-lfs pointer", "pickle"],

@@ -172,6 +172,8 @@ def _network_rows(network: dict[str, Any]) -> list[tuple[str, str]]:
         places.insert(0, f"at {', '.join(attending)} px")
     head = network["attention_head_dim"]
     heads = f"heads of {head} channels" if head else "one head"
+    if count := network["config"].get("num_heads"):
+        heads = f"{count} heads"
     rows = [
         ("resolutions", "\n".join(lines)),
         ("blocks", f"{network['blocks_per_resolution']} a resolution on the way down, one more on the way up"),

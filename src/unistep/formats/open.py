@@ -3,6 +3,7 @@
 Nothing that a file contains is executed.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ def open_model(name: str | os.PathLike[str], device: "torch.device | str" = "cpu
     _check_options(row, location, given)
     taken = {option: value for option, value in given.items() if option in row.options}
     model = row.opener()(location.path if location.exists else location.name, device, **taken)
+    if note := _without_effect(row, location, given):
+        model = dataclasses.replace(model, notes=(*model.notes, note))
     if given.get("kind", model.info.kind) != model.info.kind:
         raise UserError(f"`kind` {given['kind']}: {name} is a {model.info.kind} model; leave it out")
     return model
@@ -51,6 +54,17 @@ def names_a_model(name: str) -> bool:
     if path.suffix.lower() in FILE_SUFFIXES:
         return True
     return not path.exists() and is_hub_name(name) and not path.parent.is_dir()
+
+
+def _without_effect(row: Format, location: Location, given: dict[str, Any]) -> str:
+    """The note on options of a download beside a model that is here; empty where there are none."""
+    idle = [option for option in DOWNLOAD_OPTIONS if given.get(option) and option not in row.options]
+    # A model that is here is what `local_files_only` asks for.
+    idle = [f"`{option}`" for option in idle if option != "local_files_only"]
+    if not idle:
+        return ""
+    verb = "has no effect" if len(idle) == 1 else "have no effect"
+    return f"{' and '.join(idle)} {verb}: {location.name} is here, and nothing is downloaded"
 
 
 def _check_options(row: Format, location: Location, given: dict[str, Any]) -> None:

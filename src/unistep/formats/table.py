@@ -66,7 +66,7 @@ FORMATS: tuple[Format, ...] = (
         "a model folder",
         recognises="unistep.formats.model_folder.files:is_model_folder",
         opens="unistep.formats.model_folder.folder:load_model",
-        options=("variant",),
+        options=("variant", "weights"),
         saves="unistep.formats.model_folder.folder:write_model_folder",
         suffixes=(".safetensors", ".bin"),
     ),
@@ -84,10 +84,10 @@ FORMATS: tuple[Format, ...] = (
         "an OpenAI .pt",
         recognises="unistep.formats.openai.file:is_openai",
         opens="unistep.formats.openai.file:load_openai",
-        options=("kind", "attention_head_dim", "sample_size"),
+        options=("kind", "attention_head_dim", "num_heads", "sample_size", "weights"),
         saves="unistep.formats.openai.save:write_openai",
         ending=".pt",
-        suffixes=(".pt", ".pth", ".ckpt"),
+        suffixes=(".pt", ".pth", ".ckpt", ".safetensors"),
     ),
     Format(
         "edm",
@@ -95,6 +95,7 @@ FORMATS: tuple[Format, ...] = (
         "an EDM .pkl",
         recognises="unistep.formats.edm.file:is_edm",
         opens="unistep.formats.edm.file:load_edm",
+        options=("weights",),
         suffixes=(".pkl",),
     ),
     Format(
@@ -103,14 +104,14 @@ FORMATS: tuple[Format, ...] = (
         "owner/name of the Hugging Face hub",
         recognises="unistep.formats.hub.address:is_hub_model",
         opens="unistep.formats.hub.model:load_hub",
-        options=("variant", "revision", "token", "cache_dir", "local_files_only"),
+        options=("variant", "weights", "revision", "token", "cache_dir", "local_files_only"),
     ),
 )
 
 FILE_SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
 """Endings of files that are or belong to a model."""
 
-# Options of a download; a local model ignores them, as in diffusers.
+# Options of a download; a local model ignores them, as in diffusers, and says so.
 DOWNLOAD_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 

@@ -4,9 +4,11 @@ Files are mapped, not read, if possible: tensors stay in the file until they are
 writing to one changes the process' copy of the page and never the file.
 """
 
+import json
+import logging
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from torch import Tensor
 from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.json_config import shown
+from unistep.formats.torch_file import check_torch_file
+from unistep.formats.wrappers import unwrap
 
+# A name, a shape and a place take a hundred bytes; a tensor of them takes a kilobyte.
+_MOST_HEADER_BYTES = 8_000_000
+_LOG = logging.getLogger("unistep")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -34,13 +41,22 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     check_regular_file(path, remedy)
     try:
         if path.suffix == ".safetensors":
+            _header(path)
             state = load_file(path)
         else:
+            check_torch_file(path)
             # Only zip files, which torch writes since 1.6, can be mapped instead of read.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:  # damaged bytes make the readers raise almost anything
         if path.suffix == ".safetensors":
             raise UserError(f"{path} cannot be read ({_first_line(error)})", remedy) from None
+        if path.name.startswith("training-state-"):
+            raise UserError(
+                f"{path} is a training state of EDM's or ECT's code, whose objects are not loaded; give the "
+                "network-snapshot-*.pkl beside it"
+            ) from None
         raise UserError(
             f"{path} is not a PyTorch file of tensors alone: it is damaged, or holds objects, which are not loaded",
             remedy,
@@ -48,6 +64,31 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path} holds no state dict", remedy)
     return state
+
+
+def names_in_safetensors(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file; none where it is none, or is damaged."""
+    try:
+        header = json.loads(_header(path))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [name for name in header if name != "__metadata__"] if isinstance(header, dict) else []
+
+
+def _header(path: Path) -> bytes:
+    """The names and places at the beginning of a safetensors file.
+
+    Raises:
+        UserError: they are more than makes sense.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        # A larger number is that of another kind of file, whose reader refuses it.
+        if _MOST_HEADER_BYTES < length < path.stat().st_size:
+            raise UserError(
+                f"{path}: its header has {length:,} bytes, more than the {_MOST_HEADER_BYTES:,} that make sense"
+            )
+        return file.read(min(length, _MOST_HEADER_BYTES))
 
 
 def checked_tensors(state: Mapping[str, Any], path: Path, remedy: str) -> dict[str, Tensor]:
@@ -72,18 +113,25 @@ def checked_tensors(state: Mapping[str, Any], path: Path, remedy: str) -> dict[s
     return found
 
 
-def read_tensors(path: Path, names: Iterable[str] | None, remedy: str) -> dict[str, Tensor]:
-    """Tensors of a file as fp32, with memory of their own.
+def read_tensors(
+    path: Path, names: Sequence[str] | None, remedy: str, *, layouts: Sequence[Collection[str]] = ()
+) -> dict[str, Tensor]:
+    """Tensors of a file as fp32, with memory of their own; what the tensors are wrapped in is taken off and logged.
 
     Args:
         path: file; safetensors if it ends so, otherwise a file of `torch.save`.
         names: names of the tensors; others in the file are left out. None is all.
         remedy: remedy for a missing or wrong file, the end of a message.
+        layouts: names of tensors by which the network is recognised, where there are no `names`; see `unwrap`.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds objects, lacks a name, or has values that are not finite.
     """
     state = map_state(path, remedy)
+    if found := unwrap(state, layouts if names is None else [names], path):
+        state = found.tensors
+        if found.note:
+            _LOG.info(found.note)
     wanted = list(state if names is None else names)
     for name in wanted:
         if name not in state:

@@ -139,7 +139,7 @@ class UNet(nn.Module):
             )
 
         def attn(channels: int, groups: int | None = groups) -> Attention:
-            return Attention(channels, c.attention_head_dim or channels, groups=groups, eps=eps)
+            return Attention(channels, c.head_dim(channels), groups=groups, eps=eps)
 
         def by_resnet(kind: str, attending: str) -> bool:
             return kind.startswith("Resnet") or (kind.startswith("Attn") and attending == "resnet")

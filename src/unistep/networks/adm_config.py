@@ -21,7 +21,7 @@ class UNetConfig:
         downsample_type, upsample_type: "resnet" (residual block) or "conv", where a block attends.
         dropout: probability inside residual blocks.
         attention_head_dim: channels of one attention head, a divisor of every width that attends; None is a
-            single head.
+            single head, or `num_heads`.
         norm_num_groups: groups of every GroupNorm.
         attn_norm_num_groups: groups of the middle attention's norm; None is `norm_num_groups` where the embedding
             is additive and no norm at all where it is "scale_shift", as diffusers has it.
@@ -29,6 +29,8 @@ class UNetConfig:
         resnet_time_scale_shift: "scale_shift" modulates the second norm, "default" adds the embedding.
         add_attention: attention in the middle block.
         num_class_embeds: number of classes; None is unconditional.
+        num_heads: number of attention heads at every resolution, in place of `attention_head_dim`, which diffusers has
+            no field for; None is that of the heads' channels.
 
     Raises:
         ValueError: a value out of range, or two that do not fit each other.
@@ -51,6 +53,7 @@ class UNetConfig:
     resnet_time_scale_shift: str = "scale_shift"
     add_attention: bool = True
     num_class_embeds: int | None = None
+    num_heads: int | None = None
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -73,10 +76,15 @@ class UNetConfig:
         for field in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: {getattr(self, field)} is not at least 1")
-        for field in ("sample_size", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds"):
+        for field in ("sample_size", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds", "num_heads"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"{field}: {value} is neither at least 1 nor null")
+        if self.num_heads is not None and self.attention_head_dim is not None:
+            raise ValueError(
+                f"num_heads {self.num_heads} and attention_head_dim {self.attention_head_dim} exclude each other; "
+                "one must be null"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout} is outside [0, 1)")
         if not 0 < self.norm_eps < 1:
@@ -118,6 +126,17 @@ class UNetConfig:
                     f"attention_head_dim: {self.attention_head_dim} does not divide the width {width} of a resolution "
                     f"that attends; choose a divisor"
                 )
+            if self.num_heads and width % self.num_heads:
+                raise ValueError(
+                    f"num_heads: {self.num_heads} does not divide the width {width} of a resolution that attends; "
+                    "choose a divisor"
+                )
+
+    def head_dim(self, width: int) -> int:
+        """Returns the channels of an attention head at a width."""
+        if self.num_heads is not None:
+            return width // self.num_heads
+        return self.attention_head_dim or width
 
     def outline(self) -> Outline:
         """The layers in a few numbers."""

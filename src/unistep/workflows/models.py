@@ -46,7 +46,7 @@ class ModelSource:
             return
         if not isinstance(self.name, str | os.PathLike):
             raise UserError(f"a {type(self.name).__name__} is no model", "give a name, a loaded model or a pipeline")
-        object.__setattr__(self, "name", os.path.expanduser(self.name))
+        object.__setattr__(self, "name", os.path.expanduser(self.name))  # a name on the hub stays one
 
 
 ModelLike: TypeAlias = Union[  # noqa: UP007 - the quoted names cannot be joined by |
@@ -68,7 +68,9 @@ def load(
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
     kind: Literal["consistency", "diffusion"] | None = None,
     attention_head_dim: int | None = None,
+    num_heads: int | None = None,
     sample_size: int | None = None,
+    weights: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -84,7 +86,10 @@ def load(
         dtype: precision that the network computes in; auto is the fastest on the device.
         kind: kind of the model in a .pt whose content and name leave it open.
         attention_head_dim: channels of an attention head in a .pt; default: 64, as in all published models.
+        num_heads: number of attention heads at every resolution in a .pt, in place of `attention_head_dim`.
         sample_size: side of a .pt's images in pixels; default: that at which attention begins at 32 pixels.
+        weights: network to take from a file that holds several, by its key or prefix; ema for averaged weights, model
+            for those that are not.
         variant: variant of the weights in a model folder, as fp16.
         revision: branch, tag or commit on the hub.
         token: access token for private models on the hub; default: that of `hf auth login`, or HF_TOKEN.
@@ -106,7 +111,9 @@ def load(
     options = {
         "kind": kind,
         "attention_head_dim": attention_head_dim,
+        "num_heads": num_heads,
         "sample_size": sample_size,
+        "weights": weights,
         "variant": variant,
         "revision": revision,
         "token": token,

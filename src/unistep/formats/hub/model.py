@@ -15,6 +15,7 @@ def load_hub(
     device: torch.device | str = "cpu",
     *,
     variant: str | None = None,
+    weights: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -26,6 +27,7 @@ def load_hub(
         name: owner/name.
         device: device of the model.
         variant: variant of the weights, as "fp16".
+        weights: network to choose if the files of the weights hold several.
         revision: branch, tag or commit; None is main.
         token: access token of private models; None is the stored one if there is any, True the stored one, which must
             be there, False none.
@@ -46,4 +48,4 @@ def load_hub(
         )
     except UserError as error:
         raise UserError(f"there is no file or folder {name}; as a model of the hub: {error}") from None
-    return load_model(folder, device, variant=variant)
+    return load_model(folder, device, variant=variant, weights=weights)

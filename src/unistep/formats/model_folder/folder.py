@@ -98,13 +98,16 @@ def write_model_folder(path: Path, model: LoadedModel, *, dtype: torch.dtype, or
     return ()
 
 
-def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str | None = None) -> LoadedModel:
+def load_model(
+    path: Path, device: torch.device | str = "cpu", *, variant: str | None = None, weights: str | None = None
+) -> LoadedModel:
     """Opens a model folder.
 
     Args:
         path: folder that holds model_index.json.
         device: device of the model; "meta" checks all but the values of the weights.
         variant: variant of the weights, as "fp16" for diffusion_pytorch_model.fp16.safetensors; None is the plain ones.
+        weights: network to choose if the files of the weights hold several; see `unistep.formats.wrappers.unwrap`.
 
     Raises:
         UserError: a file is missing, damaged or of an unknown kind.
@@ -114,10 +117,10 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, variant: str |
     network, info = _read_outline(path)
     files = find_weights(path, variant)
     load = dtype_of_weights if torch.device(device).type == "meta" else load_weights
-    dtype = load(network, files)
+    dtype, notes = load(network, files, weights)
     denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
     config: Any = network.config
-    return LoadedModel(denoiser, info, config, path, dtype=dtype)
+    return LoadedModel(denoiser, info, config, path, dtype=dtype, notes=notes)
 
 
 def load_outline(path: Path, weights: Mapping[str, torch.Tensor], device: torch.device | str = "cpu") -> LoadedModel:
@@ -180,7 +183,11 @@ def write_outline(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     """
     row = network_row(network)
     # diffusers opens what it would compute as we do; its consistency pipeline tells networks 250 ln(sigma) always.
-    opens = row.of_diffusers and (info.kind == "diffusion" or info.noise_embedding == "adm")
+    opens = (
+        row.of_diffusers
+        and not getattr(network.config, "num_heads", None)
+        and (info.kind == "diffusion" or info.noise_embedding == "adm")
+    )
     index = {
         "_class_name": "ConsistencyModelPipeline" if info.kind == "consistency" else "DiffusionPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,

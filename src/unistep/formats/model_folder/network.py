@@ -78,11 +78,10 @@ def network_row(network: nn.Module) -> Network:
 def config_object(network: nn.Module) -> dict[str, Any]:
     """The content of config.json for a network."""
     config: Any = network.config
-    return {
-        "_class_name": network_row(network).class_name,
-        "_diffusers_version": DIFFUSERS_VERSION,
-        **dataclasses.asdict(config),
-    }
+    values = dataclasses.asdict(config)
+    if values.get("num_heads", 0) is None:  # diffusers has no such field
+        del values["num_heads"]
+    return {"_class_name": network_row(network).class_name, "_diffusers_version": DIFFUSERS_VERSION, **values}
 
 
 def read_network(path: Path) -> nn.Module:
@@ -104,6 +103,8 @@ def network_of(raw: dict[str, Any], path: Path) -> nn.Module:
     Raises:
         UserError: an unknown network, or an architecture that is not one.
     """
+    if "sample_size" in raw:
+        raw = raw | {"sample_size": _side(raw["sample_size"], path)}
     name = raw.get("_class_name")
     row = next((row for row in NETWORKS.values() if row.class_name == name), None)
     if row is None:
@@ -123,6 +124,15 @@ def network_of(raw: dict[str, Any], path: Path) -> nn.Module:
             return row.build(config)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _side(size: Any, path: Path) -> Any:
+    """The side of the image: of height and width, as diffusers writes them where both were given, if they are equal."""
+    if not isinstance(size, list | tuple) or len(size) != 2 or any(type(side) is not int for side in size):
+        return size
+    if size[0] != size[1]:
+        raise UserError(f"{path}: sample_size {shown(size)} is not square; only square images are supported")
+    return size[0]
 
 
 def _check_sizes(values: dict[str, Any], path: Path) -> None:

@@ -8,16 +8,18 @@ Weights of other types are converted one by one.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unistep.errors import UserError
-from unistep.files import LAYOUT, check_regular_file
+from unistep.files import LAYOUT
 from unistep.formats.json_config import shown
 from unistep.formats.model_folder.files import choose_weights, shards_of
 from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, not_finite, tensor_name
+from unistep.formats.wrappers import unwrap
 
 _DAMAGED = "fetch it again"
 
@@ -35,24 +37,26 @@ def find_weights(folder: Path, variant: str | None) -> list[Path]:
     chosen = folder / choose_weights(names, variant, folder)
     if chosen.suffix != ".json":
         return [chosen]
-    check_regular_file(chosen, LAYOUT, most_bytes=16_000_000)
     return [folder / name for name in shards_of(chosen, folder)]
 
 
-def load_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
+def load_weights(
+    network: nn.Module, files: list[Path], weights: str | None = None
+) -> tuple[torch.dtype, tuple[str, ...]]:
     """Loads weights, as fp32, into a network on the meta device.
 
     Args:
         network: network without weights.
         files: files of its weights.
+        weights: network to choose if the files hold several.
 
     Returns:
-        The dtype of most weights in the files.
+        The dtype of most weights in the files, and notes on what they were wrapped in.
 
     Raises:
         UserError: a file cannot be read; a tensor is missing, unexpected, of the wrong shape or type, or not finite.
     """
-    found = _checked(network, files)
+    found, notes = _checked(network, files, weights)
     dtype = main_dtype(tensor for tensor, _ in found.values())
     where = {name: file for name, (_, file) in found.items()}
     # Taken out one by one, so that nothing is held twice.
@@ -60,16 +64,19 @@ def load_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
     if (bad := not_finite(state)) is not None:
         raise UserError(f"{where[bad]}: tensor {bad} has values that are not finite; training failed, or {_DAMAGED}")
     network.load_state_dict(state, assign=True)
-    return dtype
+    return dtype, notes
 
 
-def dtype_of_weights(network: nn.Module, files: list[Path]) -> torch.dtype:
-    """The dtype of most weights in files, which are checked except for their values.
+def dtype_of_weights(
+    network: nn.Module, files: list[Path], weights: str | None = None
+) -> tuple[torch.dtype, tuple[str, ...]]:
+    """The dtype of most weights in files, which are checked except for their values, and notes as `load_weights`.
 
     Raises:
         UserError: as `load_weights`.
     """
-    return main_dtype(tensor for tensor, _ in _checked(network, files).values())
+    found, notes = _checked(network, files, weights)
+    return main_dtype(tensor for tensor, _ in found.values()), notes
 
 
 def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
@@ -97,14 +104,28 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
     path.chmod(usual & 0o777)
 
 
-def _checked(network: nn.Module, files: list[Path]) -> dict[str, tuple[Tensor, Path]]:
-    """All tensors of `files`, mapped, and the file of each; they are those of the network."""
+def _checked(
+    network: nn.Module, files: list[Path], weights: str | None
+) -> tuple[dict[str, tuple[Tensor, Path]], tuple[str, ...]]:
+    """All tensors of `files`, mapped, and the file of each; they are those of the network. And notes."""
+    content: dict[str, Any] = {}
+    origin: dict[int, Path] = {}
+    for file in files:
+        for name, value in map_state(file, _DAMAGED).items():
+            if name in content:
+                raise UserError(f"{file}: tensor {shown(name)} is in {origin[id(content[name])].name} too; {_DAMAGED}")
+            content[name] = value
+            origin[id(value)] = file
+    whole = files[0] if len(files) == 1 else files[0].parent
+    wrapped = unwrap(content, [network.state_dict()], whole, weights)
+    if wrapped is None and weights is not None:
+        raise UserError(f"`weights` {weights}: {whole} holds no network of its config.json under a name; leave it out")
+    tensors = content if wrapped is None else wrapped.tensors
     found: dict[str, tuple[Tensor, Path]] = {}
     for file in files:
-        for name, tensor in checked_tensors(map_state(file, _DAMAGED), file, _DAMAGED).items():
-            if name in found:
-                raise UserError(f"{file}: tensor {shown(name)} is in {found[name][1].name} too; {_DAMAGED}")
-            found[name] = tensor, file
+        own = {name: value for name, value in tensors.items() if origin.get(id(value), files[0]) == file}
+        found |= {name: (tensor, file) for name, tensor in checked_tensors(own, file, _DAMAGED).items()}
+    notes = (wrapped.note,) if wrapped is not None and wrapped.note else ()
     expected = network.state_dict()
     where = files[0] if len(files) == 1 else files[0].parent
     for wrong, word in (
@@ -121,4 +142,4 @@ def _checked(network: nn.Module, files: list[Path]) -> dict[str, tuple[Tensor, P
             raise UserError(
                 f"{file}: tensor {name} has shape {list(tensor.shape)}, config.json says {list(expected[name].shape)}"
             )
-    return found
+    return found, notes

@@ -1,4 +1,7 @@
-"""OpenAI's checkpoints of consistency models and of their EDM teachers: a PyTorch file that holds a state dict alone.
+"""OpenAI's checkpoints of consistency models and of their EDM teachers: a state dict in a PyTorch file.
+
+What training scripts wrap such a state dict in is taken off (see `unistep.formats.wrappers`), and safetensors files of
+the same tensors are read as well.
 
     edm_imagenet64_ema.pt     cd_imagenet64_l2.pt     cd_imagenet64_lpips.pt     ct_imagenet64.pt
     edm_bedroom256_ema.pt     cd_bedroom256_l2.pt     cd_bedroom256_lpips.pt     ct_bedroom256.pt
@@ -15,8 +18,8 @@ All else is taken from the file's name, if it has this form, and from the publis
 
 import dataclasses
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +28,9 @@ from unistep.errors import UserError
 from unistep.formats.empty import without_weights
 from unistep.formats.location import Location
 from unistep.formats.model import Kind, LoadedModel, ModelInfo, precondition
-from unistep.formats.openai.layout import openai_config, openai_to_diffusers, usual_sample_size
-from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, not_finite
+from unistep.formats.openai.layout import MARKS, openai_config, openai_to_diffusers, usual_sample_size
+from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, names_in_safetensors, not_finite
+from unistep.formats.wrappers import Wrapped, unwrap
 from unistep.networks.adm import UNet, UNetConfig
 
 _NAME = re.compile(r"(?P<method>edm|cd|ct)_(?P<data>imagenet64|bedroom256|cat256)(?:_(?P<distance>l2|lpips))?")
@@ -45,10 +49,19 @@ _TWO_STEPS = {
     "ct_cat256": (0, 62),
 }
 
+# Networks of other layouts, by tensors that they have.
+_OTHERS = {
+    "diffusers' UNet2DModel": {"conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight"},
+    "EDM's SongUNet": {"map_layer0.weight", "map_layer1.weight"},
+}
+
 
 def is_openai(location: Location) -> bool:
-    """Returns whether a file is one of `torch.save`."""
-    return location.is_torch_file
+    """Returns whether a file is one of `torch.save`, or safetensors with the tensors of this U-Net."""
+    if location.is_torch_file:
+        return True
+    # Its header is JSON after eight bytes. Other safetensors belong to model folders.
+    return location.head[8:9] == b"{" and any(name.endswith(MARKS[0]) for name in names_in_safetensors(location.path))
 
 
 def load_openai(
@@ -56,52 +69,76 @@ def load_openai(
     device: torch.device | str = "cpu",
     *,
     kind: Kind | None = None,
-    attention_head_dim: int = 64,
+    attention_head_dim: int | None = None,
+    num_heads: int | None = None,
     sample_size: int | None = None,
+    weights: str | None = None,
 ) -> LoadedModel:
     """Opens a checkpoint of OpenAI's.
 
     Args:
-        path: .pt file; nothing in it is executed.
+        path: .pt or .safetensors file; nothing in it is executed.
         device: device of the model; "meta" opens it without the values of its weights.
         kind: "consistency" or "diffusion"; None is that of the file's name, or "consistency" without one.
-        attention_head_dim: channels of an attention head, 64 in all published models.
+        attention_head_dim: channels of an attention head; None is 64, as in all published models.
+        num_heads: number of attention heads at every resolution, in place of `attention_head_dim`.
         sample_size: side of the images in pixels; None is the size at which attention begins at 32 pixels.
+        weights: network to choose if the file holds several; see `unistep.formats.wrappers.unwrap`.
 
     Raises:
         UserError: no such file, not a checkpoint, not of this U-Net, or weights that are not finite; names the file
             and the tensor.
     """
     path = Path(path)
-    config, state = read_openai(path, attention_head_dim, sample_size=sample_size)
+    if num_heads is not None and attention_head_dim is not None:
+        raise UserError(
+            f"`num_heads` {num_heads} and `attention_head_dim` {attention_head_dim} exclude each other; leave out one"
+        )
+    wrapped = _read(path, weights)
+    head_dim = 64 if attention_head_dim is None and num_heads is None else attention_head_dim
+    config, state = _converted(path, wrapped.tensors, head_dim, num_heads, sample_size)
     if config.in_channels != config.out_channels:
         raise UserError(
             f"{path}: makes {config.out_channels} channels of {config.in_channels}: not a consistency model or an EDM "
             "denoiser, but one that learns its variance"
         )
     config, notes = with_usual_size(config)
+    if wrapped.note:
+        notes.insert(0, wrapped.note)
+    if attention_head_dim is None and num_heads is None and not _NAME.match(path.name):
+        notes.append(
+            "attention heads of 64 channels are assumed, as in all published models; no tensor tells their size; else "
+            "give `attention_head_dim`, or `num_heads` of a model with one number of heads everywhere"
+        )
     info, said = info_of_name(path.name, kind)
     notes += said
     with without_weights():
         network = UNet(config)
     if torch.device(device).type != "meta":
-        weights = {name: tensor.float() for name, tensor in state.items()}
-        if (bad := not_finite(weights)) is not None:
+        values = {name: tensor.float() for name, tensor in state.items()}
+        if (bad := not_finite(values)) is not None:
             raise UserError(f"{path}: tensor {bad} has values that are not finite; training failed, or fetch it again")
-        network.load_state_dict(weights, assign=True)
+        network.load_state_dict(values, assign=True)
     denoiser = precondition(network, info).to(device).eval().requires_grad_(False)
     return LoadedModel(denoiser, info, config, path, "OpenAI .pt", main_dtype(state.values()), tuple(notes))
 
 
 def read_openai(
-    path: Path | str, attention_head_dim: int = 64, *, sample_size: int | None = None
+    path: Path | str,
+    attention_head_dim: int | None = 64,
+    *,
+    num_heads: int | None = None,
+    sample_size: int | None = None,
+    weights: str | None = None,
 ) -> tuple[UNetConfig, dict[str, Tensor]]:
     """The architecture and the weights in a checkpoint of OpenAI's.
 
     Args:
-        path: .pt file; nothing in it is executed.
+        path: .pt or .safetensors file; nothing in it is executed.
         attention_head_dim: channels of an attention head, 64 in all published models.
+        num_heads: number of attention heads at every resolution, where `attention_head_dim` is None.
         sample_size: side of the images in pixels, for the config.
+        weights: network to choose if the file holds several.
 
     Returns:
         The config, and the state dict for `UNet(config)` in the dtype of the file.
@@ -109,12 +146,7 @@ def read_openai(
     Raises:
         UserError: no such file, not a checkpoint, or not of this U-Net; names the file and the tensor.
     """
-    state = _load(Path(path))
-    try:
-        config = openai_config(state, attention_head_dim, sample_size=sample_size)
-        return config, openai_to_diffusers(state, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return _converted(Path(path), _read(Path(path), weights).tensors, attention_head_dim, num_heads, sample_size)
 
 
 def info_of_name(name: str, kind: Kind | None = None) -> tuple[ModelInfo, list[str]]:
@@ -168,15 +200,26 @@ def with_usual_size(config: UNetConfig) -> tuple[UNetConfig, list[str]]:
     return dataclasses.replace(config, sample_size=size), [note]
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    state = _unwrapped(map_state(path, "give the .pt file of a model"), path)
-    return checked_tensors(state, path, "give the state dict of a network alone")
+def _read(path: Path, weights: str | None) -> Wrapped:
+    """The tensors of the network in a file, without what they are wrapped in."""
+    content = map_state(path, "give the .pt file of a model")
+    found = unwrap(content, [MARKS], path, weights)
+    if found is None and weights is not None:
+        raise UserError(f"`weights` {weights}: {path} holds no network of OpenAI's layout under a name; leave it out")
+    found = found or Wrapped(content)
+    return replace(found, tensors=checked_tensors(found.tensors, path, "give the state dict of a network alone"))
 
 
-def _unwrapped(state: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """The state dict itself, which a training script may have put beside other things, under any name."""
-    inner = {name: v for name, v in state.items() if isinstance(v, dict) and "input_blocks.0.0.weight" in v}
-    if len(inner) > 1:
-        names = ", ".join(map(str, inner))
-        raise UserError(f"{path} holds several networks ({names}); save the one to use in a file of its own")
-    return next(iter(inner.values())) if inner else state
+def _converted(
+    path: Path, tensors: dict[str, Tensor], head_dim: int | None, num_heads: int | None, sample_size: int | None
+) -> tuple[UNetConfig, dict[str, Tensor]]:
+    if other := next((name for name, marks in _OTHERS.items() if marks <= tensors.keys()), None):
+        raise UserError(
+            f"{path} holds the tensors of {other} without its architecture; put them into a model folder as "
+            "unet/diffusion_pytorch_model.bin, beside their config.json"
+        )
+    try:
+        config = openai_config(tensors, head_dim, num_heads=num_heads, sample_size=sample_size)
+        return config, openai_to_diffusers(tensors, config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

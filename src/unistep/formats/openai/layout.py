@@ -30,6 +30,15 @@ from unistep.errors import UserError
 from unistep.formats.empty import without_weights
 from unistep.networks.adm import UNet, UNetConfig
 
+MARKS = (
+    "input_blocks.0.0.weight",
+    "time_embed.0.weight",
+    "middle_block.0.in_layers.2.weight",
+    "output_blocks.0.0.in_layers.2.weight",
+    "out.2.weight",
+)
+"""Tensors that every network of this layout has."""
+
 # What the published code fixes: `GroupNorm32(32, channels)`, with the default epsilon of torch.
 _GROUPS = 32
 _EPS = 1e-5
@@ -45,13 +54,18 @@ _RES_BLOCK = {
 
 
 def openai_config(
-    state: Mapping[str, Tensor], attention_head_dim: int = 64, *, sample_size: int | None = None
+    state: Mapping[str, Tensor],
+    attention_head_dim: int | None = 64,
+    *,
+    num_heads: int | None = None,
+    sample_size: int | None = None,
 ) -> UNetConfig:
     """The architecture that a state dict in OpenAI's layout belongs to.
 
     Args:
         state: tensors by name.
         attention_head_dim: channels of an attention head.
+        num_heads: number of attention heads at every resolution, where `attention_head_dim` is None.
         sample_size: side of the images in pixels; None leaves it open.
 
     Raises:
@@ -79,6 +93,9 @@ def openai_config(
     down_block = "ResnetDownsampleBlock2D" if down_type == "resnet" else "DownBlock2D"
     up_block = "ResnetUpsampleBlock2D" if up_type == "resnet" else "UpBlock2D"
 
+    attending = {width for width, attends in zip(widths, down_attends, strict=True) if attends} | {widths[-1]}
+    if num_heads and len(attending) == 1 and widths[-1] % num_heads == 0:  # in the field that diffusers has
+        attention_head_dim, num_heads = widths[-1] // num_heads, None
     embedding = _shape(state, "input_blocks.1.0.emb_layers.1.weight")[0]
     classes = _shape(state, "label_emb.weight")[0] if "label_emb.weight" in state else None
     try:
@@ -93,6 +110,7 @@ def openai_config(
             downsample_type=down_type,
             upsample_type=up_type,
             attention_head_dim=attention_head_dim,
+            num_heads=num_heads,
             norm_num_groups=_GROUPS,
             attn_norm_num_groups=_GROUPS,
             norm_eps=_EPS,

@@ -113,7 +113,9 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
         if value is not None and value != getattr(reopened, field)
     ]
     lost += [f"timesteps {','.join(map(str, own))}" for own in info.schedules]
-    if config.attention_head_dim != 64:
+    if config.num_heads is not None:
+        arguments.append(f"num_heads={config.num_heads}")
+    elif config.attention_head_dim != 64:
         # Without a number there is one head, whose channels are the width.
         widths = {w for w, k in zip(config.block_out_channels, config.down_block_types, strict=True) if k[:4] == "Attn"}
         widths.add(config.block_out_channels[-1])

@@ -33,6 +33,12 @@ _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 _HEAD_DIM = 64
 _MASK = "mask_token"  # of the training
 
+# Tensors that every DINOv2 has, by its original names and by the Hub's.
+_LAYOUTS = (
+    ("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight"),
+    ("embeddings.cls_token", "embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight"),
+)
+
 # From the Hub's names to the original ones, in this order.
 _RENAMES = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -61,7 +67,7 @@ def load_dinov2(path: str | Path | None = None, *, cache_dir: str | Path | None 
         UserError: the file cannot be downloaded, cannot be read, is damaged, or holds something else.
     """
     file = fetch(DINOV2_LARGE, cache_folder("networks", cache_dir)) if path is None else _file(expanded(path))
-    state = _original_names(read_tensors(file, None, DINOV2_LARGE.remedy))
+    state = _original_names(read_tensors(file, None, DINOV2_LARGE.remedy, layouts=_LAYOUTS))
     config = _config_of(state, file)
     with without_weights():
         network = VisionTransformer(config)

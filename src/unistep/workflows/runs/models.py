@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from unistep.checks import user_path
 from unistep.config import RunConfig, StageConfig
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
@@ -32,7 +33,7 @@ def open_models(
     """
     opened: dict[str, LoadedModel] = {}
     for stage, role, name in named_models(config):
-        if missing and not Path(name).expanduser().exists():
+        if missing and not user_path(name).exists():
             continue
         if name not in opened:
             opened[name] = _open(config, stage, role, name, device)
@@ -67,12 +68,12 @@ def check_images(what: str, model: LoadedModel, images: ImageKind) -> None:
 
 
 def _open(config: RunConfig, stage: StageConfig, role: str, name: str, device: torch.device | str) -> LoadedModel:
-    if stage.published_at.endswith(f"/{Path(name).name}") and not Path(name).expanduser().exists():
+    if stage.published_at.endswith(f"/{Path(name).name}") and not user_path(name).exists():
         raise UserError(
             f"`{stage.name}.{role}` {name} does not exist; fetch it from {stage.published_at}, "
             "or name another model by `teacher`"
         )
-    path = Path(name).expanduser()
+    path = user_path(name)
     if role == "teacher" and path.is_dir():
         name = str(newest_diffusion_stage(path) or name)
     model = open_any(name, device)
