@@ -157,6 +157,7 @@ def _ect_info(state: dict[str, Any]) -> ModelInfo:
         sigma_data=_number(state, "sigma_data"),
         num_train_timesteps=_ECT_LEVELS,
         noise_embedding="edm",
+        clip=False,
         method="easy consistency tuning (ECT)",
     )
     if not sigma_min < _ECT_MIDDLE < sigma_max:
