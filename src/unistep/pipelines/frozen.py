@@ -57,14 +57,14 @@ class SchedulerConfig(FrozenConfig):
 
 
 def scheduler_config(
-    num_train_timesteps: Any,
-    sigma_min: Any,
-    sigma_max: Any,
-    sigma_data: Any,
-    s_noise: Any,
-    rho: Any,
-    clip_denoised: Any,
-    noise_embedding: Any,
+    num_train_timesteps: Any = 40,
+    sigma_min: Any = 0.002,
+    sigma_max: Any = 80.0,
+    sigma_data: Any = 0.5,
+    s_noise: Any = 1.0,
+    rho: Any = 7.0,
+    clip_denoised: Any = True,
+    noise_embedding: Any = "adm",
 ) -> SchedulerConfig:
     """Returns the settings of a scheduler; the arguments are those of `CMStochasticIterativeScheduler`.
 

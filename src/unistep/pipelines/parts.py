@@ -1,13 +1,16 @@
 """The parts of a pipeline: a network and a scheduler."""
 
+import os
 from typing import Any
 
 import torch
 from torch import nn
 
+from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION
+from unistep.pipelines.config_files import write_config
 from unistep.pipelines.frozen import FrozenConfig
 from unistep.pipelines.options import unknown_argument
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
@@ -68,6 +71,21 @@ class PipelineParts:
         opened = {} if self.name_or_path is None else {"_name_or_path": self.name_or_path}
         classes = {name: class_of(part) for name, part in self.components.items()}
         return FrozenConfig(classes, _class_name=type(self).__name__, _diffusers_version=DIFFUSERS_VERSION, **opened)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Settings of the pipeline beside its parts: none."""
+        return {}
+
+    def to_json_string(self) -> str:
+        """Returns the content of model_index.json."""
+        entries = {name: value for name, value in self.config.items() if name != "_name_or_path"}
+        return FrozenConfig(entries).to_json_string()
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Writes `config` to a file of any name."""
+        path = user_path(json_file_path)
+        write_config(path.parent, path.name, self.to_json_string())
 
     def register_modules(self, **parts: Any) -> None:
         """Replaces parts of the pipeline.

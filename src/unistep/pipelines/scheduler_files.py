@@ -3,17 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unistep.checks import user_path
 from unistep.errors import UserError
-from unistep.files import LAYOUT, whole_file
-from unistep.formats.hub.address import is_hub_name
-from unistep.formats.json_config import read_object, shown
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION
-from unistep.pipelines.frozen import SchedulerConfig
-from unistep.pipelines.options import LOADING, PUSHING, Download, check_options, unknown_argument
+from unistep.pipelines.config_files import read_config, write_config
+from unistep.pipelines.frozen import SchedulerConfig, scheduler_config
+from unistep.pipelines.options import PUSHING, Download, check_options, unknown_argument
 
 _log = logging.getLogger("unistep")
 _FIELDS = tuple(SchedulerConfig.__annotations__)
@@ -67,7 +64,8 @@ class SchedulerFiles:
         unknown = [name for name in changes if name not in known]
         if unknown and not return_unused_kwargs:
             raise unknown_argument("from_config", unknown[0], known)
-        scheduler = cls(**(settings | {name: value for name, value in changes.items() if name in known}))
+        settings |= {name: value for name, value in changes.items() if name in known}
+        scheduler = cls(**scheduler_config(**settings))
         if return_unused_kwargs:
             return scheduler, unused | {name: changes[name] for name in unknown}
         return scheduler
@@ -96,14 +94,14 @@ class SchedulerFiles:
             UserError: there is no such file, or it is damaged.
             TypeError: an option that does not exist.
         """
-        download, unused = Download.of("load_config", options, LOADING, keep_unknown=return_unused_kwargs)
-        path, commit = cls._config_file(pretrained_model_name_or_path, download)
-        found = (
-            read_object(path, LAYOUT),
-            *([unused] if return_unused_kwargs else []),
-            *([commit] if return_commit_hash else []),
+        return read_config(
+            pretrained_model_name_or_path,
+            cls.config_name,
+            ("", "scheduler"),
+            options,
+            return_unused_kwargs=return_unused_kwargs,
+            return_commit_hash=return_commit_hash,
         )
-        return found if len(found) > 1 else found[0]
 
     @classmethod
     def from_pretrained(
@@ -155,12 +153,7 @@ class SchedulerFiles:
         check_options("save_config", options, PUSHING)
         if push_to_hub:
             raise UserError("`push_to_hub` is for whole models; call it of the pipeline")
-        folder = user_path(save_directory)
-        try:
-            with whole_file(folder / self.config_name) as temporary:
-                temporary.write_text(self.to_json_string(), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {folder / self.config_name}: {error.strerror or error}") from None
+        write_config(save_directory, self.config_name, self.to_json_string())
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any
@@ -187,26 +180,16 @@ class SchedulerFiles:
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Writes the config to a file of any name."""
-        user_path(json_file_path).write_text(self.to_json_string(), encoding="utf-8")
+        path = user_path(json_file_path)
+        write_config(path.parent, path.name, self.to_json_string())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
 
-    @classmethod
-    def _config_file(cls, name: str | os.PathLike[str], download: "Download") -> tuple[Path, str | None]:
-        """The file of a config, and its commit on the hub."""
-        path = user_path(name)
-        if path.is_file():
-            return path, None
-        commit = None
-        if not path.is_dir():
-            if not is_hub_name(os.fspath(name)):
-                raise UserError(f"{shown(os.fspath(name))} is no file or folder of a scheduler; {LAYOUT}")
-            path = download.folder(os.fspath(name))
-            commit = path.name
-        below = [download.subfolder] if download.subfolder else ["", "scheduler"]
-        places = [path / part / cls.config_name for part in below]
-        found = next((place for place in places if place.exists()), None)
-        if found is None:
-            raise UserError(f"{path} has no {' and no '.join(str(p.relative_to(path)) for p in places)}; {LAYOUT}")
-        return found, commit
+    if not TYPE_CHECKING:  # else no misspelt attribute would be found
+
+        def __getattr__(self, name: str) -> Any:
+            config = vars(self).get("config", {})
+            if name in config:  # `scheduler.sigma_max`, as diffusers still has it
+                return config[name]
+            raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")

@@ -105,6 +105,8 @@ class UNet2D(nn.Module):
     def disable_xformers_memory_efficient_attention(self) -> None:
         """Does nothing: attention is PyTorch's."""
 
+    is_gradient_checkpointing = False
+
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: object = None) -> None:
         """Refuses: these networks keep all activations for the backward pass.
 
