@@ -119,6 +119,11 @@ def test_the_python_of_the_page_of_checkpoints_runs(place):
     assert (place / "cat-2-steps.png").exists()
 
 
+def test_the_python_of_the_page_for_users_of_diffusers_runs(place):
+    (own,) = blocks(ROOT / "docs/diffusers.md", "python")
+    assert len(run(own)["images"]) == 1 and (place / "cat/unet/diffusion_pytorch_model.fp16.safetensors").exists()
+
+
 def test_the_python_of_the_page_of_evaluation_runs(place, capsys):
     (own,) = blocks(ROOT / "docs/evaluation.md", "python")
     run(own)
@@ -128,7 +133,7 @@ def test_the_python_of_the_page_of_evaluation_runs(place, capsys):
 
 
 def test_no_page_has_python_that_no_test_runs():
-    tested = {"README.md": 3, "checkpoints.md": 2, "evaluation.md": 1}
+    tested = {"README.md": 3, "checkpoints.md": 2, "diffusers.md": 1, "evaluation.md": 1}
     own_tests = {"editing.md", "extending.md"}
     found = {page.name: len(blocks(page, "python")) for page in PAGES if page.name not in own_tests}
     assert {name: count for name, count in found.items() if count} == tested
