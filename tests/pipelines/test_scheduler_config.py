@@ -228,7 +228,7 @@ def test_one_line_refusals(call: Any, words: str):
     [
         (lambda: Scheduler.from_config({}, sigma_mx=3.0), "from_config.*'sigma_mx'; did you mean sigma_max"),
         (lambda: Scheduler.from_pretrained("x", local_file_only=True), "did you mean local_files_only"),
-        (lambda: Scheduler.load_config("x", revisoin="main"), "did you mean revision"),
+        (lambda: Scheduler.load_config("x", revisionn="main"), "did you mean revision"),
         (lambda: Scheduler().save_config("x", repo="a/b"), "did you mean repo_id"),
     ],
 )
