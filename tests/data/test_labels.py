@@ -63,7 +63,7 @@ def test_images_without_a_label_are_refused(refusal):
     [
         (["cat/1.png", "cat/2.png", "dog/1.png"], [0, 0, 1], ["cat", "dog"]),
         (["cat/a/1.png", "cat/b/2.png", "dog/1.png"], [0, 0, 1], ["cat", "dog"]),
-        (["set/train/10/1.png", "set/train/9/1.png"], [0, 1], ["10", "9"]),
+        (["set/train/10/1.png", "set/train/9/1.png"], [1, 0], ["9", "10"]),
         (["ab/1.png", "a/1.png"], [1, 0], ["a", "ab"]),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ from jaxtyping import Int64
 
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import full_name
+from unistep.data.frames import further_frames
+from unistep.data.inventory import passed_over
 from unistep.data.npz import NpzReader
 from unistep.data.open import open_reader
 from unistep.data.parallel import ordered_map
-from unistep.data.prepare import decode, read_header
+from unistep.data.prepare import Header, decode, read_header
 from unistep.data.reader import BadImage, Labels
 from unistep.errors import UserError
 from unistep.text import html_table, shown
@@ -40,6 +42,10 @@ class DatasetReport:
         classes: number of images of each class, in the order of the labels; None without labels.
         label_error: reason why the labels cannot be used; None if they can, or if there are none.
         bad: name and reason of each file that cannot be read.
+        passed: number of the files that are not read as images, by ending in lower case: "" is none, "special" a pipe
+            or a device.
+        further: number of pages and frames after the first of their file, which are not read.
+        grey_bits: number of bits that count in grey images of 16 bits; None if there are none.
     """
 
     source: str
@@ -53,6 +59,9 @@ class DatasetReport:
     classes: dict[str, int] | None
     label_error: str | None
     bad: tuple[tuple[str, str], ...]
+    passed: dict[str, int] = field(default_factory=dict)
+    further: int = 0
+    grey_bits: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it in JSON's types."""
@@ -63,9 +72,12 @@ class DatasetReport:
         """Returns name and value of each line of a table."""
         rows = [
             ("images", f"{self.num_images:,} readable, {len(self.bad):,} not"),
+            *([("passed over", passed_over(self.passed))] if self.passed else []),
+            *([("passed over", f"{self.further:,} further pages or frames")] if self.further else []),
             ("bytes", f"{self.num_bytes:,}"),
             ("sizes", _counts(self.sizes)),
             ("modes", _counts(self.modes)),
+            *([] if self.grey_bits is None else [("16-bit grey", f"{self.grey_bits} bits of it are used")]),
             ("channels", f"{self.channels} ({'grey' if self.channels == 1 else 'colour'})"),
             ("mean", ", ".join(f"{value:.5f}" for value in self.mean) or "-"),
             ("std", ", ".join(f"{value:.5f}" for value in self.std) or "-"),
@@ -123,13 +135,16 @@ def inspect_source(source: str) -> DatasetReport:
 def _inspect_files(
     source: str, reader: EncodedReader, classes: dict[str, int] | None, label_error: str | None
 ) -> DatasetReport:
-    def look(index: int) -> tuple[str, str, bool, Histogram] | BadImage:
+    bits = reader.grey_bits
+
+    def look(index: int) -> tuple[str, Header, bool, Histogram, int] | BadImage:
         try:
-            content = reader.files.read(index)
-            image = decode(content)
-            size = f"{image.width}x{image.height}"
-            histogram = np.array(image.convert("RGB").histogram(), np.int64).reshape(3, 256)
-            return size, read_header(content).mode, image.mode == "L", histogram
+            with reader.turn(index):
+                content = reader.files.read(index)
+                image = decode(content, bits=bits)
+                size = f"{image.width}x{image.height}"
+                histogram = np.array(image.convert("RGB").histogram(), np.int64).reshape(3, 256)
+                return size, read_header(content), image.mode == "L", histogram, further_frames(content)
         except BadImage as error:
             return error
 
@@ -137,15 +152,16 @@ def _inspect_files(
     modes: Counter[str] = Counter()
     bad: list[tuple[str, str]] = []
     total = np.zeros((3, 256), np.int64)
-    all_grey = True
+    all_grey, any_wide, num_further = True, False, 0
     for index, found in enumerate(ordered_map(look, len(reader), "inspecting")):
         if isinstance(found, BadImage):
             bad.append((full_name(reader.files, index), str(found)))
             continue
-        size, mode, grey, histogram = found
+        size, header, grey, histogram, further = found
         sizes[size] += 1
-        modes[mode] += 1
-        all_grey = all_grey and grey
+        modes[header.mode] += 1
+        all_grey, any_wide = all_grey and grey, any_wide or header.wide
+        num_further += further
         total += histogram
     channels = 1 if all_grey else 3
     mean, std = _moments(total[:channels])
@@ -161,6 +177,9 @@ def _inspect_files(
         classes=classes,
         label_error=label_error,
         bad=tuple(bad),
+        passed=dict(reader.files.passed),
+        further=num_further,
+        grey_bits=bits if any_wide else None,
     )
 
 

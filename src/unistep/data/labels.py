@@ -1,104 +1,57 @@
-"""Class labels of image files: from EDM's `dataset.json`, or else from class subfolders."""
+"""Class labels of image files: from EDM's `dataset.json`, Hugging Face's metadata, or else class subfolders."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Sequence
-from pathlib import PurePosixPath
-
 import numpy as np
 
-from unistep.data.files import DATASET_JSON, ImageFiles
+from unistep.data.class_folders import folders_of, labels_from_folders, refuse_splits
+from unistep.data.classes import check_classes
+from unistep.data.dataset_json import find_dataset_json, labels_from_json, most_bytes
+from unistep.data.files import ImageFiles, full_name, shown_name
+from unistep.data.metadata import labels_from_metadata
 from unistep.data.reader import Labels
 from unistep.errors import UserError
-from unistep.text import shown
 
-_LOG = logging.getLogger(__name__)
+__all__ = ["labels_from_folders", "labels_from_json", "read_labels"]
 
 
 def read_labels(files: ImageFiles) -> Labels | None:
-    """The labels of image files: of a `dataset.json` if there is one, even without labels; else of subfolders.
+    """The labels of image files.
+
+    A `dataset.json` decides, also by having none; then metadata with labels; then class subfolders.
 
     Raises:
-        UserError: `dataset.json` is not of EDM's form or does not fit the files.
+        UserError: the labels cannot be read, do not fit the files, or contradict each other.
     """
-    content = files.dataset_json()
-    if content is None:
-        return labels_from_folders(files.names)
-    return labels_from_json(content, shown(PurePosixPath(files.location, DATASET_JSON)), files.names)
+    document = find_dataset_json(files)
+    if document is not None:
+        content = files.read_document(document, most_bytes(len(files.names)))
+        location = shown_name(files.location, document)
+        labels = labels_from_json(content, location, files.names, document.rpartition("/")[0])
+        if labels is not None:
+            _check_agreement(files, labels, labels_from_metadata(files))
+        return None if labels is None else check_classes(labels, files.location)
+    refuse_splits(files.names, files.location)
+    labels = labels_from_metadata(files)
+    if labels is None:
+        labels = labels_from_folders(files.names, files.location)
+    elif labels.names is not None and set(labels.names) == set(folders := folders_of(files.names)):
+        number = {name: index for index, name in enumerate(labels.names)}
+        _check_agreement(files, labels, Labels(np.array([number[name] for name in folders]), labels.names))
+    return None if labels is None else check_classes(labels, files.location)
 
 
-def labels_from_json(content: bytes, location: str, names: Sequence[str]) -> Labels | None:
-    """Labels from `{"labels": [["00000/img00000000.png", 3], ...]}`; None if `labels` is null or not there.
-
-    Args:
-        content: text of the file.
-        location: name of the file, for messages.
-        names: names of the image files; each must have a label.
-
-    Raises:
-        UserError: the text is not of EDM's form or does not fit the files.
-    """
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{location}: it is not JSON ({shown(error)})") from error
-    if not isinstance(document, dict):
-        raise UserError(f'{location}: it must be an object with the key "labels"')
-    pairs = document.get("labels")
-    if pairs is None:
-        return None
-    if isinstance(pairs, dict):
-        pairs = list(pairs.items())
-    if not isinstance(pairs, list):
-        raise UserError(f'{location}: "labels" must be a list of [file name, class number] pairs, or null')
-    by_name: dict[str, int] = {}
-    for pair in pairs:
-        match pair:
-            case [str(name), int(label)] | (str(name), int(label)) if not isinstance(label, bool) and label >= 0:
-                by_name[name.replace("\\", "/")] = label
-            case _:
-                text = shown(json.dumps(pair))[:80]
-                raise UserError(f"{location}: {text} is not a pair of a file name and a class number from 0")
-    known = set(names)
-    absent = [name for name in by_name if name not in known]
-    if absent:
-        raise UserError(
-            f"{location}: it names {shown(absent[0])}, which is not there ({len(absent)} of {len(by_name)} files are"
-            " absent); restore the files or leave labels unread with `use_labels=False`"
-        )
-    unlabelled = [name for name in names if name not in by_name]
-    if unlabelled:
-        raise UserError(
-            f"{location}: it has no label for {shown(unlabelled[0])} ({len(unlabelled)} of {len(names)} images have"
-            " none); label them or leave labels unread with `use_labels=False`"
-        )
-    return Labels(np.array([by_name[name] for name in names], np.int64))
-
-
-def labels_from_folders(names: Sequence[str]) -> Labels | None:
-    """Labels from class subfolders, numbered in sorted order: `cat/1.png`, `dog/2.png` -> 0, 1.
-
-    Folders around all of the images (as in `photos/train/cat/1.png`, `photos/train/dog/2.png`) are ignored. Images in a
-    single folder have no classes.
-    """
-    folders = [PurePosixPath(name).parts[:-1] for name in names]
-    if not folders:
-        return None
-    low, high = min(folders), max(folders)
-    depth = next((i for i, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), len(low))
-    if depth == len(high):
-        return None
-    loose = [name for name, folder in zip(names, folders, strict=True) if len(folder) == depth]
-    if loose:
-        _LOG.warning(
-            "class subfolders are not used as labels: %d of %d images lie outside of them, such as %s",
-            len(loose),
-            len(names),
-            shown(loose[0]),
-        )
-        return None
-    classes = sorted({folder[depth] for folder in folders})
-    number = {name: index for index, name in enumerate(classes)}
-    return Labels(np.array([number[folder[depth]] for folder in folders], np.int64), classes)
+def _check_agreement(files: ImageFiles, labels: Labels, others: Labels | None) -> None:
+    """Refuses two sources by which an image is of different classes, whatever the classes are called."""
+    if others is None:
+        return
+    counterpart: dict[int, int] = {}
+    back: dict[int, int] = {}
+    same_kind = labels.names == others.names  # numbers and names are compared by what they part
+    for index, (one, other) in enumerate(zip(labels.values.tolist(), others.values.tolist(), strict=True)):
+        differs = one != other and same_kind
+        if differs or counterpart.setdefault(one, other) != other or back.setdefault(other, one) != one:
+            raise UserError(
+                f"{full_name(files, index)} has contradicting labels from two sources; remove one of them, or leave"
+                " labels unread with `use_labels=False`"
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,22 +13,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unistep.data.archive import ArchiveError, check_member, open_archive
+from unistep.data.classes import check_classes, check_label
+from unistep.data.names import brief
 from unistep.data.parallel import cpu_count
-from unistep.data.prepare import composite_on_white, fit, to_pixels
+from unistep.data.prepare import MAX_PIXELS, composite_on_white, fit, to_pixels
 from unistep.data.reader import Labels, Pixels, Shape, Skipped
 from unistep.errors import UserError
 from unistep.text import shown
 
 _BLOCK_BYTES = 8 << 20
 
-# What zipfile, the decompressors and numpy's header parser raise for damaged bytes, and for what they do not support.
-_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error)
-try:
-    from lzma import LZMAError
-except ImportError:  # a Python built without it; zipfile then raises RuntimeError
-    pass
-else:
-    _DAMAGE += (LZMAError,)
+_MOST_HEADER = 1 << 16  # numpy itself writes and reads 10,000 characters
+_MOST_AT_ONCE = 4 << 30  # of an array in Fortran order, which is read as a whole
 
 
 class NpzReader:
@@ -38,7 +34,7 @@ class NpzReader:
     If both layouts fit, as in [N, 3, 32, 3], the last axis is that of the channels.
 
     Args:
-        file: path of the file, or its content.
+        file: path of the file, or its content where that is known to be the bundled one.
         location: source as the user wrote it.
         image_keys, label_keys: names of the arrays; the first that exists counts.
         class_names: names of the classes; None if they have none.
@@ -56,6 +52,7 @@ class NpzReader:
         class_names: list[str] | None = None,
     ) -> None:
         self.location = location
+        self.remarks: list[str] = []
         self._file = file
         self._label_keys = label_keys
         self._class_names = class_names
@@ -66,18 +63,26 @@ class NpzReader:
                 raise UserError(f"{shown(location)}: no array is called {' or '.join(image_keys)}; it holds {found}")
             self._key = key
             member = archive.getinfo(f"{key}.npy")
+            self._check(member)
             self._checksum = f"{key} {member.CRC:08x} {member.file_size}"
             shape, self._fortran, dtype, self._offset = self._header(archive, key)
         if dtype != np.uint8:
             raise UserError(
-                f"{shown(location)}: {key} is {dtype}, not uint8; save the pixels as whole numbers 0 to 255 in uint8"
+                f"{shown(location)}: {key} is {brief(dtype)}, not uint8; save the pixels as whole numbers 0 to 255 in"
+                " uint8"
             )
         self._array_shape = shape
         self._channels_last = self._layout(shape)
+        if min(shape) < 0:
+            raise UserError(f"{shown(location)}: {key} has the shape {shape}; the file is damaged")
         if 0 in shape:
             raise UserError(f"{shown(location)}: {key} has the shape {shape} and so holds no images")
         if member.file_size != self._offset + int(np.prod(shape, dtype=object)):
             raise UserError(f"{shown(location)}: {key} does not hold as many pixels as its shape {shape} says")
+        _, height, width = self._native_shape
+        if height * width > MAX_PIXELS or (self._fortran and member.file_size > _MOST_AT_ONCE):
+            most = f"{MAX_PIXELS:,} pixels an image, or {_MOST_AT_ONCE:,} bytes in Fortran order, are read"
+            raise UserError(f"{shown(location)}: {key} has the shape {shape}; at most {most}")
 
     def __len__(self) -> int:
         return self._array_shape[0]
@@ -111,15 +116,21 @@ class NpzReader:
                     f"{shown(self.location)}: {key} has the shape {shape}, but there are {len(self)} images; give one"
                     " integer label an image, or leave labels unread with `use_labels=False`"
                 )
-            with archive.open(f"{key}.npy") as stream:
+            member = archive.getinfo(f"{key}.npy")
+            self._check(member)
+            if member.file_size > _MOST_HEADER + len(self) * dtype.itemsize:
+                raise UserError(f"{shown(self.location)}: {key} is larger than its shape {shape} says")
+            with archive.open(member) as stream:
                 values = np.lib.format.read_array(stream, allow_pickle=False)
-        values = values.reshape(-1).astype(np.int64)
-        if values.min() < 0:
-            raise UserError(f"{shown(self.location)}: {key} holds the label {values.min()}; labels count from 0")
-        return Labels(values, self._class_names)
+        for label in (values.min(), values.max()):  # before numbers beyond int64 are wrapped
+            check_label(int(label), shown(self.location), key)
+        return check_classes(Labels(values.reshape(-1).astype(np.int64), self._class_names), self.location)
 
     def fingerprint(self) -> str:
         return f"npz {self._checksum}"
+
+    def passed_over(self) -> str:
+        return ""
 
     def shape(self, resolution: int | None, channels: int | None, skip_bad: bool) -> Shape:
         native, height, width = self._native_shape
@@ -190,33 +201,46 @@ class NpzReader:
 
     @contextmanager
     def _archive(self) -> Iterator[zipfile.ZipFile]:
-        file = io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file
+        """The open archive; what its reading raises becomes one line that names the file."""
         try:
-            with zipfile.ZipFile(file) as archive:
+            with open_archive(io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file) as archive:
                 yield archive
-        except UserError:
+        except (UserError, GeneratorExit):
             raise
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{shown(self.location)}: it is damaged or no .npz file ({shown(error)})") from error
-        except _DAMAGE as error:
-            raise UserError(f"{shown(self.location)}: it cannot be read ({shown(error)})") from error
+        except ArchiveError as error:
+            raise UserError(f"{shown(self.location)}: it is damaged or no .npz file ({error})") from error
+        except Exception as error:  # what zipfile, zlib and numpy's parser of headers raise for damaged bytes
+            reason = brief(error) or type(error).__name__
+            raise UserError(f"{shown(self.location)}: it cannot be read ({reason})") from error
 
-    @staticmethod
-    def _find(archive: zipfile.ZipFile, keys: Sequence[str]) -> str | None:
-        names = set(archive.namelist())
-        return next((key for key in keys if f"{key}.npy" in names), None)
+    def _check(self, member: zipfile.ZipInfo) -> None:
+        if not isinstance(self._file, bytes):  # the content is the bundled file's, which is packed by lzma
+            check_member(member)
+
+    def _find(self, archive: zipfile.ZipFile, keys: Sequence[str]) -> str | None:
+        names = archive.namelist()
+        key = next((key for key in keys if f"{key}.npy" in names), None)
+        if key is not None and names.count(f"{key}.npy") > 1:
+            raise UserError(f"{shown(self.location)}: {key} is in it twice; save each array once")
+        return key
 
     def _header(self, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         """Returns shape, whether in Fortran order, type, and the offset of the values in the member."""
         with archive.open(f"{key}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            if version == (1, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            elif version == (2, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-            else:
+            start = stream.read(12)
+            if len(start) < 12 or not start.startswith(np.lib.format.MAGIC_PREFIX):
+                raise UserError(f"{shown(self.location)}: {key} is no array in the .npy format")
+            version = (start[6], start[7])
+            if version not in ((1, 0), (2, 0)):
                 raise UserError(f"{shown(self.location)}: {key} is in an unknown version of the .npy format, {version}")
-            offset = stream.tell()
+            length_format = "<H" if version == (1, 0) else "<I"
+            (length,) = struct.unpack_from(length_format, start, 8)
+            if length > _MOST_HEADER:
+                raise UserError(f"{shown(self.location)}: {key} has a header of {length:,} bytes; the file is damaged")
+            offset = 8 + struct.calcsize(length_format) + length
+            header = io.BytesIO(start[8:] + stream.read(offset - len(start)))
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(header)
         if dtype.hasobject:
             raise UserError(
                 f"{shown(self.location)}: {key} holds pickled Python objects, which are never loaded; save it as a"

@@ -17,6 +17,7 @@ from unistep.data.mnist import mnist_reader
 from unistep.data.npz import NpzReader
 from unistep.data.store import load_images
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.text import nearest, nearest_path, shown
 
 _LOG = logging.getLogger(__name__)
@@ -85,7 +86,9 @@ def read_dataset(config: DataConfig) -> ImageDataset:
     """
     reader = open_reader(config.source)
     labels = reader.labels() if config.use_labels else None  # before the images: it is quick, and may be wrong
-    images, skipped = load_images(reader, config)
+    images, skipped, remarks = load_images(reader, config)
+    for line in filter(None, [reader.passed_over(), *remarks]):
+        _LOG.warning("%s", line)
     if skipped:
         _LOG.warning(
             "%s: %d of %d images were left out, first %s",
@@ -121,15 +124,11 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
         return EncodedReader(FolderFiles(path, source))
     if not os.path.exists(path):
         raise UserError(_missing(source, path))
-    match path.suffix.lower():
-        case ".zip":
-            return EncodedReader(ZipFiles(path, source))
-        case ".npz":
-            return NpzReader(path, source)
-        case _:
-            raise UserError(
-                f"{shown(source)}: data must be a folder of images, a .zip or an .npz; put images in a folder"
-            )
+    suffix = path.suffix.lower()
+    if suffix not in (".zip", ".npz"):
+        raise UserError(f"{shown(source)}: data must be a folder of images, a .zip or an .npz; put images in a folder")
+    check_regular_file(path, "give a folder of images, a .zip or an .npz")
+    return EncodedReader(ZipFiles(path, source)) if suffix == ".zip" else NpzReader(path, source)
 
 
 def _missing(source: str, path: Path) -> str:

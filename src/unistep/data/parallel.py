@@ -16,6 +16,7 @@ PROGRESS_ABOVE = 2000
 """Number of items from which a progress bar is shown on a terminal."""
 
 _TASK_ITEMS = 8  # small images take little longer than handing them to a thread does
+_MOST_BYTES = 512 << 20
 
 
 def cpu_count() -> int:
@@ -24,7 +25,7 @@ def cpu_count() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[int], T], count: int, description: str) -> Iterator[T]:
+def ordered_map(function: Callable[[int], T], count: int, description: str, item_bytes: int = 0) -> Iterator[T]:
     """Computes function(0), function(1), ... function(count - 1) in threads and yields the results in order.
 
     Only a few results are computed ahead of the one that is taken, so memory stays bounded. The first exception
@@ -34,17 +35,19 @@ def ordered_map(function: Callable[[int], T], count: int, description: str) -> I
         function: function of an index.
         count: number of results.
         description: text of the progress bar.
+        item_bytes: size of a result; of large ones few are computed at once.
     """
-    workers = cpu_count()
+    workers = max(1, min(cpu_count(), _MOST_BYTES // max(1, 3 * item_bytes)))
+    task_items = _TASK_ITEMS if item_bytes * _TASK_ITEMS * 3 * workers <= _MOST_BYTES else 1
     done = 0
 
     def work(start: int) -> list[T]:
-        return [function(index) for index in range(start, min(start + _TASK_ITEMS, count))]
+        return [function(index) for index in range(start, min(start + task_items, count))]
 
     with Bar(description, count, active=count > PROGRESS_ABOVE) as bar, ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[list[T]]] = deque()
         try:
-            for start in range(0, count, _TASK_ITEMS):
+            for start in range(0, count, task_items):
                 pending.append(pool.submit(work, start))
                 if len(pending) > 2 * workers:
                     results = pending.popleft().result()

@@ -8,27 +8,30 @@ resize, whose support grows with the reduction (antialiasing).
 
 from __future__ import annotations
 
-import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
+from unistep.data.formats import open_image, quiet
+from unistep.data.grey import WIDE_MODES, GreyRange, to_8_bits
+from unistep.data.names import brief
 from unistep.data.reader import BadImage, Pixels
-from unistep.text import shown
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
-"""The formats Pillow may decode here. The list is closed as others run programs (EPS) or are no images (PDF)."""
+MAX_PIXELS = 1 << 26
+"""Most pixels that an image may be decoded to, 8192 x 8192: they take a quarter of a gigabyte, and each step of the
+preparation as much. A larger JPEG is decoded at a half, a quarter or an eighth of its size where that is enough."""
 
-SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .avif .jp2 .j2k".split()
-)
-"""Suffixes, in lower case, of the files that are taken for images."""
-
-_WIDE_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_LARGE_PIXELS = 1 << 24
 _QUARTER_TURNS = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
+
+large = threading.RLock()
+"""Lock for work on a large image: threads take their turns, so that memory is that of one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Header:
     mode: str
     grey: bool
 
+    @property
+    def wide(self) -> bool:
+        """Whether it is grey of 16 bits."""
+        return self.mode in WIDE_MODES
+
 
 def read_header(content: bytes) -> Header:
     """Reads the header of an encoded image.
@@ -57,24 +65,31 @@ def read_header(content: bytes) -> Header:
         BadImage: the file is no image of a known format, or the part is too short.
     """
     try:
-        with _open(content) as image:
+        with quiet(), open_image(content) as image:
             width, height = _upright_size(image)
             return Header(width, height, image.mode, _is_grey(image))
     except Exception as error:
         raise BadImage(_reason(error)) from error
 
 
-def decode(content: bytes) -> Image.Image:
+def decode(content: bytes, *, side: int | None = None, bits: int | None = None) -> Image.Image:
     """Decodes an image file to upright 8-bit pixels in mode `L` or `RGB`.
 
+    Args:
+        content: the file.
+        side: shorter side that is needed, in pixels: JPEGs of more than `MAX_PIXELS` are then decoded smaller; None
+            needs all pixels.
+        bits: number of bits that count in grey images of 16 bits; None takes those of the image alone.
+
     Raises:
-        BadImage: the file is damaged, or no image of a known format.
+        BadImage: the file is damaged, no image of a known format, or too large.
     """
     # Pillow's decoders raise nearly every built-in exception on damaged files (SyntaxError and struct.error among
     # them), so anything raised in here means that this file is bad.
     try:
-        with _open(content) as image:
-            return flatten(image)
+        with quiet(), open_image(content) as image, _in_turn(image):
+            _reduce(image, side)
+            return _flattened(image, bits)
     except Exception as error:
         raise BadImage(_reason(error)) from error
 
@@ -83,21 +98,46 @@ def decode_transparent(content: bytes) -> Image.Image | None:
     """Decodes an image file that has transparency to upright mode `RGBA`; None for one that has none.
 
     Raises:
-        BadImage: the file is damaged, or no image of a known format.
+        BadImage: the file is damaged, no image of a known format, or too large.
     """
     try:
-        with _open(content) as image:
+        with quiet(), open_image(content) as image, _in_turn(image):
+            _reduce(image, None)
             image.load()
             return _upright(image).convert("RGBA") if image.has_transparency_data else None
     except Exception as error:
         raise BadImage(_reason(error)) from error
 
 
-def flatten(image: Image.Image) -> Image.Image:
-    """Converts a Pillow image of any mode to upright 8-bit pixels in mode `L` or `RGB`; it is turned in place."""
-    grey = _is_grey(image)
-    image.load()
-    return _flatten(_upright(image), grey)
+def grey_range(content: bytes) -> GreyRange:
+    """The range of a grey image of 16 bits; that of nothing for another image.
+
+    Raises:
+        BadImage: the file is damaged, no image of a known format, or too large.
+    """
+    try:
+        with quiet(), open_image(content) as image, _in_turn(image):
+            _reduce(image, None)
+            return GreyRange.of(image) if image.mode in WIDE_MODES else GreyRange()
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def flatten(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """Converts a Pillow image of any mode to upright 8-bit pixels in mode `L` or `RGB`; it is turned in place.
+
+    Args:
+        image: the image.
+        bits: number of bits that count in grey images of 16 bits; None takes those of the image alone.
+    """
+    with quiet():
+        return _flattened(image, bits)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turns an image in place by its EXIF orientation, and returns it."""
+    with quiet():
+        return _upright(image)
 
 
 def fit(image: Image.Image, resolution: int | None) -> Image.Image:
@@ -131,28 +171,45 @@ def to_pixels(image: Image.Image, channels: int) -> Pixels:
 
 def composite_on_white(image: Image.Image) -> Image.Image:
     """Composites an image of any 8-bit mode with transparency on white; mode `RGB`."""
-    image = image.convert("RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
-def _open(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=_available_formats())
+@contextmanager
+def _in_turn(image: Image.Image) -> Iterator[None]:
+    """Holds `large` while a large image is in memory."""
+    if image.width * image.height <= _LARGE_PIXELS:
+        yield
+        return
+    with large:
+        yield
 
 
-@cache
-def _available_formats() -> tuple[str, ...]:
-    # AVIF and JPEG 2000 depend on how Pillow was built, and Image.open refuses a name that it does not know.
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+def _reduce(image: Image.Image, side: int | None) -> None:
+    """Has a JPEG of too many pixels decoded smaller, or refuses the image."""
+    width, height = image.size
+    if width * height <= MAX_PIXELS:
+        return
+    if side is not None and isinstance(image, JpegImageFile):
+        for scale in (2, 4, 8):
+            if width * height <= MAX_PIXELS * scale**2 and min(width, height) // scale >= side:
+                image.draft(image.mode, (width // scale, height // scale))
+                return
+    raise BadImage(f"it has {width}x{height} pixels, more than the {MAX_PIXELS:,} that are decoded; reduce it first")
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an image turned by its EXIF orientation; pixels are decoded only for TIFF."""
     if image.format == "TIFF":
-        return _upright(image).size  # whether Pillow's TIFF reader turns the size itself depends on its version
-    if image.format == "PNG" and "exif" not in image.info:
+        with _in_turn(image):
+            _reduce(image, None)
+            return _upright(image).size  # whether Pillow's TIFF reader turns the size itself depends on its version
+    if image.format == "PNG" and not {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & image.info.keys():
         return image.size  # asking would decode the pixels, as PNG may carry EXIF after them
-    turned = image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
+    try:
+        turned = image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
+    except Exception:  # a damaged EXIF block turns nothing
+        turned = False
     return (image.height, image.width) if turned else image.size
 
 
@@ -173,34 +230,31 @@ def _is_grey(image: Image.Image) -> bool:
         colours = np.frombuffer(bytes(entries), np.uint8)
         colours = colours[: len(colours) // stride * stride].reshape(-1, stride)[:, :3]
         return bool((colours == colours[:, :1]).all())
-    return image.mode in ("1", "L", "LA", "La", *_WIDE_GREY)
+    return image.mode in ("1", "L", "LA", "La", *WIDE_MODES)
 
 
-def _flatten(image: Image.Image, grey: bool) -> Image.Image:
+def _flattened(image: Image.Image, bits: int | None) -> Image.Image:
     """8 bits, no transparency; mode `L` for grey images and `RGB` for others."""
-    if image.mode in _WIDE_GREY:
-        return _reduce_to_8_bits(image)
+    grey = _is_grey(image)
+    image.load()
+    image = _upright(image)
+    if image.mode in WIDE_MODES:
+        return to_8_bits(image, GreyRange.of(image).bits if bits is None else bits)
     if image.mode == "F":
-        raise BadImage("its pixels are floating-point numbers of no known range")
+        raise BadImage("its pixels are floating-point numbers of no known range; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = composite_on_white(image)
     mode = "L" if grey else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
-def _reduce_to_8_bits(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion to L clips at 255 instead of scaling.
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadImage("its pixels are integers of more than 16 bits")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, BadImage):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
     if isinstance(error, Image.DecompressionBombError):
         return f"it decodes to more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, Pillow's limit for safety"
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is not an image in a format that can be read here"
-    return shown(error) or type(error).__name__
+    return brief(error) or type(error).__name__

@@ -53,6 +53,9 @@ class Reader(Protocol):
     location: str
     """Source as the user wrote it, for messages."""
 
+    remarks: list[str]
+    """What was done to the images that were read so far and should be said, a line each."""
+
     def __len__(self) -> int:
         """Returns the number of images in the source, unreadable ones included."""
         ...
@@ -63,6 +66,10 @@ class Reader(Protocol):
 
     def fingerprint(self) -> str:
         """Returns a text that changes when the images do, made cheaply of names, sizes, times and checksums."""
+        ...
+
+    def passed_over(self) -> str:
+        """Returns the line that counts the files which are not read as images; empty if there are none."""
         ...
 
     def shape(self, resolution: int | None, channels: int | None, skip_bad: bool) -> Shape:

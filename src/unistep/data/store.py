@@ -3,7 +3,7 @@
 A cache entry is a folder, named after a hash of the source's fingerprint and of the preparation:
 
     images.bin    the uint8 pixels [N, C, H, W], nothing else
-    index.json    {"shape": [N, C, H, W], "skipped": [[index, "name: reason"], ...]}
+    index.json    {"shape": [N, C, H, W], "skipped": [[index, "name: reason"], ...], "remarks": ["line", ...]}
 
 It is written under a temporary name and renamed, so that an entry is always whole; processes that prepare the same
 dataset at once each write their own, and the first to finish is kept.
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from unistep.data.reader import Reader, Shape, Skipped
 from unistep.errors import UserError
 from unistep.text import shown
 
-_FORMAT = 1  # raised whenever the same source and settings would give other pixels
+_FORMAT = 2  # raised whenever the same source and settings would give other pixels
 _ABANDONED_SECONDS = 24 * 3600
 _IMAGES = "images.bin"
 _INDEX = "index.json"
@@ -47,9 +48,10 @@ class _Entry:
     folder: Path
     shape: tuple[int, int, int, int]
     skipped: list[Skipped]
+    remarks: list[str]
 
 
-def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skipped]]:
+def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skipped], list[str]]:
     """Reads and prepares the images of a source, or takes them from the cache.
 
     Args:
@@ -57,7 +59,7 @@ def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skippe
         config: preparation of the images, and limits of cache and memory.
 
     Returns:
-        The images, uint8 [N, C, H, W], and those that were left out.
+        The images, uint8 [N, C, H, W]; those that were left out; and what was done and should be said, a line each.
 
     Raises:
         UserError: an image is bad (and `skip_bad` is false) or all are, their sizes differ, or there is no room for
@@ -79,7 +81,7 @@ def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skippe
         # A private writable mapping would count as memory in full, so the mapping is read-only, which PyTorch
         # cannot express and warns of.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(pixels), entry.skipped
+        return torch.from_numpy(pixels), entry.skipped, entry.remarks
 
 
 def _cache_folder(config: DataConfig) -> Path:
@@ -100,15 +102,16 @@ def _find(folder: Path, config: DataConfig) -> _Entry | None:
         index = json.loads((folder / _INDEX).read_text("utf-8"))
         num, channels, height, width = index["shape"]
         skipped = [Skipped(position, text) for position, text in index["skipped"]]
+        remarks = [str(line) for line in index.get("remarks", [])]
         size = (folder / _IMAGES).stat().st_size
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if size != num * channels * height * width or (skipped and not config.skip_bad):
         return None
-    return _Entry(folder, (num, channels, height, width), skipped)
+    return _Entry(folder, (num, channels, height, width), skipped, remarks)
 
 
-def _read_into_memory(reader: Reader, config: DataConfig, shape: Shape) -> tuple[Tensor, list[Skipped]]:
+def _read_into_memory(reader: Reader, config: DataConfig, shape: Shape) -> tuple[Tensor, list[Skipped], list[str]]:
     skipped: list[Skipped] = []
     try:
         pixels = np.empty((len(reader), *shape), np.uint8)
@@ -122,7 +125,7 @@ def _read_into_memory(reader: Reader, config: DataConfig, shape: Shape) -> tuple
         pixels[count : count + len(block)] = block
         count += len(block)
     _refuse_empty(reader, count)
-    return torch.from_numpy(pixels[:count]), skipped
+    return torch.from_numpy(pixels[:count]), skipped, list(reader.remarks)
 
 
 def _write(folder: Path, reader: Reader, config: DataConfig, shape: Shape) -> _Entry:
@@ -149,7 +152,10 @@ def _write(folder: Path, reader: Reader, config: DataConfig, shape: Shape) -> _E
                 file.flush()
                 os.fsync(file.fileno())
             _refuse_empty(reader, count)
-            index = {"shape": [count, *shape], "skipped": [[item.index, item.text] for item in skipped]}
+            index: dict[str, Any] = {"shape": [count, *shape]}
+            index["skipped"] = [[item.index, item.text] for item in skipped]
+            if reader.remarks:
+                index["remarks"] = reader.remarks
             (temporary / _INDEX).write_text(json.dumps(index), "utf-8")
             entry = _find(folder, config) or _publish(temporary, folder, config)
         finally:

@@ -1,0 +1,110 @@
+"""The image formats that are read, and Pillow kept to what they need.
+
+Embedded profiles and texts are not used, so that damaged or huge ones do not cost the image. Pillow's warnings (large
+images, damaged EXIF, palettes) are answered by what is done with the image, and are not shown.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from PIL import Image
+
+from unistep.data.png import SIGNATURE, without_metadata
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000", "HEIF", "JXL")
+"""The formats Pillow may decode here. The list is closed as others run programs (EPS) or are no images (PDF)."""
+
+SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k".split())
+"""Suffixes, in lower case, of the files that are taken for images."""
+
+# Suffixes of formats that depend on how Pillow was built, or on a plugin: format and plugin.
+_OPTIONAL = {
+    ".avif": ("AVIF", "pillow_avif"),
+    ".avifs": ("AVIF", "pillow_avif"),
+    ".heic": ("HEIF", "pillow_heif"),
+    ".heif": ("HEIF", "pillow_heif"),
+    ".hif": ("HEIF", "pillow_heif"),
+    ".jxl": ("JXL", "pillow_jxl"),
+}
+
+
+def can_read(suffix: str) -> bool:
+    """Returns whether files of a suffix, in lower case, are read as images here."""
+    if suffix in SUFFIXES:
+        return True
+    return suffix in _OPTIONAL and _has(*_OPTIONAL[suffix])
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Opens an encoded image without its profile and texts; raises as Pillow does."""
+    if content.startswith(SIGNATURE):
+        content = without_metadata(content)
+    return Image.open(io.BytesIO(content), formats=available_formats())
+
+
+def available_formats() -> tuple[str, ...]:
+    """Returns the formats that can be decoded here: Image.open refuses a name that it does not know."""
+    _init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def _init() -> None:
+    Image.init()
+
+
+@cache
+def _has(format: str, plugin: str) -> bool:
+    """Whether Pillow decodes a format, if need be with a plugin that is installed."""
+    _init()
+    if format not in Image.OPEN:
+        try:
+            module = importlib.import_module(plugin)
+            if format == "HEIF" and format not in Image.OPEN:
+                module.register_heif_opener()
+        except Exception:  # not installed, or installed and broken
+            return False
+    return format in Image.OPEN
+
+
+class _Quiet:
+    """Silences Pillow while at least one thread is inside.
+
+    The filters of `warnings` and the levels of `logging` belong to the process. Threads that each saved and restored
+    them would restore each other's, so the first to enter changes them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters, self._level = warnings.catch_warnings(), logging.NOTSET
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+                self._level = logging.getLogger("PIL").level
+                logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    logging.getLogger("PIL").setLevel(self._level)
+                    self._filters.__exit__(None, None, None)
+
+
+quiet = _Quiet()
+"""Context in which Pillow warns of nothing."""
