@@ -21,8 +21,12 @@ from unistep.text import shown
 
 _HEADER_BYTES = 64 << 10
 _LARGE_BYTES = 32 << 20
-# Files that may hold grey of 16 bits, and do not tell by their ending.
-_MAYBE_WIDE = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k"))
+
+MAYBE_WIDE = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k"))
+"""Endings of the files that may be grey of 16 bits."""
+
+WIDE_PNG = b"\x10\0"
+"""Bit depth and colour type, at bytes 24 and 25, of a PNG that is grey of 16 bits."""
 
 
 class EncodedReader:
@@ -88,7 +92,7 @@ class EncodedReader:
     @cached_property
     def grey_bits(self) -> int:
         """Number of bits that count in the grey images of 16 bits of the whole source; see `unistep.data.grey`."""
-        maybe = [i for i, name in enumerate(self.files.names) if PurePosixPath(name).suffix.lower() in _MAYBE_WIDE]
+        maybe = [i for i, name in enumerate(self.files.names) if PurePosixPath(name).suffix.lower() in MAYBE_WIDE]
         is_wide = ordered_map(lambda i: self._is_wide(maybe[i]), len(maybe), "looking for 16 bits")
         wide = [index for index, found in zip(maybe, is_wide, strict=True) if found]
         found = GreyRange()
@@ -183,7 +187,7 @@ class EncodedReader:
         except BadImage:
             return False
         if start.startswith(SIGNATURE):
-            return start[24:26] == b"\x10\0"  # bit depth 16, grey
+            return start[24:26] == WIDE_PNG
         header = self._header(index)
         return isinstance(header, Header) and header.wide
 

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
@@ -37,8 +37,8 @@ class ImageFiles(Protocol):
     location: str
     names: list[str]
     sizes: list[int]
-    documents: Sequence[str]
-    passed: Mapping[str, int]
+    documents: tuple[str, ...]
+    passed: dict[str, int]
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         """Reads a file; several threads may call it.

@@ -47,7 +47,7 @@ class Inventory(Generic[Entry]):
 
     images: list[tuple[str, Entry]]
     documents: dict[str, Entry]
-    passed: Mapping[str, int]
+    passed: dict[str, int]
 
 
 def take_inventory(entries: Iterable[tuple[str, Entry]], location: str) -> Inventory[Entry]:

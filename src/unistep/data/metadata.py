@@ -104,7 +104,7 @@ def _collect(rows: Iterable[Row], column: str, name: str, location: str, by_name
         if not isinstance(file_name, str) or not file_name:
             raise UserError(f"{location}: row {index + 1} has no {_FILE_NAME}")
         if numbers:
-            label = int(label) if len(str(label)) < 100 else 10**100
+            label = int(str(label)) if len(str(label)) < 100 else 10**100
         if isinstance(label, str):
             if not label.strip():
                 raise UserError(f"{location}: {brief(file_name)} has an empty {column}; label it")

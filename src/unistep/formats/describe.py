@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unistep.text import html_table
+from unistep.text import html_table, shown
 
 if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
@@ -16,6 +16,7 @@ _KINDS = {
 }
 _COLOURS = {1: "grey", 3: "colour"}
 _EMBEDDINGS = {"adm": "250 ln(sigma)", "edm": "ln(sigma)/4"}
+_NAMES_SHOWN = 20
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -32,6 +33,7 @@ class ModelReport:
         method: training method; None if the files do not hold it.
         image_shape: channels, height, width of an image.
         num_classes: number of classes without the null class; 0 for an unconditional model.
+        class_names: name of each class, in the order of their numbers; empty if the files hold none.
         null_label: class that stands for none; None if there is none.
         parameters: number of parameters.
         network: class of the network (`type`), its outline (`resolutions` with their side in pixels and channels,
@@ -51,6 +53,7 @@ class ModelReport:
     method: str | None
     image_shape: tuple[int, int, int]
     num_classes: int
+    class_names: tuple[str, ...]
     null_label: int | None
     parameters: int
     network: dict[str, Any]
@@ -72,6 +75,7 @@ class ModelReport:
             "method": self.method,
             "image": {"size": size, "channels": channels},
             "classes": self.num_classes,
+            "class_names": list(self.class_names),
             "null_label": self.null_label,
             "parameters": self.parameters,
             "network": self.network,
@@ -91,12 +95,16 @@ class ModelReport:
         classes = f"{self.num_classes:,}" if self.num_classes else "none (unconditional)"
         if self.null_label is not None:
             classes += f", and the null class {self.null_label} for guidance"
+        names = [shown(name) for name in self.class_names[:_NAMES_SHOWN]]
+        lines = [f"{number} {name}" for number, name in enumerate(names)]
+        if len(self.class_names) > _NAMES_SHOWN:
+            lines.append(f"and {len(self.class_names) - _NAMES_SHOWN:,} more")
         rows = [
             ("format", f"{self.format}, {_DTYPES.get(self.dtype, self.dtype)}, {in_bytes(self.bytes)}"),
             ("kind", _KINDS[self.kind]),
             ("trained by", self.method or "unknown"),
             ("images", f"{width}x{height}, {_COLOURS.get(channels, f'{channels} channels')}"),
-            ("classes", classes),
+            ("classes", "\n".join([classes, *lines])),
             ("network", f"{self.network['type']}, {self.parameters:,} parameters"),
             *_network_rows(self.network),
             ("noise", f"sigma {noise['sigma_min']:g} to {noise['sigma_max']:g}, sigma_data {noise['sigma_data']:g}"),
@@ -131,6 +139,7 @@ def describe(model: "LoadedModel") -> ModelReport:
         method=model.method,
         image_shape=model.image_shape,
         num_classes=model.num_classes,
+        class_names=info.class_names,
         null_label=info.null_label,
         parameters=sum(p.numel() for p in network.parameters()),
         network={

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -52,6 +52,7 @@ class ModelInfo:
         M: number of times of "vp" and "iddpm".
         clip: whether samplers clamp the outputs of the model to [-1, 1] where nothing else is asked for: OpenAI's do,
             NVIDIA's do not.
+        class_names: name of each class, in the order of their numbers; empty if they have none.
 
     Raises:
         UserError: numbers out of range, timesteps that are no schedule, or two schedules of one number of steps.
@@ -77,6 +78,7 @@ class ModelInfo:
     C_2: float = 0.008
     M: int = 1000
     clip: bool = True
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max < float("inf"):
@@ -101,6 +103,10 @@ class ModelInfo:
             if len(own) in counts:
                 raise UserError(f"schedules: there are two of {len(own)} steps; keep one")
             counts.add(len(own))
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all that the images of a model depend on, by name: names of classes aside."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "class_names"}
 
     @property
     def all_schedules(self) -> tuple[tuple[int, ...], ...]:
@@ -174,6 +180,17 @@ class LoadedModel:
     def num_classes(self) -> int:
         """Number of classes without the null class; 0 for an unconditional model."""
         return num_classes(self.config, self.info)
+
+
+def check_class_names(config: NetworkConfig, info: ModelInfo) -> None:
+    """Refuses another number of names than of classes.
+
+    Raises:
+        UserError: the numbers differ.
+    """
+    names, classes = len(info.class_names), num_classes(config, info)
+    if names not in (0, classes):
+        raise UserError(f"class_names are {names}, and the network has {classes} classes; correct or remove them")
 
 
 def image_shape(config: NetworkConfig) -> tuple[int, int, int]:

@@ -44,7 +44,7 @@ def run_settings(
         "class labels": None if labels is None else hashlib.sha256(labels.numpy().tobytes()).hexdigest(),
         "shape": shape,
         "model's weights": weights,
-        "model's noise range and scaling": dataclasses.asdict(info),
+        "model's noise range and scaling": info.settings(),
         "unistep": version("unistep"),
     }
 

@@ -28,8 +28,7 @@ def read_mask(source: Source, where: Frame, *, name: str | None = None) -> Bool[
         UserError: the mask cannot be read, is of other proportions, or marks nothing or everything.
     """
     name = name or name_of(source, "the mask")
-    mask, _ = decoded(source, name, False)
-    painted = mask.convert("L")
+    painted = decoded(source, name, False).image.convert("L")
     if same_proportions(painted.size, where.source, _TOLERANCE):
         scale_x, scale_y = (m / s for m, s in zip(painted.size, where.source, strict=True))
         left, upper, right, lower = where.box

@@ -5,6 +5,9 @@ Transparency can mark what is to be painted: then colours are resized weighted b
 colour enters, and the opaque pixels are known.
 """
 
+import functools
+import logging
+import operator
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from unistep.checks import user_path
-from unistep.data.files import FolderFiles
-from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels
+from unistep.data.encoded import MAYBE_WIDE, WIDE_PNG
+from unistep.data.files import FolderFiles, passed_over_line
+from unistep.data.frames import further_frames
+from unistep.data.grey import WIDE_MODES, GreyRange
+from unistep.data.inventory import passed_over
+from unistep.data.png import SIGNATURE
+from unistep.data.prepare import decode, decode_transparent, flatten, grey_range, read_header, to_pixels, upright
 from unistep.data.reader import BadImage
 from unistep.errors import UserError
 from unistep.files import check_regular_file
@@ -31,7 +39,8 @@ Source = str | os.PathLike[str] | Image.Image | Tensor
 """A file, a Pillow image, or pixels uint8 [C, H, W]."""
 Images = Source | Iterable[Source]
 """Files, folders, Pillow images or pixels uint8 [C, H, W], one or several; or pixels [N, C, H, W]."""
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 28
+_log = logging.getLogger("unistep")
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,13 @@ class Picture:
 
 
 def read_picture(
-    source: Source, shape: tuple[int, int, int], fit: Fit = "crop", *, alpha: bool = False, name: str | None = None
+    source: Source,
+    shape: tuple[int, int, int],
+    fit: Fit = "crop",
+    *,
+    alpha: bool = False,
+    name: str | None = None,
+    grey_bits: int | None = None,
 ) -> Picture:
     """Reads an image for a model.
 
@@ -67,6 +82,7 @@ def read_picture(
         fit: way to fit the image to that size, see `unistep.images.frame`.
         alpha: whether transparency marks unknown pixels; else transparent pixels are laid on white.
         name: name in messages; default: the file's.
+        grey_bits: number of bits that count if the image is grey of 16 bits; default: those of the image alone.
 
     Raises:
         UserError: the image cannot be read, or would be stretched.
@@ -75,9 +91,11 @@ def read_picture(
     if channels not in (1, 3):
         raise UserError(f"the model's images have {channels} channels; pictures have 1 (grey) or 3 (colour)")
     name = name or name_of(source)
-    image, transparent = decoded(source, name, alpha)
+    image, transparent, further = decoded(source, name, alpha, grey_bits)
     where = frame(image.size, target, fit, name)
     note = where.describe()
+    if further:
+        note = ", ".join(filter(None, [f"the first of its {further + 1} pages or frames is taken", note]))
     lost_colour = channels == 1 and _has_colour(image, where)
     if lost_colour:
         note = ", ".join(filter(None, [note, "its colour is left out"]))
@@ -96,10 +114,12 @@ class ImageInput(NamedTuple):
     Args:
         source: file, Pillow image, or pixels.
         name: name of its result: for a file its name below the folder that was given, without its ending.
+        grey_bits: number of bits that count if it is grey of 16 bits; None for another image.
     """
 
     source: Source
     name: str
+    grey_bits: int | None = None
 
     @property
     def label(self) -> str:
@@ -137,7 +157,40 @@ def list_images(images: Images, field: str = "image") -> list[ImageInput]:
         found.append(ImageInput(image, f"{len(found):06d}"))
     if not found:
         raise UserError("is missing", "give an image or a folder of images", field=field)
-    return found
+    return _with_grey_bits(found)
+
+
+def _with_grey_bits(found: list[ImageInput]) -> list[ImageInput]:
+    """The inputs with the bits that count in all of their grey images of 16 bits, so that none is brightened alone."""
+    ranges = {number: one for number, image in enumerate(found) if (one := _grey_range(image.source)) is not None}
+    if not ranges:
+        return found
+    whole = functools.reduce(operator.or_, ranges.values())
+    if whole.bits < 16:
+        first = found[next(iter(ranges))].label
+        others = f" and {len(ranges) - 1} more" if len(ranges) > 1 else ""
+        _log.warning(
+            "%s%s: grey of 16 bits with values up to %s, read as %d bits",
+            *(first, others, f"{whole.highest:,}", whole.bits),
+        )
+    return [image._replace(grey_bits=whole.bits) if number in ranges else image for number, image in enumerate(found)]
+
+
+def _grey_range(source: Source) -> GreyRange | None:
+    """The range of an image that is grey of 16 bits; None for another, and for one that cannot be read."""
+    try:
+        if isinstance(source, Image.Image):
+            return GreyRange.of(source) if source.mode in WIDE_MODES else None
+        if isinstance(source, Tensor) or Path(source).suffix.lower() not in MAYBE_WIDE:
+            return None
+        with open(source, "rb") as file:
+            start = file.read(64)
+            if start.startswith(SIGNATURE) and start[24:26] != WIDE_PNG:
+                return None
+            content = start + file.read(_MOST_BYTES)
+        return grey_range(content) if read_header(content).wide else None
+    except (BadImage, OSError):
+        return None
 
 
 def _list_files(name: str | os.PathLike[str], field: str) -> list[ImageInput]:
@@ -147,10 +200,14 @@ def _list_files(name: str | os.PathLike[str], field: str) -> list[ImageInput]:
     if not path.is_dir():
         check_image_file(path, field)
         return [ImageInput(path, path.stem)]
-    inside = FolderFiles(path, str(name)).names
-    if not inside:
-        raise UserError(f"{shown(name)}: no images are in it; PNG, JPEG and the like are looked for", field=field)
-    return [ImageInput(path / n, str(Path(n).with_suffix(""))) for n in inside]
+    files = FolderFiles(path, str(name))
+    but = f" ({passed_over(files.passed)} passed over)" if files.passed else ""
+    if not files.names:
+        raise UserError(f"{shown(name)}: no images are in it{but}; PNG, JPEG and the like are looked for", field=field)
+    if files.passed:
+        _log.warning("%s", passed_over_line(files))
+    pairs = zip(files.names, files.spelled, strict=True)
+    return [ImageInput(path / spelled, str(Path(one).with_suffix(""))) for one, spelled in pairs]
 
 
 def check_image_file(path: Path, field: str = "") -> None:
@@ -175,16 +232,28 @@ def name_of(source: Source, otherwise: str = "the image") -> str:
     return shown(source) if isinstance(source, str | os.PathLike) else otherwise
 
 
-def decoded(source: Source, name: str, alpha: bool) -> tuple[Image.Image, Image.Image | None]:
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Args:
+        image: image in mode L or RGB.
+        transparent: image in mode RGBA; None if it is opaque, or was not asked for.
+        further: number of pages or frames after this one in its file.
+    """
+
+    image: Image.Image
+    transparent: Image.Image | None
+    further: int = 0
+
+
+def decoded(source: Source, name: str, alpha: bool, grey_bits: int | None = None) -> Decoded:
     """Decodes an image.
 
     Args:
         source: path, Pillow image, or pixels.
         name: name in messages.
         alpha: whether the transparency is returned too.
-
-    Returns:
-        The image in mode L or RGB, and in mode RGBA; None for the latter if it is opaque or `alpha` is false.
+        grey_bits: number of bits that count if the image is grey of 16 bits; None takes those of the image alone.
 
     Raises:
         UserError: it cannot be read.
@@ -193,22 +262,23 @@ def decoded(source: Source, name: str, alpha: bool) -> tuple[Image.Image, Image.
         if isinstance(source, Tensor):
             source = to_pil(source)
         if isinstance(source, Image.Image):
-            return _from_pillow(source, alpha)
+            return _from_pillow(source, alpha, grey_bits)
         path = user_path(source)
         check_image_file(path)
         content = path.read_bytes()
         transparent = decode_transparent(content) if alpha else None
-        return decode(content), transparent
+        return Decoded(decode(content, bits=grey_bits), transparent, further_frames(content))
     except BadImage as error:
         raise UserError(f"{name}: {error}; give a PNG, JPEG or the like that opens elsewhere") from None
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
-def _from_pillow(image: Image.Image, alpha: bool) -> tuple[Image.Image, Image.Image | None]:
+def _from_pillow(image: Image.Image, alpha: bool, grey_bits: int | None) -> Decoded:
     try:
-        transparent = image.convert("RGBA") if alpha and image.has_transparency_data else None
-        return flatten(image.copy()), transparent
+        turned = upright(image.copy())
+        transparent = turned.convert("RGBA") if alpha and turned.has_transparency_data else None
+        return Decoded(flatten(turned, grey_bits), transparent)
     except BadImage:
         raise
     except Exception as error:  # whatever Pillow raises of a mode or a lazily opened file

@@ -5,7 +5,6 @@ them and an interrupted evaluation can go on. Features are kept by its digest, a
 images.
 """
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -203,7 +202,7 @@ class ModelSource:
         return torch.cat(list(made))
 
     def to_dict(self) -> dict[str, Any]:
-        info = {name: value for name, value in dataclasses.asdict(self.model.info).items() if value is not None}
+        info = {name: value for name, value in self.model.info.settings().items() if value is not None}
         return {
             "kind": "model",
             "name": self.name,

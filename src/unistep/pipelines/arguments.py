@@ -16,8 +16,8 @@ from unistep.pipelines.numbers import Numbers, Whole, as_list, is_whole
 from unistep.pipelines.output import OutputType
 from unistep.samplers.consistency import check_sigmas
 
-Labels = Numbers | Whole | None
-"""Classes as callers give them."""
+Labels = Numbers | Whole | str | Sequence[int | str] | None
+"""Classes as callers give them; texts are names that the model has for its classes."""
 
 Seeds = torch.Generator | Sequence[Any] | Whole | None
 """Generators, or seeds of them, as callers give them."""

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from unistep.core.finite import FiniteWatch, not_finite
+from unistep.generation.classes import without_names
 from unistep.pipelines.arguments import Labels, Seeds, check_begin, check_call, class_of_each, generators
 from unistep.pipelines.noise import randn
 from unistep.pipelines.numbers import Numbers, Whole, whole_number
@@ -64,8 +65,8 @@ class ConsistencyModelPipeline(StoredPipeline):
 
         Args:
             batch_size: number of images.
-            class_labels: class of each image, list, array or tensor [B], or one class of a single image; drawn if not
-                given; ignored by unconditional models.
+            class_labels: class of each image by number or name, list, array or tensor [B], or one class of a single
+                image; drawn if not given; ignored by unconditional models.
             num_inference_steps: number of network evaluations, evenly spaced over the grid.
             timesteps: indices of the grid in descending order that end with 0 (sigma_max), as [18, 0]; instead of
                 `num_inference_steps`.
@@ -97,7 +98,8 @@ class ConsistencyModelPipeline(StoredPipeline):
             scheduler = self.scheduler.fork()
             x = randn(shape, drawing, device) if latents is None else latents.to(device, torch.float32)
             x = x * scheduler.init_noise_sigma
-            labels = class_of_each(class_labels, classes_of(unet), count, drawing, device)
+            numbers = without_names(class_labels, self.info.class_names)
+            labels = class_of_each(numbers, classes_of(unet), count, drawing, device)
 
             if sigmas is not None:
                 scheduler.set_timesteps(sigmas=sigmas, device=device)

@@ -109,7 +109,7 @@ def task_settings(
         seed: seed of the noise.
         dtype: precision that the network computes in.
     """
-    info = dataclasses.asdict(model.info)
+    info = model.info.settings()
     for name in ("timesteps", "schedules"):  # of no meaning to an edit
         del info[name]
     return {

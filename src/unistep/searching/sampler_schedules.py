@@ -4,7 +4,6 @@ The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (s
 schedule that was found is compared with one that is evenly spaced and with the model's own.
 """
 
-import dataclasses
 from importlib.metadata import version
 from typing import Any
 
@@ -40,7 +39,7 @@ def search_settings(
         seed: seed of the images.
         dtype: precision that the network computes in.
     """
-    info = dataclasses.asdict(model.info)
+    info = model.info.settings()
     # The search may write its results there.
     for name in ("timesteps", "schedules"):
         del info[name]

@@ -48,7 +48,7 @@ def edit(
     sigmas: Sequence[float] | None = None,
     settle: int | None = None,
     candidates: int = 1,
-    class_labels: int | Sequence[int] | None = None,
+    class_labels: int | str | Sequence[int] | Sequence[int | str] | None = None,
     seed: int | None = None,
     seeds: Sequence[int] | None = None,
     stops: int | None = None,
@@ -96,7 +96,8 @@ def edit(
         settle: number of evaluations without noise after these levels, of tasks that keep a part of the image; default:
             the task's own, and 0 after `timesteps` or `sigmas`.
         candidates: results an image, best first.
-        class_labels: class of all images, or one an image, as 0,1,2; default: guessed where there are few classes, else
+        class_labels: class of all images, or one an image, as 0,1,2; numbers, or names that the model has for its
+            classes; default: guessed where there are few classes, else
             drawn.
         seed: seed of the run; image i uses the random stream (seed, i); default: 0.
         seeds: one seed an image, as 3,8,5, instead of `seed`; of a path the seeds of the images between which it goes.
@@ -165,6 +166,7 @@ def edit(
     from unistep.editing.model import edit_model
     from unistep.editing.output import ResultWriter
     from unistep.editing.tasks.task import EditContext
+    from unistep.generation.classes import class_numbers
     from unistep.images.read import list_images
     from unistep.runtime.interrupt import Interrupted
 
@@ -178,7 +180,7 @@ def edit(
         edit_model(ready.model),
         seed=seed or 0,
         seeds=seeds,
-        class_labels=class_labels,
+        class_labels=class_numbers(class_labels, ready.model.info.class_names),
         fit=fit,
         batch_size=batch_size,
         advice=_advice(ready.model),

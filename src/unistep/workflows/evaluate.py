@@ -46,7 +46,7 @@ def evaluate(
     s_min: float | None = None,
     s_max: float | None = None,
     s_noise: float | None = None,
-    class_labels: int | Sequence[int] | None = None,
+    class_labels: int | str | Sequence[int] | Sequence[int | str] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
@@ -91,7 +91,8 @@ def evaluate(
         s_min: lowest noise level with churn; default: 0.
         s_max: highest noise level with churn; default: no limit.
         s_noise: standard deviation of the noise of the churn; default: 1.
-        class_labels: class of all images of a model, or a list as 0,1,2 that is repeated; default: drawn from the seed.
+        class_labels: class of all images of a model, or a list as 0,1,2 that is repeated; numbers, or names that the
+            model has for its classes; default: drawn from the seed.
         seed: seed of a model's images; image i uses the random stream (seed, i).
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.

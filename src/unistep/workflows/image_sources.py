@@ -12,6 +12,7 @@ from unistep.data import DataConfig, ImageDataset
 from unistep.data.open import BUNDLED, read_dataset
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
+from unistep.generation.classes import ClassLabels, class_numbers
 from unistep.generation.images import Images
 from unistep.generation.plan import make_labels, make_plan
 from unistep.metrics.reference import Reference
@@ -74,7 +75,7 @@ class Sampling:
     s_min: float | None = None
     s_max: float | None = None
     s_noise: float | None = None
-    class_labels: int | Sequence[int] | None = None
+    class_labels: ClassLabels = None
     seed: int = 0
     batch_size: int = 64
     dtype: Dtype | None = None
@@ -133,10 +134,11 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
         ready.log_notes()
     s, loaded = sampling, ready.model
     plan = make_plan(loaded.info, **{name: getattr(s, name) for name in _OF_PLAN})
-    labels = make_labels(loaded.num_classes, s.num_images, s.class_labels, s.seed)
+    given = class_numbers(s.class_labels, loaded.info.class_names)
+    labels = make_labels(loaded.num_classes, s.num_images, given, s.seed)
     labelling = "none"
     if labels is not None:
-        chosen = [s.class_labels] if isinstance(s.class_labels, int) else s.class_labels
+        chosen = [given] if isinstance(given, int) else given
         labelling = "drawn from the seed" if chosen is None else ",".join(map(str, chosen))
     source = ModelImages(loaded, plan, s.num_images, s.seed, labels, s.batch_size, ready.device, ready.dtype, labelling)
     _ = source.digest  # of the weights as they are in the file

@@ -45,7 +45,7 @@ def sample(
     s_min: float | None = None,
     s_max: float | None = None,
     s_noise: float | None = None,
-    class_labels: int | Sequence[int] | None = None,
+    class_labels: int | str | Sequence[int] | Sequence[int | str] | None = None,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
     columns: int | None = None,
@@ -77,7 +77,8 @@ def sample(
         s_min: lowest noise level with churn; default: 0.
         s_max: highest noise level with churn; default: no limit.
         s_noise: standard deviation of the noise of the churn; default: 1.
-        class_labels: class of all images, or a list as 0,1,2 that is repeated; default: drawn from the seed.
+        class_labels: class of all images, or a list as 0,1,2 that is repeated; numbers, or names that the model has for
+            its classes; default: drawn from the seed.
         seed: seed of the run; image i uses the random stream (seed, i).
         output: file or folder for the images: a .png grid, an .npz (arr_0 uint8 NHWC, arr_1 labels), or a folder of
             PNGs with a dataset.json; default: none is written.
@@ -110,6 +111,7 @@ def sample(
     check_range("seed", seed, 0, MAX_SEED)
     import torch
 
+    from unistep.generation.classes import class_numbers
     from unistep.generation.plan import make_labels, make_plan
     from unistep.generation.write import check_columns, check_output
     from unistep.runtime.processes import join_processes
@@ -133,7 +135,7 @@ def sample(
         s_max=s_max,
         s_noise=s_noise,
     )
-    labels = make_labels(num_classes, num_images, class_labels, seed)
+    labels = make_labels(num_classes, num_images, class_numbers(class_labels, info.class_names), seed)
     if processes.first:
         ready.log_notes()
     columns = min(num_images, columns or (10 if num_classes == 10 or num_images > 64 else 8))

@@ -95,7 +95,7 @@ class EditContext:
         Raises:
             UserError: it cannot be read.
         """
-        picture = read_picture(image.source, shape, self.fit, alpha=alpha, name=image.label)
+        picture = read_picture(image.source, shape, self.fit, alpha=alpha, name=image.label, grey_bits=image.grey_bits)
         width, height = picture.frame.source
         larger = picture.frame.resized and width * height > self.model.shape[1] * self.model.shape[2]
         if larger:

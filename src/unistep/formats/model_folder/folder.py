@@ -24,7 +24,7 @@ from torch import nn
 from unistep.errors import UserError
 from unistep.files import LAYOUT
 from unistep.formats.json_config import read_object, write_object
-from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.model import LoadedModel, ModelInfo, check_class_names, precondition
 from unistep.formats.model_folder.card import PICTURE, plain_card
 from unistep.formats.model_folder.files import CARD, INDEX, check_components
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION, config_object, network_row, read_network
@@ -208,6 +208,10 @@ def _check_fit(config: Any, info: ModelInfo, path: Path) -> None:
             f"{path / 'unet' / 'config.json'}: out_channels {config.out_channels} is not in_channels "
             f"{config.in_channels}: not a denoiser of images, but a network that also predicts something else"
         )
+    try:
+        check_class_names(config, info)
+    except UserError as error:
+        raise UserError(f"{path / 'scheduler' / 'scheduler_config.json'}: {error}") from None
     if info.null_label is not None and info.null_label != (config.num_class_embeds or 0) - 1:
         raise UserError(
             f"{path / 'scheduler' / 'scheduler_config.json'}: null_label {info.null_label} is not the last of the "

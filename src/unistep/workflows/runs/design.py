@@ -25,12 +25,14 @@ class ImageKind:
         channels: number of channels.
         classes: number of classes; 0 is unconditional.
         origin: source of the size, in words.
+        class_names: name of each class; empty where they have none but their numbers.
     """
 
     size: int
     channels: int
     classes: int
     origin: str = "those of the data"
+    class_names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,6 +131,8 @@ def _design(
     }
     if stage.kind == "diffusion" and like is not None:
         info |= {"clip": like.info.clip}  # sampled as the model that it continues
+    if len(images.class_names) == (network.num_class_embeds or 0) - (null_label is not None):
+        info["class_names"] = images.class_names
     if stage.kind == "consistency":
         info |= {"num_train_timesteps": stage.num_train_timesteps, "timesteps": stage.timesteps}
     if teacher is not None and method.guidance != 1 and teacher.info.null_label is None:

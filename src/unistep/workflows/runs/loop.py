@@ -21,6 +21,7 @@ from unistep.config.resolve import to_values
 from unistep.config.values import leaves
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, read_dataset
+from unistep.data.classes import classes_line
 from unistep.data.open import BUNDLED
 from unistep.errors import UserError
 from unistep.formats.checkpoint import checkpoint_steps
@@ -37,6 +38,7 @@ from unistep.training.evaluation import Evaluation
 from unistep.training.precision import pick_precision
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
+from unistep.workflows.runs.classes import check_same_classes, kept_names
 from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
 from unistep.workflows.runs.folder import claim_folder
@@ -73,7 +75,17 @@ def images_of(config: RunConfig, dataset: ImageDataset) -> ImageKind:
     height, width = dataset.image_size
     if height != width:
         raise UserError(f"{config.data.source}: images are {width}x{height}; set `data.resolution` to make them square")
-    return ImageKind(height, dataset.channels, dataset.num_classes if config.use_labels else 0)
+    classes = dataset.num_classes if config.use_labels else 0
+    return ImageKind(height, dataset.channels, classes, class_names=kept_names(dataset) if classes else ())
+
+
+def dataset_of(config: RunConfig) -> ImageDataset:
+    """The dataset of a run, without labels where it trains unconditional models.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    return read_dataset(config.data if config.use_labels else replace(config.data, use_labels=False))
 
 
 def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
@@ -92,7 +104,7 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> N
     for stage in config.stages:
         stage.check_split(accelerator.num_processes)
     with accelerator.main_process_first():  # one process prepares the cache, the others find it
-        dataset = read_dataset(config.data)
+        dataset = dataset_of(config)
         if any(stage.objective.needs_perceptual for stage in config.stages):  # or a later stage would refuse
             open_perceptual(config)
     images = images_of(config, dataset)
@@ -101,6 +113,8 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> N
     evaluation = open_evaluation(config, dataset, accelerator)
     if accelerator.is_main_process:
         claim_folder(folder, config)
+        if images.classes:
+            _log.info("%s has %s", config.data.source, classes_line(images.class_names or None, images.classes))
     accelerator.wait_for_everyone()
     later = {name for stage in config.stages for name in (stage.init, stage.taught_by)}
     for design in designs:
@@ -161,6 +175,7 @@ class StageRun:
             self.say(f"{stage.name}: finished before, {model}")
             return model
         if done:
+            check_same_classes(self.folder / OUTLINE, self.info)
             self.say(f"{stage.name}: resuming after step {done[-1]} of {stage.steps}")
         trainer = self.trainer(init, teacher)
         if main:

@@ -1,5 +1,6 @@
 """The models that the stages of a run name and the run does not train."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from unistep.config import RunConfig, StageConfig
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.formats.run_directory import newest_diffusion_stage
+from unistep.text import shown
 from unistep.workflows.models import open_any
 from unistep.workflows.runs.design import ImageKind
+
+_log = logging.getLogger("unistep")
 
 
 def open_models(
@@ -40,6 +44,7 @@ def open_models(
         _check_role(stage, role, name, opened)
         if images is not None:
             check_images(f"`{stage.name}.{role}` {name}", opened[name], images)
+            warn_of_other_names(f"`{stage.name}.{role}` {name}", opened[name], images)
     return opened
 
 
@@ -65,6 +70,18 @@ def check_images(what: str, model: LoadedModel, images: ImageKind) -> None:
     if model.num_classes != images.classes:
         instead = "set `use_labels` to false" if not model.num_classes else "give one that fits"
         raise UserError(f"{what} has a number of classes of {model.num_classes}, the data {images.classes}; {instead}")
+
+
+def warn_of_other_names(what: str, model: LoadedModel, images: ImageKind) -> None:
+    """Warns where the classes of a model are called otherwise than those of the data."""
+    pairs = zip(model.info.class_names, images.class_names, strict=False)
+    differing = [(number, *pair) for number, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if differing:
+        number, theirs, ours = differing[0]
+        _log.warning(
+            "%s calls %d classes otherwise than the data: class %d is %s there and %s here",
+            *(what, len(differing), number, shown(theirs), shown(ours)),
+        )
 
 
 def _open(config: RunConfig, stage: StageConfig, role: str, name: str, device: torch.device | str) -> LoadedModel:
