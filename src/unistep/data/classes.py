@@ -98,16 +98,14 @@ def class_order(names: Collection[str], location: str) -> list[str]:
     return ordered
 
 
-def classes_line(names: Sequence[str] | None, count: int) -> str:
+def classes_line(names: Sequence[str]) -> str:
     """Numbers and names of classes in words, as `2 classes: 0 cat, 1 dog`.
 
     Args:
-        names: names of the classes; None or their numbers where they have no others.
-        count: number of the classes.
+        names: names of the classes.
     """
+    count = len(names)
     what = f"{count:,} class{'es' * (count != 1)}"
-    if names is None or are_numbers(names):
-        return f"{what}: 0 to {count - 1:,}" if count else "no classes"
     parts = [f"{number} {brief(name)}" for number, name in enumerate(names[:_SHOWN])]
     return f"{what}: {', '.join(parts)}{f', and {count - _SHOWN:,} more' if count > _SHOWN else ''}"
 

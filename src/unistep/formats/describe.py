@@ -75,7 +75,7 @@ class ModelReport:
             "method": self.method,
             "image": {"size": size, "channels": channels},
             "classes": self.num_classes,
-            "class_names": list(self.class_names),
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
             "null_label": self.null_label,
             "parameters": self.parameters,
             "network": self.network,

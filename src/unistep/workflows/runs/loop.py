@@ -113,8 +113,8 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> N
     evaluation = open_evaluation(config, dataset, accelerator)
     if accelerator.is_main_process:
         claim_folder(folder, config)
-        if images.classes:
-            _log.info("%s has %s", config.data.source, classes_line(images.class_names or None, images.classes))
+        if images.class_names:
+            _log.info("%s has %s", config.data.source, classes_line(images.class_names))
     accelerator.wait_for_everyone()
     later = {name for stage in config.stages for name in (stage.init, stage.taught_by)}
     for design in designs:
