@@ -119,8 +119,9 @@ def parse_yaml(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise DocumentError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise DocumentError(f"the key {twice!r} stands twice")
     return found
 
 

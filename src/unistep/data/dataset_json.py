@@ -14,6 +14,7 @@ from unistep.data.files import ImageFiles, shown_name
 from unistep.data.inventory import DATASET_JSON
 from unistep.data.names import brief, normalised
 from unistep.data.reader import Labels
+from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
 from unistep.text import shown
 
@@ -73,8 +74,8 @@ def labels_from_json(content: bytes, location: str, names: Sequence[str], folder
         UserError: the text is not of EDM's form or does not fit the files.
     """
     try:
-        document = json.loads(content, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content)
+    except DocumentError as error:
         raise UserError(f"{location}: it is not JSON ({brief(error)})") from error
     if not isinstance(document, dict):
         raise UserError(f'{location}: it must be an object with the key "labels"')
@@ -131,18 +132,6 @@ def contradiction(location: str, name: str, one: object, other: object) -> UserE
         f"{location}: {brief(name)} has two labels, {brief(one)} and {brief(other)}; keep one, or leave labels unread"
         " with `use_labels=False`"
     )
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen and seen[key] != value:
-            raise ValueError(f"{brief(key)} is given twice, differently")
-        seen[key] = value
-    return found
 
 
 def _text(pair: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from unistep.data.files import ImageFiles, shown_name
 from unistep.data.inventory import METADATA, in_a_row
 from unistep.data.names import brief, normalised
 from unistep.data.reader import Labels
+from unistep.documents import parse_json
 from unistep.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ def _rows(content: bytes, name: str, location: str) -> list[Row]:
         text = content.decode("utf-8-sig")
         if name.endswith(".csv"):
             return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError, csv.Error) as error:
+        rows = [parse_json(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, csv.Error) as error:
         kind = "CSV" if name.endswith(".csv") else "a JSON object on each line"
         raise UserError(f"{location}: it is not {kind} ({brief(error)})") from error
     for number, row in enumerate(rows):

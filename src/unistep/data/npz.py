@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-import struct
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from unistep.arrays import ArrayError, ArrayHeader, read_array, read_header
 from unistep.data.archive import ArchiveError, check_member, open_archive
 from unistep.data.classes import check_classes, check_label
 from unistep.data.names import brief
@@ -24,7 +26,6 @@ from unistep.text import shown
 
 _BLOCK_BYTES = 8 << 20
 
-_MOST_HEADER = 1 << 16  # numpy itself writes and reads 10,000 characters
 _MOST_AT_ONCE = 4 << 30  # of an array in Fortran order, which is read as a whole
 
 
@@ -65,7 +66,9 @@ class NpzReader:
             member = archive.getinfo(f"{key}.npy")
             self._check(member)
             self._checksum = f"{key} {member.CRC:08x} {member.file_size}"
-            shape, self._fortran, dtype, self._offset = self._header(archive, key)
+            header = self._header(archive, key)
+        shape, dtype = header.shape, header.dtype
+        self._fortran, self._offset = header.fortran, header.offset
         if dtype != np.uint8:
             raise UserError(
                 f"{shown(location)}: {key} is {brief(dtype)}, not uint8; save the pixels as whole numbers 0 to 255 in"
@@ -73,11 +76,9 @@ class NpzReader:
             )
         self._array_shape = shape
         self._channels_last = self._layout(shape)
-        if min(shape) < 0:
-            raise UserError(f"{shown(location)}: {key} has the shape {shape}; the file is damaged")
         if 0 in shape:
             raise UserError(f"{shown(location)}: {key} has the shape {shape} and so holds no images")
-        if member.file_size != self._offset + int(np.prod(shape, dtype=object)):
+        if member.file_size != self._offset + math.prod(shape):
             raise UserError(f"{shown(location)}: {key} does not hold as many pixels as its shape {shape} says")
         _, height, width = self._native_shape
         if height * width > MAX_PIXELS or (self._fortran and member.file_size > _MOST_AT_ONCE):
@@ -108,7 +109,8 @@ class NpzReader:
             key = self._find(archive, self._label_keys)
             if key is None:
                 return None
-            shape, _, dtype, _ = self._header(archive, key)
+            header = self._header(archive, key)
+            shape, dtype = header.shape, header.dtype
             if not np.issubdtype(dtype, np.integer):
                 raise UserError(f"{shown(self.location)}: {key} is {dtype}; labels must be integers from 0")
             if shape not in ((len(self),), (len(self), 1)):
@@ -118,10 +120,8 @@ class NpzReader:
                 )
             member = archive.getinfo(f"{key}.npy")
             self._check(member)
-            if member.file_size > _MOST_HEADER + len(self) * dtype.itemsize:
-                raise UserError(f"{shown(self.location)}: {key} is larger than its shape {shape} says")
             with archive.open(member) as stream:
-                values = np.lib.format.read_array(stream, allow_pickle=False)
+                values = self._array(stream, member)
         for label in (values.min(), values.max()):  # before numbers beyond int64 are wrapped
             check_label(int(label), shown(self.location), key)
         return check_classes(Labels(values.reshape(-1).astype(np.int64), self._class_names), self.location)
@@ -162,7 +162,7 @@ class NpzReader:
         with self._archive() as archive, archive.open(f"{self._key}.npy") as stream:
             if self._fortran:
                 # The first axis varies fastest, so no image is whole before the end of the file.
-                yield self._channels_first(np.lib.format.read_array(stream, allow_pickle=False))
+                yield self._channels_first(self._array(stream, archive.getinfo(f"{self._key}.npy")))
                 return
             stream.read(self._offset)
             row_bytes = int(np.prod(self._array_shape[1:]))
@@ -224,26 +224,17 @@ class NpzReader:
             raise UserError(f"{shown(self.location)}: {key} is in it twice; save each array once")
         return key
 
-    def _header(self, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-        """Returns shape, whether in Fortran order, type, and the offset of the values in the member."""
+    def _array(self, stream: Any, member: zipfile.ZipInfo) -> np.ndarray:
+        try:
+            return read_array(stream, member.file_size, _MOST_AT_ONCE)
+        except ArrayError as error:
+            name = member.filename.removesuffix(".npy")
+            raise UserError(f"{shown(self.location)}: {name}: {error}; the file is damaged") from None
+
+    def _header(self, archive: zipfile.ZipFile, key: str) -> ArrayHeader:
         with archive.open(f"{key}.npy") as stream:
-            start = stream.read(12)
-            if len(start) < 12 or not start.startswith(np.lib.format.MAGIC_PREFIX):
-                raise UserError(f"{shown(self.location)}: {key} is no array in the .npy format")
-            version = (start[6], start[7])
-            if version not in ((1, 0), (2, 0)):
-                raise UserError(f"{shown(self.location)}: {key} is in an unknown version of the .npy format, {version}")
-            length_format = "<H" if version == (1, 0) else "<I"
-            (length,) = struct.unpack_from(length_format, start, 8)
-            if length > _MOST_HEADER:
-                raise UserError(f"{shown(self.location)}: {key} has a header of {length:,} bytes; the file is damaged")
-            offset = 8 + struct.calcsize(length_format) + length
-            header = io.BytesIO(start[8:] + stream.read(offset - len(start)))
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(header)
-        if dtype.hasobject:
-            raise UserError(
-                f"{shown(self.location)}: {key} holds pickled Python objects, which are never loaded; save it as a"
-                " plain array of numbers"
-            )
-        return shape, fortran, dtype, offset
+            try:
+                return read_header(stream)  # pyright: ignore[reportArgumentType]
+            except ArrayError as error:
+                pickled = "it holds pickled objects or records" if "objects" in str(error) else str(error)
+                raise UserError(f"{shown(self.location)}: {key}: {pickled}; save plain arrays of numbers") from None
