@@ -34,7 +34,7 @@ def class_numbers(class_labels: Any, names: Sequence[str]) -> int | list[int] | 
     if isinstance(class_labels, str):
         if class_labels in names:
             return names.index(class_labels)
-        found = [_number(word.strip(), names) for word in class_labels.split(",")]
+        found = [_number(word.strip(), names, class_labels) for word in class_labels.split(",")]
         return found[0] if len(found) == 1 else found
     if isinstance(class_labels, Iterable) and getattr(class_labels, "shape", None) != ():
         if isinstance(class_labels, bytes | Mapping | AbstractSet):  # of no order, or of no classes
@@ -57,12 +57,13 @@ def without_names(class_labels: Any, names: Sequence[str]) -> Any:
     return class_numbers(class_labels, names) if any(isinstance(one, str) for one in several) else class_labels
 
 
-def _number(label: Any, names: Sequence[str]) -> int:
+def _number(label: Any, names: Sequence[str], whole: str | None = None) -> int:
     if isinstance(label, str):
         if label in names:
             return names.index(label)
-        if not (label.isascii() and label.isdigit() and len(label) < 19):
-            raise UserError(f"{shown(label)[:80] or repr('')}: {_known(label, names)}", field="class_labels")
+        if not (label.isascii() and label.isdigit() and len(label) < 4000):
+            text = shown(label if whole is None else whole)
+            raise UserError(f"{text[:80] or repr('')}: {_known(label, names)}", field="class_labels")
         label = int(label)
     if getattr(label, "shape", None) == () and hasattr(label, "item"):
         label = label.item()
@@ -76,10 +77,10 @@ def _number(label: Any, names: Sequence[str]) -> int:
 def _known(label: str, names: Sequence[str]) -> str:
     """The end of the message for a class of that name, which there is not."""
     if not names:
-        return "the classes of this model have no names; give their numbers"
+        return "the classes of this model have no names; give their numbers, as 0,1,2"
     near = nearest(label, names)
     some = ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-    return "no class is called so; " + (f"did you mean {shown(near)}?" if near else f"there are {some}")
+    return f"no class is called {shown(label)[:80] or repr('')}; " + (f"did you mean {shown(near)}?" if near else f"there are {some}")
 
 
 def _refused(label: object) -> UserError:
