@@ -80,7 +80,8 @@ def _known(label: str, names: Sequence[str]) -> str:
         return "the classes of this model have no names; give their numbers, as 0,1,2"
     near = nearest(label, names)
     some = ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-    return f"no class is called {shown(label)[:80] or repr('')}; " + (f"did you mean {shown(near)}?" if near else f"there are {some}")
+    hint = f"did you mean {shown(near)}?" if near else f"there are {some}"
+    return f"no class is called {shown(label)[:80] or repr('')}; {hint}"
 
 
 def _refused(label: object) -> UserError:

@@ -27,7 +27,7 @@ _log = logging.getLogger("unistep")
 _MAX_BATCH = 100_000
 
 
-@plain_arguments(empty=["output", "sheet"])
+@plain_arguments(empty=["output", "sheet", "class_labels"])
 def edit(
     model: ModelLike,
     image: Union[str, os.PathLike[str], Sequence[str], "Image.Image", "Tensor", "Iterable[Any]", None],

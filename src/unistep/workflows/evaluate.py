@@ -22,7 +22,7 @@ _MAX_IMAGES = 10_000_000
 _MAX_BATCH = 100_000
 
 
-@plain_arguments(empty=["output", "save_reference"])
+@plain_arguments(empty=["output", "save_reference", "class_labels"])
 def evaluate(
     samples: ImagesLike | ModelLike = None,
     *,

@@ -30,7 +30,7 @@ MAX_IMAGES = 10_000_000
 _MAX_BATCH, _MAX_COLUMNS = 100_000, 10_000
 
 
-@plain_arguments(empty=["output"])
+@plain_arguments(empty=["output", "class_labels"])
 def sample(
     model: ModelLike = None,
     *,
