@@ -15,13 +15,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+import unistep
 from unistep.core.parameterization import EDMScaling, IDDPMScaling, VEScaling, VPScaling
+from unistep.core.pixels import to_uint8
+from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.formats.edm.adm import adm_config, adm_shapes
 from unistep.formats.edm.file import load_edm
 from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
+from unistep.samplers.consistency import sigmas_from_indices
 from unistep.samplers.heun import heun
 
 SONG: dict[str, Any] = {
@@ -613,3 +617,126 @@ def test_other_pickles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=f"edm.pkl: .*{message}") as caught:
         load_edm(write(tmp_path / "edm.pkl", content, monkeypatch))
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------- ECT's snapshots
+
+ECM = {"sigma_min": 0.003, "sigma_max": float("inf"), "sigma_data": 0.4}
+
+
+class Loss:
+    """ECT's loss, which has one of its methods as an attribute."""
+
+    def __init__(self) -> None:
+        self.P_mean, self.stage, self.t_to_r = -1.1, 3, self.t_to_r_sigmoid
+
+    def t_to_r_sigmoid(self) -> None: ...
+
+    def __reduce__(self) -> Any:
+        meta = {"type": "class", "version": 6, "module_src": Persistent.source, "class_name": "ECMLoss"}
+        return reconstruct, (meta | {"state": vars(self)},)
+
+
+@pytest.fixture
+def ect_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    def make(class_name: str, kwargs: dict[str, Any], weights: dict[str, Tensor], **changes: Any) -> Path:
+        content = {
+            "ema": whole("ECMPrecond", ECM | changes, class_name, kwargs, weights),
+            "loss_fn": Loss(),
+            "augment_pipe": None,
+            "dataset_kwargs": {"class_name": "training.dataset.ImageFolderDataset", "path": "data.zip", "xflip": False},
+        }
+        return write(tmp_path / "network-snapshot-000500.pkl", content, monkeypatch)
+
+    return make
+
+
+NETWORKS_OF_ECT = {
+    "ddpmpp": ("SongUNet", SONG | {"label_dim": 0}, song_weights),
+    "ncsnpp": ("SongUNet", NCSNPP, song_weights),
+    "adm": ("DhariwalUNet", ADM, adm_weights),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS_OF_ECT)
+@torch.no_grad()
+def test_snapshots_of_ect_are_consistency_models(
+    name: str, ect_file: Any, reference: Any, x_t: Tensor, tmp_path: Path
+):
+    class_name, kwargs, make = NETWORKS_OF_ECT[name]
+    weights = make(kwargs)
+    path = ect_file(class_name, kwargs, weights)
+    model = load_edm(path)
+    info = model.info
+    assert (info.kind, info.sigma_min, info.sigma_max, info.sigma_data) == ("consistency", 0.003, 80.0, 0.4)
+    assert (info.noise_embedding, info.clip, model.method) == ("edm", False, "easy consistency tuning (ECT)")
+
+    network = reference.song if class_name == "SongUNet" else reference.dhariwal
+    labels, one_hot = (LABELS, torch.eye(5)[LABELS]) if kwargs["label_dim"] else (None, None)
+    for sigma in (SIGMA, torch.tensor([0.003, 80.0]), torch.tensor([0.02, 0.821])):
+        s, sd, least = sigma[:, None, None, None], 0.4, 0.003
+        c_in = (s**2 + sd**2) ** -0.5
+        output = network(weights, kwargs, c_in * x_t, sigma.log() / 4, one_hot)
+        expected = sd**2 / ((s - least) ** 2 + sd**2) * x_t + (s - least) * sd * c_in * output
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(model.denoiser(x_t, sigma, labels), expected, rtol=1e-5, atol=1e-5 * scale)
+    least = torch.full((2,), 0.003)
+    assert torch.equal(model.denoiser(x_t, least, labels), x_t)
+
+    save_model(tmp_path / "folder", model.denoiser.network, info, card="")
+    again = load_model(tmp_path / "folder")
+    assert again.info == info and again.config == model.config
+    assert torch.equal(again.denoiser(x_t, SIGMA, labels), model.denoiser(x_t, SIGMA, labels))
+
+
+@torch.no_grad()
+def test_snapshots_of_ect_are_sampled_in_one_step_and_two(ect_file: Any):
+    path = ect_file("SongUNet", SONG, song_weights(SONG))
+    model = unistep.load(path, device="cpu")
+    noise = 80 * ImageRandom([image_seed(7, i) for i in range(2)]).randn(3, 16, 16)
+    expected = to_uint8(model.denoiser(noise, torch.full((2,), 80.0), LABELS))
+    assert torch.equal(unistep.sample(model, num_images=2, seed=7, steps=1, class_labels=[4, 0]).pixels, expected)
+    assert unistep.sample(model, num_images=2, seed=7, steps=2).pixels.shape == (2, 3, 16, 16)
+    (middle,) = (sigmas_from_indices(model.info.timesteps, 1000, 0.003, 80.0)[1:])
+    assert middle == pytest.approx(0.821, rel=0.005)  # the level of ECT's two steps
+
+
+def test_what_snapshots_of_ect_say_counts(ect_file: Any, tmp_path: Path):
+    weights = song_weights(SONG)
+    assert load_edm(ect_file("SongUNet", SONG, weights, sigma_min=0.001)).info.sigma_min == 0.001
+    info = load_edm(ect_file("SongUNet", SONG, weights, sigma_min=1.0, sigma_max=20)).info
+    assert (info.sigma_min, info.sigma_max, info.timesteps) == (1.0, 20.0, None)
+    for changes, message in (
+        ({"sigma_min": "low"}, "sigma_min is 'low'; it must be a number"),
+        ({"sigma_min": float("inf")}, "sigma_min inf and sigma_max 80.0"),
+        ({"sigma_data": None}, "sigma_data is None; it must be a number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_edm(ect_file("SongUNet", SONG, weights, **changes))
+
+
+def test_another_entry_of_a_pickle_may_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    weights = song_weights(SONG)
+    net = {name: tensor + 1 for name, tensor in weights.items() if not name.endswith("resample_filter")}
+    content = {
+        "ema": whole("EDMPrecond", EDM, "SongUNet", SONG, weights),
+        "net": whole("EDMPrecond", EDM, "SongUNet", SONG, weights | net),
+    }
+    path = write(tmp_path / "edm.pkl", content, monkeypatch)
+    for choice, expected in ((None, weights), ("ema", weights), ("net", net)):
+        bias = load_edm(path, weights=choice).denoiser.network.get_parameter("map_layer0.bias")
+        assert torch.equal(bias, expected["map_layer0.bias"])
+    with pytest.raises(UserError, match="`weights` 'model': it holds networks only under ema, net; choose one"):
+        load_edm(path, weights="model")
+
+
+def test_training_states_are_named(tmp_path: Path):
+    path = tmp_path / "training-state-000500.pt"
+    torch.save({"net": Payload(), "optimizer_state": {"state": {}, "param_groups": []}}, path)
+    with pytest.raises(UserError, match=r"is a training state of EDM's or ECT's code.*; give the network-snapshot-\*"):
+        unistep.load(path)
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("executed"),)
