@@ -660,9 +660,7 @@ NETWORKS_OF_ECT = {
 
 @pytest.mark.parametrize("name", NETWORKS_OF_ECT)
 @torch.no_grad()
-def test_snapshots_of_ect_are_consistency_models(
-    name: str, ect_file: Any, reference: Any, x_t: Tensor, tmp_path: Path
-):
+def test_snapshots_of_ect_are_consistency_models(name: str, ect_file: Any, reference: Any, x_t: Tensor, tmp_path: Path):
     class_name, kwargs, make = NETWORKS_OF_ECT[name]
     weights = make(kwargs)
     path = ect_file(class_name, kwargs, weights)
@@ -697,7 +695,7 @@ def test_snapshots_of_ect_are_sampled_in_one_step_and_two(ect_file: Any):
     expected = to_uint8(model.denoiser(noise, torch.full((2,), 80.0), LABELS))
     assert torch.equal(unistep.sample(model, num_images=2, seed=7, steps=1, class_labels=[4, 0]).pixels, expected)
     assert unistep.sample(model, num_images=2, seed=7, steps=2).pixels.shape == (2, 3, 16, 16)
-    (middle,) = (sigmas_from_indices(model.info.timesteps, 1000, 0.003, 80.0)[1:])
+    (middle,) = sigmas_from_indices(model.info.timesteps, 1000, 0.003, 80.0)[1:]
     assert middle == pytest.approx(0.821, rel=0.005)  # the level of ECT's two steps
 
 

@@ -259,11 +259,32 @@ def test_what_is_no_file(tmp_path: Path):
     assert "is no file" in refusal(tmp_path / "pipe")
 
 
-@pytest.mark.parametrize("option", ["attention_head_dim", "sample_size"])
+@pytest.mark.parametrize("option", ["attention_head_dim", "num_heads", "sample_size"])
 def test_options_of_pt_files_alone(model_folder: ModelFolder, tmp_path: Path, option: str):
     (tmp_path / "teacher.pkl").write_bytes(pickle.dumps({}))
     for name in (model_folder(), tmp_path / "teacher.pkl", "owner/name"):
         assert f"`{option}` 32 is for an OpenAI .pt, and {name} is none" in refusal(name, **{option: 32})
+
+
+def test_options_of_a_download_have_no_effect_here(checkpoint: Path, model_folder: ModelFolder, tmp_path: Path):
+    def notes(name: object, **options: Any) -> str:
+        return "\n".join(open_model(str(name), "meta", **options).notes)
+
+    for name in (checkpoint, model_folder()):
+        assert "no effect" not in notes(name, local_files_only=True, revision=None)
+        assert f"`revision` has no effect: {name} is here, and nothing is downloaded" in notes(name, revision="main")
+        both = notes(name, token="secret", cache_dir=tmp_path)
+        assert "`token` and `cache_dir` have no effect" in both and "secret" not in both
+
+
+def test_weights_of_files_of_several_networks_alone(model_folder: ModelFolder, checkpoint: Path, tmp_path: Path):
+    for name in (model_folder(), checkpoint):
+        assert "holds one network alone, which has no name; leave it out" in refusal(name, weights="ema")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert "`weights` ema is for a model folder or an OpenAI .pt or an EDM .pkl or" in refusal(
+        tmp_path / "run", weights="ema"
+    )
 
 
 def test_variants_of_model_folders_alone(checkpoint: Path):

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import json
 import math
 import pickle
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned
 from unistep.errors import UserError
+from unistep.formats.describe import describe
 from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.formats.openai.file import info_of_name, load_openai, read_openai
 from unistep.formats.openai.layout import (
     diffusers_to_openai,
@@ -715,3 +718,82 @@ def test_what_a_state_dict_does_not_say():
     narrow = dataclasses.replace(one_head, block_out_channels=(32, 64, 64), sample_size=64)
     with without_weights():
         assert dropped_by_openai("m.pt", as_model(UNet(narrow))) == (["attention_head_dim=64"], [])
+
+
+# ------------------------------------------------------------------------------------------------------ number of heads
+
+
+def plain_attention(state: dict[str, Tensor], name: str, x: Tensor, heads: int) -> Tensor:
+    """The attention block of the published code with a number of heads: channels of qkv are (three, heads, channels)."""
+    n, c, h, w = x.shape
+    normed = nn.functional.group_norm(x, 32, state[f"{name}.norm.weight"], state[f"{name}.norm.bias"])
+    qkv = nn.functional.conv2d(normed, state[f"{name}.qkv.weight"], state[f"{name}.qkv.bias"])
+    q, k, v = qkv.reshape(n, 3, heads, c // heads, h * w).unbind(1)
+    weights = (torch.einsum("nhct,nhcs->nhts", q, k) / math.sqrt(c // heads)).softmax(dim=-1)
+    out = torch.einsum("nhts,nhcs->nhct", weights, v).reshape(n, c, h, w)
+    return x + nn.functional.conv2d(out, state[f"{name}.proj_out.weight"], state[f"{name}.proj_out.bias"])
+
+
+@torch.no_grad()
+def test_one_number_of_heads_at_every_resolution(tmp_path: Path):
+    state = random_openai(SCALE_SHIFT)
+    path = saved(tmp_path / "x.pt", state)
+    model = load_openai(path, num_heads=4, sample_size=16)
+    network = model.denoiser.network
+    blocks = {
+        "input_blocks.3.1": network.get_submodule("down_blocks.1.attentions.0"),
+        "middle_block.1": network.get_submodule("mid_block.attentions.0"),
+        "output_blocks.3.1": network.get_submodule("up_blocks.1.attentions.1"),
+    }
+    for name, block in blocks.items():
+        x = torch.randn(2, state[f"{name}.norm.weight"].numel(), 4, 4, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(block(x), plain_attention(state, name, x, 4), rtol=1e-5, atol=1e-5)
+    assert model.notes == load_openai(path, attention_head_dim=32, sample_size=16).notes
+
+    save_model(tmp_path / "folder", network, model.info, card="")
+    again = load_model(tmp_path / "folder")
+    assert again.config == model.config and (again.config.num_heads, again.config.attention_head_dim) == (4, None)
+    x, sigma, labels = torch.ones(1, 3, 16, 16), torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    assert torch.equal(again.denoiser(x, sigma, labels), model.denoiser(x, sigma, labels))
+    other = load_openai(path, attention_head_dim=32, sample_size=16)
+    assert not torch.allclose(other.denoiser(x, sigma, labels), model.denoiser(x, sigma, labels))
+    # diffusers has no such field, and would compute something else.
+    assert json.loads((tmp_path / "folder" / "model_index.json").read_text())["unet"] == ["unistep", "UNet2DModel"]
+    assert dropped_by_openai("x.pt", again)[0] == ["num_heads=4", "sample_size=16"]
+    assert "4 heads" in dict(describe(again).rows())["attention"]
+
+
+def test_heads_of_one_width_are_a_size(tmp_path: Path):
+    path = saved(tmp_path / "x.pt", random_openai(ONE_RESOLUTION))
+    config, _ = read_openai(path, None, num_heads=4)
+    assert (config.attention_head_dim, config.num_heads) == (8, None)
+
+
+def test_the_assumed_size_of_heads_is_said_once(golden: Any, tmp_path: Path):
+    wide = dataclasses.replace(SCALE_SHIFT, block_out_channels=(64, 64, 64), attention_head_dim=64)
+    state = random_openai(wide)
+
+    def assumed(path: Path, **options: Any) -> int:
+        notes = load_openai(saved(path, state), "meta", sample_size=16, **options).notes
+        return sum("attention heads of 64 channels are assumed" in note for note in notes)
+
+    assert assumed(tmp_path / "x.pt") == 1
+    assert assumed(tmp_path / "x.pt", attention_head_dim=64) == assumed(tmp_path / "x.pt", num_heads=2) == 0
+    assert assumed(tmp_path / "cd_imagenet64_l2.pt") == 0  # a published file, whose heads are published too
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 4, "attention_head_dim": 32}, "`num_heads` 4 and `attention_head_dim` 32 exclude each other"),
+        ({"num_heads": 5}, "x.pt: num_heads: 5 does not divide the width 64 of a resolution that attends"),
+        ({"num_heads": 0}, "x.pt: num_heads: 0 is neither at least 1 nor null"),
+        ({"num_heads": -4}, "x.pt: num_heads: -4 is neither at least 1 nor null"),
+        ({"num_heads": 10**30}, "does not divide the width"),
+        ({}, "attention_head_dim: 64 does not divide the width 96.*, or give `num_heads`"),
+    ],
+)
+def test_numbers_of_heads_that_do_not_fit(options: dict[str, int], message: str, tmp_path: Path):
+    path = saved(tmp_path / "x.pt", random_openai(SCALE_SHIFT))
+    with pytest.raises(UserError, match=message):
+        load_openai(path, **options)

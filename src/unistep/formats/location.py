@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unistep.errors import UserError
 from unistep.files import check_regular_file
+from unistep.formats.torch_file import open_zip
 
 _HEAD_BYTES = 512
 # The number that a file of torch.save began with before torch 1.6, as the pickle has it; newer ones are zip files.
@@ -49,7 +50,7 @@ class Location:
         if not self.head.startswith(b"PK"):
             return None
         try:
-            with zipfile.ZipFile(self.path) as file:
+            with open_zip(self.path) as file:
                 return frozenset(entry.rpartition("/")[2] for entry in file.namelist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return None

@@ -19,7 +19,7 @@ from torch import Tensor
 from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.json_config import shown
-from unistep.formats.torch_file import check_torch_file
+from unistep.formats.torch_file import check_torch_file, is_training_state
 from unistep.formats.wrappers import unwrap
 
 # A name, a shape and a place take a hundred bytes; a tensor of them takes a kilobyte.
@@ -52,7 +52,7 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     except Exception as error:  # damaged bytes make the readers raise almost anything
         if path.suffix == ".safetensors":
             raise UserError(f"{path} cannot be read ({_first_line(error)})", remedy) from None
-        if path.name.startswith("training-state-"):
+        if is_training_state(path):
             raise UserError(
                 f"{path} is a training state of EDM's or ECT's code, whose objects are not loaded; give the "
                 "network-snapshot-*.pkl beside it"

@@ -14,7 +14,7 @@ from typing import Any
 from unistep.errors import UserError
 from unistep.formats.edm.pickle_machine import Class, Function, checked_key, run
 
-_MAX_INSTRUCTIONS = 1_000_000
+_MAX_INSTRUCTIONS = 500_000
 _MAX_ITEMS = 1_000_000
 # One entry has 46 bytes and its name, and becomes an object of a kilobyte.
 _MAX_DIRECTORY = 8_000_000
@@ -55,6 +55,20 @@ def check_torch_file(path: Path) -> None:
                     raise UserError(f"{path}: its data.pkl has {member.file_size:,} bytes, which no network needs")
                 with archive.open(member) as stream:
                     _run(stream)
+
+
+def is_training_state(path: Path) -> bool:
+    """Returns whether a file is what EDM's and ECT's code resumes training from: a whole network and an optimizer."""
+    if path.name.startswith("training-state-"):
+        return True
+    try:
+        with open_zip(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as stream:
+                content = stream.read(_MAX_PICKLE)
+    except Exception:  # no zip, or a damaged one
+        return False
+    return b"torch_utils.persistence" in content and b"optimizer_state" in content
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

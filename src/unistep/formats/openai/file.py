@@ -95,8 +95,13 @@ def load_openai(
             f"`num_heads` {num_heads} and `attention_head_dim` {attention_head_dim} exclude each other; leave out one"
         )
     wrapped = _read(path, weights)
-    head_dim = 64 if attention_head_dim is None and num_heads is None else attention_head_dim
-    config, state = _converted(path, wrapped.tensors, head_dim, num_heads, sample_size)
+    assumed = attention_head_dim is None and num_heads is None
+    try:
+        head_dim = 64 if assumed else attention_head_dim
+        config, state = _converted(path, wrapped.tensors, head_dim, num_heads, sample_size)
+    except UserError as error:
+        hint = ", or give `num_heads`" if assumed and "attention_head_dim: 64" in str(error) else ""
+        raise UserError(f"{error}{hint}") from None
     if config.in_channels != config.out_channels:
         raise UserError(
             f"{path}: makes {config.out_channels} channels of {config.in_channels}: not a consistency model or an EDM "
@@ -105,7 +110,7 @@ def load_openai(
     config, notes = with_usual_size(config)
     if wrapped.note:
         notes.insert(0, wrapped.note)
-    if attention_head_dim is None and num_heads is None and not _NAME.match(path.name):
+    if assumed and not _NAME.match(path.name):
         notes.append(
             "attention heads of 64 channels are assumed, as in all published models; no tensor tells their size; else "
             "give `attention_head_dim`, or `num_heads` of a model with one number of heads everywhere"
