@@ -724,7 +724,7 @@ def test_what_a_state_dict_does_not_say():
 
 
 def plain_attention(state: dict[str, Tensor], name: str, x: Tensor, heads: int) -> Tensor:
-    """The attention block of the published code with a number of heads: channels of qkv are (three, heads, channels)."""
+    """Attention of the published code with a number of heads: channels of qkv are (three, heads, channels)."""
     n, c, h, w = x.shape
     normed = nn.functional.group_norm(x, 32, state[f"{name}.norm.weight"], state[f"{name}.norm.bias"])
     qkv = nn.functional.conv2d(normed, state[f"{name}.qkv.weight"], state[f"{name}.qkv.bias"])
@@ -754,7 +754,7 @@ def test_one_number_of_heads_at_every_resolution(tmp_path: Path):
     again = load_model(tmp_path / "folder")
     assert again.config == model.config and (again.config.num_heads, again.config.attention_head_dim) == (4, None)
     x, sigma, labels = torch.ones(1, 3, 16, 16), torch.ones(1), torch.zeros(1, dtype=torch.int64)
-    assert torch.equal(again.denoiser(x, sigma, labels), model.denoiser(x, sigma, labels))
+    torch.testing.assert_close(again.denoiser(x, sigma, labels), model.denoiser(x, sigma, labels))
     other = load_openai(path, attention_head_dim=32, sample_size=16)
     assert not torch.allclose(other.denoiser(x, sigma, labels), model.denoiser(x, sigma, labels))
     # diffusers has no such field, and would compute something else.
