@@ -29,11 +29,11 @@ from unistep.core.noise import karras_sigmas
 from unistep.core.parameterization import IDDPMScaling
 from unistep.errors import UserError
 from unistep.formats.edm.adm import adm_config, adm_shapes, adm_to_unet
-from unistep.formats.edm.pickle_machine import PickledObject
 from unistep.formats.edm.restricted_pickle import load_restricted
 from unistep.formats.empty import without_weights
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel, ModelInfo, Preconditioning, precondition
+from unistep.formats.pickle_machine import PickledObject
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.networks.song_layers import Resample
