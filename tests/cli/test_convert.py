@@ -208,7 +208,8 @@ def test_what_is_no_model_is_not_replaced(refused: Any, here: Path, small: Path)
     refused(["convert", small, "web.pt"], "web.pt exists and is no OpenAI .pt")
     refused(["convert", small, "photos"], "photos exists and is no model folder")
     refused(["convert", small, "folder.pt"], "folder.pt is a folder")
-    refused(["convert", small, "notes.txt/model.pt"], "cannot write notes.txt/model.pt: notes.txt is no folder")
+    for target in ("notes.txt/model.pt", "notes.txt/model", "notes.txt/new/model"):
+        refused(["convert", small, target], f"cannot write {target}: notes.txt is no folder and cannot be made one")
 
 
 def test_a_model_is_not_converted_onto_itself(refused: Any, here: Path, small: Path, run: Any):

@@ -1,5 +1,7 @@
 """What a model card says."""
 
+import re
+
 import pytest
 
 from unistep.formats.model import ModelInfo
@@ -55,3 +57,19 @@ def test_the_snippet_of_a_card_runs(model_folder, tmp_path, monkeypatch):
     code = card.split("```python\n")[1].split("```")[0].replace("PATH-OF-THIS-FOLDER", str(folder))
     exec(code, {})
     assert (tmp_path / "samples.png").is_file()
+
+
+def test_a_card_escapes_what_it_quotes():
+    evil = "a <script>alert(1)</script>\n\n# Injected\n```sh\nrm -rf ~\n``` ![x](http://evil/y.png)\x1b[2J"
+    config = "description: |\n  ```\n  </details> ````` <b>\n"
+    for card in (
+        model_card(evil, ModelInfo(method=evil), network(), Training(evil, COMPUTE, config, [evil])),
+        plain_card(evil, ModelInfo(method=evil), evil, network()),
+    ):
+        outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", card, flags=re.DOTALL | re.MULTILINE)
+        assert "<" not in outside and "\x1b" not in card
+        assert not re.search(r"^(# Injected|```|rm -rf)", outside, flags=re.MULTILINE)
+        assert not re.search(r"(?<!\\)\[", outside) and not re.search(r"(?<!\\)`", outside)
+    card = model_card("mine", ModelInfo(), network(), Training("mnist", COMPUTE, config))
+    block = re.search(r"^(`{6,})yaml\n(.*?)^\1$", card, flags=re.DOTALL | re.MULTILINE)
+    assert block and block[2] == config and card.rstrip().endswith(block[1])

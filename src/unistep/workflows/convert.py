@@ -153,6 +153,9 @@ def _check_target(source: str, target: Path, row: "Format") -> None:
     from unistep.formats.table import phrases, recognise
 
     if not target.exists():
+        above = next(folder for folder in target.parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise UserError(f"cannot write {target}: {above} is no folder and cannot be made one")
         return
     if Path(source).exists():
         source_path, target_path = Path(source).resolve(), target.resolve()

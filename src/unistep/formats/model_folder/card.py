@@ -1,13 +1,16 @@
 """The model card of a model folder: what the model is, how it was trained, and how it is used."""
 
 import datetime
+import html
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unistep.formats.model import ModelInfo, num_classes
 from unistep.networks.table import NetworkConfig
+from unistep.text import shown
 
 PICTURE = "samples.png"
 """Name of the sample picture in a model folder."""
@@ -48,14 +51,14 @@ def model_card(
     """
     compute = training.compute
     minutes = compute["seconds"] / 60
-    terms = f"the terms of {' and of '.join(training.terms)} apply" if training.terms else "none chosen"
+    terms = f"the terms of {' and of '.join(map(_text, training.terms))} apply" if training.terms else "none chosen"
     picture = f"![samples]({PICTURE})\n\n" if has_picture else ""
     return (
         _head(name, info, network)
         + f"""{_kind(info)}
 
 {picture}{_facts(info, network)}
-- Data: {training.data}
+- Data: {_text(training.data)}
 - Network: {type(network).__name__.removesuffix("Config")}, {compute["parameters"]:,} parameters
 - Compute: {compute["steps"]:,} steps, {compute["images"]:,} images seen, {minutes:.1f} minutes
 - Licence: {terms}
@@ -65,8 +68,7 @@ def model_card(
 
 ## Config
 
-```yaml
-{training.config}```
+{_code(training.config, "yaml")}
 """
     )
 
@@ -80,7 +82,7 @@ def plain_card(name: str, info: ModelInfo, source: str = "", network: NetworkCon
         source: origin of the model, in words; empty for none.
         network: config of the network; None where it is not known.
     """
-    origin = f"- Source: {source}\n" if source else ""
+    origin = f"- Source: {_text(source)}\n" if source else ""
     return (
         _head(name, info, network)
         + f"""A {info.kind} model.
@@ -103,9 +105,21 @@ tags:
 - {classes}-image-generation
 ---
 
-# {name}
+# {_text(name)}
 
 """
+
+
+def _text(value: str) -> str:
+    """A text that others chose as a piece of one line: no HTML, no Markdown, no further line."""
+    plain = html.escape(shown(" ".join(value.split())), quote=False)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", plain)
+
+
+def _code(text: str, language: str) -> str:
+    """A block of code, fenced by more backticks than stand in it one after the other."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def _kind(info: ModelInfo) -> str:
@@ -118,7 +132,7 @@ def _kind(info: ModelInfo) -> str:
 
 
 def _facts(info: ModelInfo, network: NetworkConfig | None) -> str:
-    lines = [f"- Method: {info.method}"] if info.method else []
+    lines = [f"- Method: {_text(info.method)}"] if info.method else []
     if network is not None:
         colours = _COLOURS.get(network.in_channels, f"{network.in_channels} channels")
         size = "any size" if network.sample_size is None else f"{network.sample_size} x {network.sample_size} pixels"

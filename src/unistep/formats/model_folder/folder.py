@@ -69,6 +69,9 @@ def save_model(
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)
+    except (FileExistsError, NotADirectoryError):
+        above = next(folder for folder in target.parents if os.path.lexists(folder))
+        raise UserError(f"cannot write {path}: {above} is no folder and cannot be made one") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     finally:
