@@ -179,9 +179,8 @@ def test_fields_left_out_have_diffusers_defaults(tmp_path):
     shapes = {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
     assert {key: tuple(value.shape) for key, value in ours.state_dict().items()} == shapes
     config = ours.config
-    own = {"num_heads"}  # a field that diffusers does not have must be off
     for field, value in vars(config).items():
-        theirs_value = None if field in own and field not in theirs.config else theirs.config[field]
+        theirs_value = theirs.config[field]
         assert value == (tuple(theirs_value) if isinstance(theirs_value, list) else theirs_value), field
 
 

@@ -1,6 +1,7 @@
 """The architecture of the ADM U-Net, `unistep.networks.adm`, in the fields of diffusers' `UNet2DModel`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unistep.networks.outline import Outline, resolutions
 
@@ -21,7 +22,7 @@ class UNetConfig:
         downsample_type, upsample_type: "resnet" (residual block) or "conv", where a block attends.
         dropout: probability inside residual blocks.
         attention_head_dim: channels of one attention head, a divisor of every width that attends; None is a
-            single head, or `num_heads`.
+            single head.
         norm_num_groups: groups of every GroupNorm.
         attn_norm_num_groups: groups of the middle attention's norm; None is `norm_num_groups` where the embedding
             is additive and no norm at all where it is "scale_shift", as diffusers has it.
@@ -29,8 +30,9 @@ class UNetConfig:
         resnet_time_scale_shift: "scale_shift" modulates the second norm, "default" adds the embedding.
         add_attention: attention in the middle block.
         num_class_embeds: number of classes; None is unconditional.
-        num_heads: number of attention heads at every resolution, in place of `attention_head_dim`, which diffusers has
-            no field for; None is that of the heads' channels.
+
+    Attributes:
+        num_heads: number of attention heads at every resolution; None, for it is that of `HeadsUNetConfig`.
 
     Raises:
         ValueError: a value out of range, or two that do not fit each other.
@@ -53,7 +55,8 @@ class UNetConfig:
     resnet_time_scale_shift: str = "scale_shift"
     add_attention: bool = True
     num_class_embeds: int | None = None
-    num_heads: int | None = None
+
+    num_heads: ClassVar[int | None] = None  # diffusers has no such field
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -149,3 +152,14 @@ class UNetConfig:
             middle_attention=self.add_attention,
             embedding="scale and shift" if self.resnet_time_scale_shift == "scale_shift" else "added",
         )
+
+
+@dataclass(frozen=True)
+class HeadsUNetConfig(UNetConfig):
+    """A `UNet` with one number of attention heads at every resolution, which diffusers has not.
+
+    Args:
+        num_heads: number of attention heads, a divisor of every width that attends; `attention_head_dim` must be None.
+    """
+
+    num_heads: int | None = None

@@ -62,6 +62,7 @@ class Network:
         class_name: name of the network in a model folder (`_class_name`); by default that of the class.
         noise_embedding: c_noise of a network that is trained from the start: "adm" 250 ln(sigma), "edm" ln(sigma)/4.
         of_diffusers: true if `class_name` is a class of diffusers', which then opens such a folder.
+        heads_config: `module:class` of the config with one number of heads everywhere; empty for none.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Network:
     class_name: str = ""
     noise_embedding: Literal["adm", "edm"] = "edm"
     of_diffusers: bool = False
+    heads_config: str = ""
 
     def __post_init__(self) -> None:
         if not self.class_name:
@@ -79,6 +81,12 @@ class Network:
     def config_class(self) -> type[Any]:
         """Imports the class of the config."""
         return pkgutil.resolve_name(self.config)
+
+    def config_class_of(self, values: Mapping[str, object]) -> type[Any]:
+        """Imports the class of a config with these values."""
+        if self.heads_config and values.get("num_heads") is not None:
+            return pkgutil.resolve_name(self.heads_config)
+        return self.config_class()
 
     def network_class(self) -> "type[nn.Module]":
         """Imports the class of the network."""
@@ -90,7 +98,7 @@ class Network:
         Raises:
             TypeError: the config is of another network.
         """
-        if _place(config) != self.config:
+        if _place(config) not in (self.config, self.heads_config):
             raise TypeError(f"a {type(config).__name__} is no config of the network {self.name}")
         return self.network_class()(config)
 
@@ -104,6 +112,7 @@ _ROWS = (
         class_name="UNet2DModel",
         noise_embedding="adm",
         of_diffusers=True,
+        heads_config="unistep.networks.adm_config:HeadsUNetConfig",
     ),
     Network(
         "patched-adm",
@@ -132,7 +141,9 @@ else:
 
 def row_of(value: object) -> Network | None:
     """The row of a network or of a config; None if it has none."""
-    return next((row for row in NETWORKS.values() if _place(value) in (row.config, row.network)), None)
+    return next(
+        (row for row in NETWORKS.values() if _place(value) in (row.config, row.heads_config, row.network)), None
+    )
 
 
 def build_network(config: NetworkConfig) -> "nn.Module":

@@ -78,10 +78,11 @@ def network_row(network: nn.Module) -> Network:
 def config_object(network: nn.Module) -> dict[str, Any]:
     """The content of config.json for a network."""
     config: Any = network.config
-    values = dataclasses.asdict(config)
-    if values.get("num_heads", 0) is None:  # diffusers has no such field
-        del values["num_heads"]
-    return {"_class_name": network_row(network).class_name, "_diffusers_version": DIFFUSERS_VERSION, **values}
+    return {
+        "_class_name": network_row(network).class_name,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **dataclasses.asdict(config),
+    }
 
 
 def read_network(path: Path) -> nn.Module:
@@ -109,7 +110,7 @@ def network_of(raw: dict[str, Any], path: Path) -> nn.Module:
     row = next((row for row in NETWORKS.values() if row.class_name == name), None)
     if row is None:
         raise UserError(f"{path}: unknown network {shown(name)}; known are {_known()}")
-    config_type = row.config_class()
+    config_type = row.config_class_of(raw)
     known = {field.name for field in dataclasses.fields(config_type)}
     if row.of_diffusers:
         refuse_other(raw, _FIXED, path)

@@ -22,13 +22,15 @@ attention head, the size of the images and the dropout.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.empty import without_weights
-from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.adm import UNet
+from unistep.networks.adm_config import HeadsUNetConfig, UNetConfig
 
 MARKS = (
     "input_blocks.0.0.weight",
@@ -99,7 +101,7 @@ def openai_config(
     embedding = _shape(state, "input_blocks.1.0.emb_layers.1.weight")[0]
     classes = _shape(state, "label_emb.weight")[0] if "label_emb.weight" in state else None
     try:
-        return UNetConfig(
+        return (UNetConfig if num_heads is None else partial(HeadsUNetConfig, num_heads=num_heads))(
             sample_size=sample_size,
             in_channels=_shape(state, "input_blocks.0.0.weight")[1],
             out_channels=_shape(state, "out.2.weight")[0],
@@ -110,7 +112,6 @@ def openai_config(
             downsample_type=down_type,
             upsample_type=up_type,
             attention_head_dim=attention_head_dim,
-            num_heads=num_heads,
             norm_num_groups=_GROUPS,
             attn_norm_num_groups=_GROUPS,
             norm_eps=_EPS,
