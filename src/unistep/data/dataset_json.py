@@ -16,6 +16,7 @@ from unistep.data.names import brief, normalised
 from unistep.data.reader import Labels
 from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
+from unistep.files import stand_in
 from unistep.text import shown
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def labels_from_json(content: bytes, location: str, names: Sequence[str], folder
     Raises:
         UserError: the text is not of EDM's form or does not fit the files.
     """
+    if found := stand_in(content[:512]):
+        raise UserError(f"{location} {found}")
     try:
         document = parse_json(content)
     except DocumentError as error:

@@ -18,6 +18,8 @@ from functools import cache
 from PIL import Image
 
 from unistep.data.png import SIGNATURE, without_metadata
+from unistep.data.reader import BadImage
+from unistep.files import stand_in
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000", "HEIF", "JXL")
 """The formats Pillow may decode here. The list is closed as others run programs (EPS) or are no images (PDF)."""
@@ -47,6 +49,8 @@ def open_image(content: bytes) -> Image.Image:
     """Opens an encoded image without its profile and texts; raises as Pillow does."""
     if content.startswith(SIGNATURE):
         content = without_metadata(content)
+    elif found := stand_in(content[:512], "an image"):
+        raise BadImage(f"it {found}")
     return Image.open(io.BytesIO(content), formats=available_formats())
 
 

@@ -23,6 +23,7 @@ from unistep.data.names import brief, normalised
 from unistep.data.reader import Labels
 from unistep.documents import parse_json
 from unistep.errors import UserError
+from unistep.files import stand_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ def labels_from_metadata(files: ImageFiles) -> Labels | None:
 
 
 def _rows(content: bytes, name: str, location: str) -> list[Row]:
+    if found := stand_in(content[:512]):
+        raise UserError(f"{location} {found}")
     try:
         text = content.decode("utf-8-sig")
         if name.endswith(".csv"):

@@ -12,6 +12,7 @@ import torch
 
 from unistep.documents import read_yaml
 from unistep.errors import UserError
+from unistep.files import check_no_stand_in
 from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, load_average
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel
@@ -44,6 +45,7 @@ def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | N
     """
     stage = _stage_with_model(path)
     if stage is None:
+        check_no_stand_in(path / _CONFIG)
         raise UserError(f"{path} is a run without a checkpoint yet; resume its training")
     if (stage / "model" / INDEX).exists():
         return load_model(stage / "model", device, variant=variant)
