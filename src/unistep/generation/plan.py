@@ -219,6 +219,12 @@ def make_plan(
             given["s_max"] = None
         plan = dataclasses.replace(plan, **given, clip=info.clip if clip is None else clip)
         _check_churned(plan)
+        if plan.rho != info.rho and _levels(plan) == _levels(dataclasses.replace(plan, rho=info.rho)):
+            raise UserError(
+                f"`rho` {rho:g} has no effect on {plan.steps} step{'s' * (plan.steps > 1)}, which lie at the ends of the "
+                "grid",
+                "leave it out",
+            )
         return plan
     for name, value in given.items():
         raise UserError(f"`{name}` {value} is for diffusion models; this is a consistency model", "leave it out")
@@ -250,6 +256,12 @@ def _check_churn(solver: str, churn: dict[str, float | None]) -> None:
                 raise UserError(f"`{name}` has no effect without churn", "give `s_churn` above 0, or leave it out")
 
 
+def _levels(plan: DiffusionPlan) -> list[float]:
+    """Noise levels that the steps begin at."""
+    to_zero = plan.solver != "progressive"
+    return noise_levels(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho, to_zero=to_zero)[:-1]
+
+
 def _check_churned(plan: DiffusionPlan) -> None:
     """Refuses churn between levels where there is none."""
     if not plan.s_churn:
@@ -257,7 +269,7 @@ def _check_churned(plan: DiffusionPlan) -> None:
     most = math.inf if plan.s_max is None else plan.s_max
     if plan.s_min > most:
         raise UserError(f"`s_min` {plan.s_min:g} is above `s_max` {most:g}: no step would churn", "give a lower one")
-    levels = noise_levels(plan.steps, plan.sigma_min, plan.sigma_max, plan.rho)[:-1]
+    levels = _levels(plan)
     if not any(plan.s_min <= level <= most for level in levels):
         raise UserError(
             f"no noise level of the {plan.steps} steps lies between `s_min` {plan.s_min:g} and `s_max` {most:g}, so "
