@@ -185,6 +185,14 @@ FLAGS = [
     ("--solver hun", "--solver hun did you mean heun?"),
     ("--solver euler", "--solver euler is for diffusion models"),
     ("--solver heun", "--solver heun is for diffusion models"),
+    ("--rho 7", "--rho 7 for diffusion models leave it out"),
+    ("--s-churn 0", "--s-churn 0 for diffusion models leave it out"),
+    ("--s-noise 1", "--s-noise 1 for diffusion models leave it out"),
+    ("--clip --no-clip", "--clip and --no-clip exclude each other"),
+    ("--no-clip=1", "--no-clip takes no value"),
+    ("--clip false", "--clip takes no value"),
+    ("--no-clib", "--no-clib did you mean --no-clip?"),
+    ("--columns 3", "--columns is for a .png grid new/a.npz leave it out"),
     ("--seed abc", "--seed abc expected int"),
     ("--seed -1", "--seed -1 at least 0"),
     ("--seed 9223372036854775808", "--seed 9223372036854775808 at most 9223372036854775807"),
@@ -212,6 +220,51 @@ def test_classes_that_are_no_numbers(refused, conditional, given):
 
 def test_classes_for_a_model_without(refused, consistency):
     refused([*ONE, consistency, "--class-labels", "0"], "--class-labels 0", "no classes", "leave it out")
+
+
+CHURN = [
+    ("--s-churn -1", "--s-churn -1 at least 0"),
+    ("--s-churn nan", "--s-churn nan a number"),
+    ("--s-churn inf", "--s-churn inf at most"),
+    ("--s-min 0.05", "--s-min has no effect without churn --s-churn above 0"),
+    ("--s-churn 0 --s-max 50", "--s-max has no effect without churn"),
+    ("--s-churn 5 --s-min 3 --s-max 2", "--s-min 3 is above --s-max 2"),
+    ("--s-churn 5 --s-min 90", "no noise level of the 5 steps between --s-min 90"),
+    ("--s-churn 5 --s-noise 11", "--s-noise 11 at most 10"),
+    ("--s-churn 5 --solver euler", "--s-churn is for the solvers heun and dpm2 not for euler"),
+    ("--s-noise 1 --solver ancestral", "--s-noise is for the solvers heun and dpm2 not for ancestral"),
+    ("--s-churn 5 --solver progressive", "--s-churn is for the solvers heun and dpm2 not for progressive"),
+    ("--rho 0", "--rho 0 at least 0.1"),
+    ("--rho inf", "--rho inf at most 1000"),
+    ("--rho x", "--rho x expected float"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), CHURN, ids=[flags for flags, _ in CHURN])
+def test_wrong_flags_of_a_solver(refused, diffusion, flags, words):
+    refused(["sample", diffusion, "--output", "new/a.npz", "--steps", 5, *flags.split()], *words.split())
+
+
+def test_a_rho_that_changes_no_level(refused, diffusion):
+    for steps in (1, 2):
+        refused([*ONE, diffusion, "--steps", steps, "--rho", 3], "--rho 3 has no effect", f"{steps} step")
+
+
+def test_flags_of_a_solver_change_the_images(run, diffusion):
+    """Each of them, and in both ways of writing it."""
+    common, made = [*ONE, diffusion, "--steps", 5, "--output"], {}
+    for flags in ("", "--rho 3", "--no-clip", "--s-churn 5", "--s_churn=5 --s_min=1", "--s-churn 5 --s-noise 1.2"):
+        assert run(*common, f"{len(made)}.npz", *flags.split()).code == 0
+        made[flags] = arrays(f"{len(made)}.npz")["arr_0"].tobytes()
+    assert len(set(made.values())) == len(made)
+    alike = {"--clip": "", "--rho 7": "", "--s-churn 0": "", "--s-churn 5 --s-max inf": "--s-churn 5"}
+    for flags, same in alike.items():
+        assert run(*common, "again.npz", *flags.split()).code == 0
+        assert arrays("again.npz")["arr_0"].tobytes() == made[same]
+
+
+def test_help_has_both_flags_of_a_switch_that_is_neither_on_nor_off(run):
+    assert "--clip, --no-clip" in run("sample", "--help").out
 
 
 def test_flags_of_the_other_kind_of_model(refused, diffusion):

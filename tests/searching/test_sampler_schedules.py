@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from unistep.core.noise import karras_sigma
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
+from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.info import FeatureInfo
 from unistep.metrics.table import METRICS
 from unistep.networks.adm import UNetConfig
@@ -26,7 +28,7 @@ from unistep.searching.sampler_schedules import (
     with_schedules,
     worth_keeping,
 )
-from unistep.searching.scores import EVEN, FOUND, OWN
+from unistep.searching.scores import EVEN, FOUND, OWN, Found, Judged
 from unistep.workflows.models import EMBEDDED, open_any, own_schedule_file
 
 LEVELS, BEST = 20, 13
@@ -309,6 +311,16 @@ def test_a_panel_for_each_number_of_steps_and_one_for_the_gain(tmp_path):
             assert len(picture.convert("RGB").getcolors(1 << 20)) > 100
     assert sizes[1][0] > 2.5 * sizes[0][0] and sizes[1][1] == sizes[0][1]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_picture_of_many_steps_has_room_for_its_curves(tmp_path):
+    """A legend of 38 curves left none, of which matplotlib warned."""
+    schedule = tuple(range(39))
+    judged = (Judged((FOUND,), schedule, 1.0, Estimate(1.0, 0.1), None),)
+    found = Found(schedule, tuple({float(i): 1.0} for i in schedule[1:]), judged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_curves(tmp_path / "curve.png", [found], ModelInfo(), "a title", "FD")
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -220,6 +221,8 @@ def test_notes_about_images_that_the_model_does_not_make(here, caplog):
         ("vary", {"class_labels": [0, 1]}, "no classes"),
         ("vary", {"dtype": "fp32", "model": "loaded"}, "`dtype` is for a model given by name"),
         ("strokes", {"sigmas": [1.0], "sigma": 1.0}, "give the first level, and so does"),
+        ("inpaint", {"mask": "lower", "output": 5}, "`output` 5 must be a path"),
+        ("vary", {"seed": 0, "seeds": [1]}, "`seed` and `seeds` exclude each other"),
         (3, {}, "`task` is neither the name of a task nor an operator"),
     ],
 )
@@ -229,6 +232,32 @@ def test_refusals_leave_nothing(here, grey, task, options, message):
     with pytest.raises(UserError, match=message):
         edit(model, "a.png", [task] if task == 3 else task, **options)
     assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("mask", [5, b"lower", np.zeros((SIDE, SIDE)), torch.zeros(SIDE, SIDE)])
+def test_masks_of_other_types(here, grey, monkeypatch, mask):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its errors would come first
+    with pytest.raises(UserError, match=f"`mask` is of type {type(mask).__name__}; give an image"):
+        edit(grey, "a.png", "inpaint", mask=mask)
+
+
+def test_levels_are_refused_before_anything_is_said(here, caplog):
+    picture(64, mode="RGB").save("photo.png")
+    with caplog.at_level(logging.INFO, "unistep"), pytest.raises(UserError, match="`sigmas`"):
+        edit(None, "photo.png", "inpaint", mask="lower", sigmas=[float("nan")])
+    assert not caplog.records
+
+
+def test_a_measurement_that_is_not_finite_is_refused(here, grey):
+    from unistep.editing.operators import SuperResolution
+
+    operator = SuperResolution((2, 2))
+    y = operator.A(torch.zeros(1, 1, SIDE, SIDE))
+    y.view(-1)[3] = float("nan")
+    with pytest.raises(UserError, match="`measurement` has values that are not finite"):
+        edit(grey, None, operator, measurement=y)
+    with pytest.raises(UserError, match="`measurement` is int64; give floats or uint8"):
+        edit(grey, None, operator, measurement=torch.zeros_like(y, dtype=torch.int64))
 
 
 def test_a_place_that_fills_up_leaves_whole_files(here, grey, monkeypatch):

@@ -85,6 +85,9 @@ def test_what_was_found_is_kept_in_the_model(model, monkeypatch):
     assert again.kept_in is not None and again.kept_in.resolve() == result.kept_in.resolve()
 
 
+OF_TASK = {"task": "upscale", "reference": None, "images": "data.npz"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -108,6 +111,12 @@ def test_what_was_found_is_kept_in_the_model(model, monkeypatch):
             "`images` are uint8 [50, 1, 8, 8]; give uint8 [N, 1, 28, 28], or files",
         ),
         ({"task": "denoise", "reference": None}, "`task` denoise: must be one of inpaint, outpaint"),
+        ({**OF_TASK, "features": "mnist"}, "`features` is for `metric` class, not for psnr; leave it out"),
+        ({**OF_TASK, "resize": "clean", "metric": "lpips"}, "`resize` is for `metric` class, not for lpips"),
+        ({**OF_TASK, "lpips_vgg": "v.pth"}, "`lpips_vgg` is for `metric` lpips, not for psnr; leave it out"),
+        ({"reference": None, "metric": "is", "resolution": 8}, "`resolution` is for the images of a `reference`"),
+        ({"output": "."}, "`output` . holds data.npz, which is of no search; give a new folder"),
+        ({"output": 5}, "`output` 5 must be a path"),
     ],
 )
 def test_refused_before_anything_is_made(model, monkeypatch, options, message):

@@ -220,11 +220,8 @@ def make_plan(
         plan = dataclasses.replace(plan, **given, clip=info.clip if clip is None else clip)
         _check_churned(plan)
         if plan.rho != info.rho and _levels(plan) == _levels(dataclasses.replace(plan, rho=info.rho)):
-            raise UserError(
-                f"`rho` {rho:g} has no effect on {plan.steps} step{'s' * (plan.steps > 1)}, which lie at the ends of the "
-                "grid",
-                "leave it out",
-            )
+            few = f"{plan.steps} step{'s' * (plan.steps > 1)}"
+            raise UserError(f"`rho` {rho:g} has no effect on {few} at the ends of the grid", "leave it out")
         return plan
     for name, value in given.items():
         raise UserError(f"`{name}` {value} is for diffusion models; this is a consistency model", "leave it out")

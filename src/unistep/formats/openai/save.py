@@ -112,6 +112,7 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
         for field, value in ours.items()
         if value is not None and value != getattr(reopened, field)
     ]
+    lost += [] if info.clip else ["no clamp in the sampler, which is `clip=False`"]
     lost += [f"timesteps {','.join(map(str, own))}" for own in info.schedules]
     if config.num_heads is not None:
         arguments.append(f"num_heads={config.num_heads}")
