@@ -3,7 +3,10 @@
 Reading a folder, a pipe or a device would block, never end, or raise an error that does not help.
 """
 
+import contextlib
+import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,20 +22,80 @@ _HEAD_BYTES = 512
 _PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--", b"<script", b"<title", b"<meta")
 
 
+# What a full disk, a full quota and a limit on the size of files raise.
+_FULL = {
+    errno.ENOSPC: "free the disk",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "free the disk, or raise the quota",
+    errno.EFBIG: "raise the limit on the size of files",
+}
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it at the end; after an error nothing new is left there.
 
     Folders above `path` are made.
+
+    Args:
+        path: file to be written.
+        durable: whether the file is on the disk before it has its name, so that it outlives a power cut too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that there is no more room."""
+    return error.errno in _FULL
+
+
+def write_error(path: Path, error: OSError, remedy: str, *, need: int | None = None) -> UserError:
+    """The error of a file or folder that cannot be written.
+
+    Args:
+        path: file or folder.
+        error: error of the system.
+        remedy: remedy where there is room enough; after the room is made where there is not.
+        need: number of bytes to be written; None where it is unknown.
+    """
+    reason = error.strerror or str(error).partition("\n")[0]
+    if not is_full(error):
+        return UserError(f"cannot write {path}: {reason}", remedy)
+    room = [] if need is None else [f"{_megabytes(need)} needed"]
+    with contextlib.suppress(OSError):
+        above = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        room.append(f"{_megabytes(shutil.disk_usage(above).free)} free")
+    shown = f" ({', '.join(room)})" if room else ""
+    return UserError(f"cannot write {path}: {reason}{shown}", f"{_FULL[error.errno or 0]} and {remedy}")
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def check_regular_file(

@@ -148,13 +148,22 @@ def test_a_finished_run_is_left_alone(uninterrupted, capsys):
 
 
 def test_a_damaged_checkpoint_is_named(recipe, uninterrupted, tmp_path, capsys):
+    """The one before is taken, and the run ends as ever; where all are damaged, that is all."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     shutil.rmtree(run / "student" / "model")
-    newest = max((run / "student" / "checkpoints").glob("*.pt"))
+    former, newest = sorted((run / "student" / "checkpoints").glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
+    main(["train", "--resume", str(run)])
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("warning: ")]
+    assert str(newest) in line
+    assert_same_outcome(run, uninterrupted)
+
+    shutil.rmtree(run / "student" / "model")
+    for path in (former, newest):
+        path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--resume", str(run)])
     assert stopped.value.code == 2
     (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("unistep: error")]
-    assert str(newest) in line
+    assert str(newest) in line and "the 1 before it too" in line

@@ -230,45 +230,6 @@ def test_resumed_log_is_that_of_the_uninterrupted_run(trainer, at):
     assert lines[0] == lines[1]
 
 
-# ---------------------------------------------------------------------------------------------------------- bad states
-
-
-def nan_from(step: int) -> Callable[[Tensor, int], Tensor]:
-    return lambda loss, now: loss * math.nan if now >= step else loss
-
-
-@pytest.mark.parametrize("log_every", [1, 100])
-@pytest.mark.parametrize("step", [0, 4, 5, 6])
-def test_loss_that_is_no_number_stops_the_run_and_is_not_saved(trainer, log_every, step):
-    run = trainer(Denoise(nan_from(step)), log_every=log_every)
-    with pytest.raises(UserError, match=r"train: the loss became nan by step \d; lower optimizer.lr") as caught:
-        run.run()
-    assert "\n" not in str(caught.value)
-    assert checkpoints(run) == [f"step-{good:08d}.pt" for good in (3, 6) if good <= step]
-    assert all(math.isfinite(line["loss"]) for line in (logged(run) if (run.folder / "metrics.jsonl").exists() else []))
-
-
-def test_gradient_that_is_no_number_is_not_saved(trainer):
-    """The loss of the step is finite, its gradient is not, and the step is one of a checkpoint."""
-    root = lambda loss, step: loss + (loss * 0).sqrt() * 0 if step == 5 else loss  # noqa: E731
-    run = trainer(Denoise(root), log_every=100)
-    with pytest.raises(UserError, match="the loss became nan by step 6"):
-        run.run()
-    assert checkpoints(run) == ["step-00000003.pt"]
-
-
-def test_interrupted_bad_state_is_not_saved(trainer):
-    def bend(loss, step):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return nan_from(4)(loss, step)
-
-    run = trainer(Denoise(bend), log_every=100)
-    with pytest.raises(UserError, match="the loss became nan"):
-        run.run()
-    assert checkpoints(run) == ["step-00000003.pt"]
-
-
 # ------------------------------------------------------------------------------------------------- stop and go on again
 
 

@@ -13,7 +13,7 @@ import torch
 from unistep.documents import read_yaml
 from unistep.errors import UserError
 from unistep.files import check_no_stand_in
-from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, load_average
+from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, load_average, whole_checkpoint
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.files import INDEX
@@ -47,7 +47,7 @@ def load_run(path: Path, device: torch.device | str = "cpu", *, variant: str | N
     if stage is None:
         check_no_stand_in(path / _CONFIG)
         raise UserError(f"{path} is a run without a checkpoint yet; resume its training")
-    if (stage / "model" / INDEX).exists():
+    if (stage / "model" / INDEX).exists() and not _is_longer(stage):
         return load_model(stage / "model", device, variant=variant)
     if variant is not None:
         raise UserError(f"`variant` {variant} is for a finished model, and {stage} is not finished; leave it out")
@@ -86,14 +86,25 @@ def _stage_with_model(path: Path) -> Path | None:
     return None
 
 
-def _of_checkpoint(stage: Path, device: torch.device | str) -> LoadedModel:
-    """The averaged weights of a stage's newest checkpoint."""
-    step = checkpoint_steps(stage / "checkpoints")[-1]
-    file = checkpoint_path(stage / "checkpoints", step)
-    meta = torch.device(device).type == "meta"
-    model = load_outline(stage / OUTLINE, {} if meta else load_average(file), device)
+def _is_longer(stage: Path) -> bool:
+    """Whether a stage that has ended was made longer since, so that its model is the older one."""
+    total, done = _steps(stage), checkpoint_steps(stage / "checkpoints")
+    return bool(done) and total is not None and done[-1] < total and (stage / OUTLINE / INDEX).exists()
+
+
+def _steps(stage: Path) -> int | None:
+    """Length of a stage by the run's config; None where it does not say."""
     total = _stages(stage.parent).get(stage.name, {}).get("steps")
-    of = f" of {total:,}" if isinstance(total, int) else ""
+    return total if isinstance(total, int) else None
+
+
+def _of_checkpoint(stage: Path, device: torch.device | str) -> LoadedModel:
+    """The averaged weights of a stage's newest checkpoint that is whole; without weights simply of the newest."""
+    meta, folder = torch.device(device).type == "meta", stage / "checkpoints"
+    file = (None if meta else whole_checkpoint(folder)) or checkpoint_path(folder, checkpoint_steps(folder)[-1])
+    step, total = int(file.stem.removeprefix("step-")), _steps(stage)
+    model = load_outline(stage / OUTLINE, {} if meta else load_average(file, checked=True), device)
+    of = "" if total is None else f" of {total:,}"
     note = f"{stage} is not finished: this is its newest checkpoint, of step {step:,}{of}"
     return replace(model, path=file, format="checkpoint of a run", notes=(note,))
 

@@ -148,6 +148,7 @@ class ProgressiveObjective(PlainObjective):
         self.total_steps = total_steps
         self.sigma_data = sigma_data
         self.phases = config.phases(total_steps)
+        self.teacher = teacher
         self.first_teacher: Denoiser | None = teacher
         self.target = target.eval()
 
@@ -228,7 +229,7 @@ class ProgressiveObjective(PlainObjective):
         return {} if self.first_teacher is not None else dict(self.target.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores the teacher."""
+        """Restores the teacher; that of the first phase has no weights here."""
         if state:
             self.target.load_state_dict(state)
-            self.first_teacher = None
+        self.first_teacher = None if state else self.teacher

@@ -1,9 +1,15 @@
-"""Ctrl-C and SIGTERM: in the training loop a request to stop after the current step, elsewhere the end at once."""
+"""Ctrl-C and SIGTERM: in the training loop a request to stop after the current step, elsewhere the end at once.
+
+Python handles signals in the main thread alone. In another thread the host program keeps its handlers, and nothing here
+takes effect.
+"""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class StopRequest:
@@ -11,21 +17,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._former: dict[signal.Signals, object] = {}
+        self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._former[number] = signal.signal(number, self._receive)
-            except ValueError:  # not in the main thread: the host program keeps its handlers
-                break
+        self._former = _install(self._receive)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        _restore(self._former)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
@@ -59,11 +60,24 @@ def signals_raise() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number))
 
-    former = {}
+    former = _install(interrupt)
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            former[number] = signal.signal(number, interrupt)
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        _restore(former)
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Sets the handler of both signals, and returns the former ones; none outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    try:
+        return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # the main thread of a subinterpreter
+        return {}
+
+
+def _restore(former: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in former.items():
+        # None stands for one that is not Python's, which cannot be put back.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -81,7 +81,11 @@ class TrainerConfig:
         log_every: number of steps between two lines of the log.
         sample_every: number of steps between two grids of samples.
         checkpoint_every: number of steps between two checkpoints.
-        keep_checkpoints: number of checkpoints that stay, the newest ones.
+        keep_checkpoints: number of checkpoints that stay, the newest ones, at least 2.
+        max_skipped: number of steps in a row that may be skipped because loss or gradient is not finite; after that the
+            stage goes back to its last good checkpoint.
+        rollback_lr: factor of the learning rate for the rest of the stage, each time that it goes back.
+        max_rollbacks: number of times that a stage goes back before it stops.
 
     Raises:
         UserError: a value is out of range.
@@ -97,11 +101,17 @@ class TrainerConfig:
     sample_every: int = 1000
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    max_skipped: int = 20
+    rollback_lr: float = 0.5
+    max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every")
-        for name in (*counts, "keep_checkpoints"):
+        for name in (*counts, "keep_checkpoints", "max_skipped"):
             check_range(name, getattr(self, name), 1, math.inf)
+        check_range("max_rollbacks", self.max_rollbacks, 0, math.inf)
+        if not 0 < self.rollback_lr <= 1:
+            raise UserError(f"{self.rollback_lr} must lie in (0, 1]", field="rollback_lr")
         if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):
             raise UserError(f"{list(self.ema_decays)} must hold at least one number in [0, 1)", field="ema_decays")
 

@@ -1,13 +1,17 @@
 """The log of a stage: `metrics.jsonl`, TensorBoard and the progress display.
 
-After a resume the lines of steps that will be run again are dropped, so that each line stands once. An evaluation is a
-line of its own, after that of its step.
+After a resume, and where the stage goes back to a checkpoint, the lines of steps that will be run again are dropped, so
+that each line stands once. An evaluation is a line of its own, after that of its step, and so is a return to a
+checkpoint. Numbers that are not finite are left out: JSON has none.
 """
 
+import contextlib
 import json
+import logging
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +21,12 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from unistep.files import whole_file, write_error
 from unistep.runtime.progress import Bar
 
+_log = logging.getLogger("unistep")
+
+_RESUME = "resume"
 _PRINT_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -32,6 +40,9 @@ class RunLog:
         start_step: number of steps done before.
         active: False on all processes but the first.
         shown: whether progress goes to stderr: a bar on a terminal, else a line now and then.
+
+    Raises:
+        UserError: the log cannot be written, at its beginning or later.
     """
 
     def __init__(
@@ -42,13 +53,13 @@ class RunLog:
         self._bar = Bar(title, total_steps, start_step, status=True, timed=True, keep=True, active=self._shown)
         if not active:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
-        _drop_after(self._path, start_step)
-        self._file = self._path.open("a")
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        self._path, self._board = folder / "metrics.jsonl", folder / "tensorboard"
+        self._writer: SummaryWriter | None = None
         self._printed = 0.0
         self._status = ""
+        with _written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._open(start_step)
 
     def __enter__(self) -> "RunLog":
         self._bar.__enter__()
@@ -59,8 +70,20 @@ class RunLog:
     ) -> None:
         self._bar.__exit__()
         if self.active:
-            self._file.close()
-            self._writer.close()
+            self._close()
+
+    def rewind(self, step: int, values: dict[str, float]) -> None:
+        """Goes back to a checkpoint.
+
+        Args:
+            step: its number of steps.
+            values: numbers by name that are recorded of it.
+        """
+        self.advance(step)
+        if self.active:
+            self._close()
+            self._open(step)
+            self._record(step, values)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar to `step` steps done."""
@@ -71,12 +94,14 @@ class RunLog:
 
         Args:
             step: number of steps done.
-            values: numbers by name; `loss`, `images_per_second` and `seconds` go on the screen.
+            values: numbers by name; `loss`, `images_per_second` and `seconds` go on the screen. Without `loss` no step
+                was taken since the last line.
         """
         if not self.active:
             return
         self._record(step, values)
-        self._status = status = f"loss {values['loss']:.4g}  {values['images_per_second']:.0f} images/s"
+        loss = f"loss {values['loss']:.4g}" if "loss" in values else "all steps skipped"
+        self._status = status = f"{loss}  {values['images_per_second']:.0f} images/s"
         if self._bar.shown:
             self._bar.update(step, status=status)
         elif time.monotonic() - self._printed > _PRINT_EVERY or step >= self._total:
@@ -106,8 +131,12 @@ class RunLog:
         """
         with Image.open(path) as grid:
             pixels = np.atleast_3d(np.asarray(grid))
-        self._writer.add_image("samples", pixels, step, dataformats="HWC")
-        self._writer.flush()
+
+        def add(writer: SummaryWriter) -> None:
+            writer.add_image("samples", pixels, step, dataformats="HWC")
+            writer.flush()
+
+        self._show(add)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Records the settings of a stage in TensorBoard, as its hyperparameters and as a table.
@@ -119,20 +148,58 @@ class RunLog:
             return
         plain = {name: v if isinstance(v, int | float | str) else str(v) for name, v in settings.items()}
         table = "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {v} |" for name, v in plain.items())])
-        self._writer.add_text("settings", table)
-        # By hand: the writer's own method would put them into a run of their own.
-        for summary in hparams(plain, {"loss": 0.0}):
-            self._writer._get_file_writer().add_summary(summary)
+
+        def add(writer: SummaryWriter) -> None:
+            writer.add_text("settings", table)
+            # By hand: the writer's own method would put them into a run of their own.
+            for summary in hparams(plain, {"loss": 0.0}):
+                writer._get_file_writer().add_summary(summary)
+
+        self._show(add)
 
     def say(self, status: str) -> None:
         """Shows a status beside the bar, until the next one."""
         self._bar.update(status=status)
 
-    def _record(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+    def _open(self, step: int) -> None:
+        """Opens the files for the lines after `step`."""
+        with _written(self._path):
+            _drop_after(self._path, step)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        with _written(self._board):
+            self._writer = SummaryWriter(str(self._board), purge_step=step + 1 if step else None)
+
+    def _close(self) -> None:
+        os.close(self._file)
+        with contextlib.suppress(OSError):  # TensorBoard's last lines on a full disk
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = None
+
+    def _show(self, add: Callable[[SummaryWriter], None]) -> None:
+        """Writes to TensorBoard, whose thread meets an error of the disk at some later time."""
+        with _written(self._board):
+            if self._writer is not None:
+                add(self._writer)
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = json.dumps({"step": step, **finite}).encode() + b"\n"
+        with _written(self._path):
+            size = os.fstat(self._file).st_size
+            try:
+                if os.write(self._file, line) < len(line):
+                    os.write(self._file, line[-1:])  # which raises the error
+                    raise OSError("the line was cut")
+            except OSError:
+                os.ftruncate(self._file, size)  # no half line
+                raise
+
+        def add(writer: SummaryWriter) -> None:
+            for name, value in finite.items():
+                writer.add_scalar(name, value, step)
+
+        self._show(add)
 
     def _print(self, step: int, text: str) -> None:
         if self._shown:
@@ -147,16 +214,32 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """While entered, an error of the system is one of a file that cannot be written.
+
+    Raises:
+        UserError: there was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error, _RESUME) from None
+
+
 def _drop_after(path: Path, step: int) -> None:
+    """Keeps the lines up to `step`, none where it is 0; those that are damaged are dropped, and said."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, damaged = [], 0
+    lines = path.read_bytes().split(b"\n")
+    for i, line in enumerate(lines, 1):
         try:
-            if json.loads(line)["step"] <= step:
+            if line and json.loads(line)["step"] <= step and step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a killed run may be cut
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += i < len(lines)  # the last line of a killed run may be cut: its step is run again
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+    if damaged:
+        _log.warning("%s: damaged lines, %d of them, are dropped; training goes on without them", path, damaged)

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
+from unistep.arguments import plain_arguments
+from unistep.checks import user_path
 from unistep.config import RunConfig, changed, find_recipe, read_run, read_values, run_config, with_teacher
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
+    from unistep.runtime.lock import FolderLock
     from unistep.workflows.estimate.result import Estimate
 
 Recipe: TypeAlias = str | os.PathLike[str] | RunConfig | None
@@ -23,6 +26,7 @@ def train(recipe: Recipe = None, *, dry_run: Literal[True], **arguments: Any) ->
 def train(recipe: Recipe = None, *, dry_run: Literal[False] = False, **arguments: Any) -> "Run": ...
 @overload
 def train(recipe: Recipe = None, *, dry_run: bool, **arguments: Any) -> Union["Run", "Estimate"]: ...
+@plain_arguments(empty=["recipe", "data", "output", "resume", "teacher"])
 def train(
     recipe: Recipe = None,
     *,
@@ -73,21 +77,42 @@ def train(
     """
     if dry_run and resume is not None:
         raise UserError("`dry_run` and `resume` exclude each other; give the recipe")
-    config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides)
-    if dry_run:
-        from unistep.workflows.estimate.estimate import estimate
+    from unistep.runtime.lock import FolderLock
 
-        return estimate(config, name=folder.name)
+    with FolderLock("train") as lock:
+        if resume is not None and _is_first() and isinstance(resume, str | os.PathLike) and user_path(resume).is_dir():
+            lock.acquire(user_path(resume))  # before its config may change
+        config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides)
+        if not dry_run:
+            _train(config, folder, progress, lock)
+            return Run(folder)
+    from unistep.workflows.estimate.estimate import estimate
+
+    return estimate(config, name=folder.name)
+
+
+def _train(config: RunConfig, folder: Path, progress: bool, lock: "FolderLock") -> None:
+    from unistep.files import write_error
     from unistep.runtime.interrupt import Interrupted
     from unistep.workflows.runs.loop import train_stages
 
     try:
-        train_stages(config, folder, progress=progress)
+        train_stages(config, folder, progress=progress, lock=lock)
     except Interrupted as stopped:
         begun = (folder / "config.yaml").is_file()
         stopped.add_note(f"go on with unistep.train(resume={str(folder)!r})" if begun else "nothing was written")
         raise
-    return Run(folder)
+    except OSError as error:  # of a place that has no words of its own
+        raise write_error(Path(error.filename or folder), error, "resume") from None
+    except RuntimeError as error:
+        if "onnection" not in str(error) or os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        raise UserError("another process of this run has ended early; see what it printed, then resume") from None
+
+
+def _is_first() -> bool:
+    """Whether this is the first of several processes, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def prepared(
@@ -109,17 +134,23 @@ def prepared(
     for name, value in (("output", output), ("resume", resume), ("teacher", teacher), ("data", data)):
         if isinstance(value, str) and not value.strip():
             raise UserError("is empty; give a path, or leave it out", field=name)
+        kinds = (str, os.PathLike, *((Mapping,) if name in ("teacher", "data") else ()))
+        if value is not None and not isinstance(value, kinds):
+            words = "a name, a path or a mapping of keys" if Mapping in kinds else "a path"
+            raise UserError(f"a {type(value).__name__} must be {words}", field=name)
+    if recipe is not None and not isinstance(recipe, str | os.PathLike | RunConfig):
+        raise UserError(f"a {type(recipe).__name__} must be a name, a .yaml file or a config", field="recipe")
     changes = dict(overrides)
     if data is not None:
         changes["data"] = data if isinstance(data, Mapping) else {"source": os.fspath(data)}
     if isinstance(teacher, Mapping):
         changes["teacher"], teacher = teacher, None
     if resume is not None:
-        return _resumed(Path(resume), changes, output, teacher, skip_to)
+        return _resumed(user_path(resume), changes, output, teacher, skip_to)
     if skip_to is not None:
         raise UserError("`skip_to` is for a run that has begun; `resume` it")
     config, name = _of_recipe(recipe, changes, teacher)
-    return config, Path(output if output is not None else Path("runs") / name)
+    return config, user_path(output if output is not None else Path("runs") / name)
 
 
 def recipe_config(
@@ -155,16 +186,17 @@ def _of_recipe(recipe: Any, changes: Mapping[str, Any], teacher: Any) -> tuple[R
 def _resumed(
     folder: Path, changes: Mapping[str, Any], output: Any, teacher: Any, skip: str | None
 ) -> tuple[RunConfig, Path]:
-    from unistep.workflows.runs.folder import change_run, skip_to
+    from unistep.workflows.runs.folder import change_run, check_config, skip_to
 
     if output is not None:
         raise UserError("`output` is for a new run; a run that is resumed stays in its folder")
     values = read_run(folder)
+    check_config(folder)
     old = run_config(values, str(folder / "config.yaml"))
     new = run_config(_changed(values, changes, teacher))
     if skip is not None:
         new = skip_to(folder, new, skip)
-    change_run(folder, old, new, write=os.environ.get("RANK", "0") == "0")
+    change_run(folder, old, new, write=_is_first())
     return new, folder
 
 
@@ -179,7 +211,8 @@ def _diffusion_model(name: str | os.PathLike[str]) -> str:
     """The name of a model; of a run that of its newest diffusion model."""
     from unistep.formats.run_directory import newest_diffusion_stage
 
-    found = newest_diffusion_stage(Path(name)) if Path(name).is_dir() else None
+    path = user_path(name)
+    found = newest_diffusion_stage(path) if path.is_dir() else None
     return os.fspath(found or name)
 
 
@@ -212,8 +245,12 @@ class Run:
         for stage in self.stages:
             path = self.folder / stage / "metrics.jsonl"
             curves = found.setdefault(stage, {})
-            for line in path.read_text().splitlines() if path.exists() else ():
-                values = json.loads(line)
+            for line in path.read_bytes().split(b"\n") if path.exists() else ():
+                try:
+                    values = json.loads(line)
+                    values["step"]
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    continue  # cut or damaged; training drops such lines, and says so
                 for name, value in values.items():
                     if name != "step":
                         curves.setdefault(name, []).append((values["step"], value))

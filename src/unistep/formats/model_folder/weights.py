@@ -5,12 +5,18 @@ takes as long as reading its weights once, and no memory of its own. Writing to 
 copy of the page, never the file. A file that is replaced by renaming, as `save_model` and the hub's client do, keeps
 existing for processes that have opened it; a program that writes into a file in place disturbs them.
 Weights of other types are converted one by one.
+
+A file that is written here holds the SHA-256 digest of its tensors among its metadata (`unistep.sha256`), and is
+refused where it differs.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,6 +28,7 @@ from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, 
 from unistep.formats.wrappers import unwrap
 
 _DAMAGED = "fetch it again"
+_DIGEST = "unistep.sha256"
 
 
 def find_weights(folder: Path, variant: str | None) -> list[Path]:
@@ -57,6 +64,8 @@ def load_weights(
         UserError: a file cannot be read; a tensor is missing, unexpected, of the wrong shape or type, or not finite.
     """
     found, notes = _checked(network, files, weights)
+    for file in files:
+        _check_digest(file)
     dtype = main_dtype(tensor for tensor, _ in found.values())
     where = {name: file for name, (_, file) in found.items()}
     # Taken out one by one, so that nothing is held twice.
@@ -100,8 +109,40 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
         raise UserError(f"{path}: tensor {bad} has values that are not finite as {word}; it was not written")
     with path.open("wb"):  # the library's file is for its owner alone; this one has the usual permissions
         usual = path.stat().st_mode
-    save_file(state, path, metadata={"format": "pt"})
+    save_file(state, path, metadata={"format": "pt", _DIGEST: _digest_of(state)})
     path.chmod(usual & 0o777)
+
+
+def _check_digest(file: Path) -> None:
+    """Passes where the tensors of a file are those that were written, and where the file does not say.
+
+    Raises:
+        UserError: they are not.
+    """
+    if file.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(file, "pt") as opened:
+            expected = (opened.metadata() or {}).get(_DIGEST)
+            if expected is None or expected == _digest_of({name: opened.get_tensor(name) for name in opened.keys()}):
+                return
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read ({error}); {_DAMAGED}") from None
+    raise UserError(
+        f"{file} is damaged: its tensors are not those of its digest",
+        f"{_DAMAGED}, or remove {_DIGEST} from its metadata if another program has changed it on purpose",
+    )
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The digest of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _checked(

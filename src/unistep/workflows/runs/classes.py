@@ -41,7 +41,10 @@ def check_same_classes(outline: Path, info: ModelInfo) -> None:
         UserError: the names differ, so that a number may mean another class.
     """
     file = outline / "scheduler" / "scheduler_config.json"
-    before = read_info(file, diffusers_network=False).class_names if file.is_file() else ()
+    try:
+        before = read_info(file, diffusers_network=False).class_names if file.is_file() else ()
+    except UserError:  # damaged; it is written anew when the stage goes on
+        return
     if not before or before == info.class_names:
         return
     now = info.class_names

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -117,8 +116,13 @@ class TrainingEvaluation:
         stretches = [range(start, min(start + _STRETCH, count)) for start in range(0, count, _STRETCH)]
         mine = itertools.islice(stretches, *share(len(stretches), self.processes))
         kind = self.metric.kind
-        found = [features_of(images(part), self.network, (kind,), name, part.start)[kind] for part in mine]
-        gathered: Sequence[list[Tensor]] = self.processes.gather(found)
+        try:
+            found = [features_of(images(part), self.network, (kind,), name, part.start)[kind] for part in mine]
+        except UserError as error:  # images that are no numbers; the other processes must hear of it
+            found = str(error)
+        gathered: Sequence[list[Tensor] | str] = self.processes.gather(found)
+        if (refused := self.processes.broadcast(next((g for g in gathered if isinstance(g, str)), None))) is not None:
+            raise UserError(refused)
         return torch.cat([part for parts in gathered for part in parts]) if gathered else None
 
     def _compared(self, features: Tensor) -> Estimate:
@@ -128,11 +132,7 @@ class TrainingEvaluation:
 
     def _shared(self, found: Estimate | None) -> Estimate:
         """The first process's number, on all."""
-        if self.processes.count > 1:
-            self.processes.wait()  # which hears signals, and that another process has ended
-            shared: list[Any] = [found]
-            dist.broadcast_object_list(shared, src=0, group=self.processes.group)
-            found = shared[0]
+        found = self.processes.broadcast(found)
         assert found is not None
         return found
 

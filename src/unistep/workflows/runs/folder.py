@@ -1,13 +1,16 @@
 """The folder of a run: whose it is, what may change when it goes on, and what has changed.
 
-config.yaml                      the resolved config
+config.yaml                      the resolved config, and the digest of its lines
+data.json                        the fingerprint of the images
 history.jsonl                    what was changed when the run went on, a line each time; absent where nothing was
 teacher/  student/  ...          a stage each: checkpoints/, samples/, metrics.jsonl, tensorboard/, model/
+.lock                            held while a process trains the run
 """
 
 import datetime
+import hashlib
 import json
-import os
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from typing import Any
 from unistep.config import RunConfig, StageConfig, differences, dump, read_values, run_config
 from unistep.config.recipes import CONFIG
 from unistep.errors import UserError
+from unistep.files import whole_file, write_error
 from unistep.formats.checkpoint import checkpoint_steps
+from unistep.runtime.lock import LOCK, FolderLock
 
 HISTORY = "history.jsonl"
 
@@ -24,40 +29,85 @@ _FREE = {"description", "precision", "evaluate_every", "data.cache_dir", "data.m
 _FREE_SECTIONS = ("evaluation", "lpips")
 _FREE_OF_STAGES = {"steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every"}
 _FREE_OF_STAGES |= {"keep_checkpoints", "timesteps", "num_train_timesteps", "published_at"}
+_FREE_OF_STAGES |= {"max_skipped", "rollback_lr", "max_rollbacks"}
 _FREE_OF_STAGES |= {f"optimizer.{name}" for name in ("lr", "betas", "eps", "weight_decay", "warmup_steps", "decay")}
 _FREE_OF_STAGES |= {f"optimizer.{name}" for name in ("final_lr", "decay_steps", "clip_grad_norm")}
 _SHOWN = 4
 
+_SEAL = "# sha256 of the lines that are no comments: "
+# Names that a killed process may leave in the folder of a run before its config is there.
+_LEFT = {LOCK, "config.tmp", f".{CONFIG}.tmp"}
 
-def claim_folder(folder: Path, config: RunConfig) -> None:
+
+def claim_folder(folder: Path, config: RunConfig, lock: FolderLock | None = None) -> None:
     """Writes the config, or checks that the one there is the same run's.
 
+    Args:
+        folder: folder of the run.
+        config: its config.
+        lock: lock of the folder, which is taken before anything is written; None takes none.
+
     Raises:
-        UserError: the folder holds a run of another config, or something else.
+        UserError: the folder holds a run of another config, or something else, or another process trains it.
     """
     path = folder / CONFIG
     if path.exists():
+        if lock is not None:
+            lock.acquire(folder)
+        check_config(folder)
         _check_same(folder, config)
         return
-    temporary = path.with_suffix(".tmp")
-    if folder.exists() and (not folder.is_dir() or any(p != temporary for p in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(p.name not in _LEFT for p in folder.iterdir())):
         raise UserError(f"{folder} exists and is not a run directory; choose another `output`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error, "choose another `output`") from None
+    if lock is not None:
+        lock.acquire(folder)
+        if path.exists():  # of another process, which was faster and has ended
+            _check_same(folder, config)
+            return
     write_config(folder, config)
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes the config, whole or not at all.
+    """Writes the config with the digest of its lines, whole or not at all.
 
     Raises:
         UserError: it cannot be written.
     """
+    path, text = folder / CONFIG, dump(config)
+    try:
+        with whole_file(path, durable=True) as temporary:
+            temporary.write_text(f"{text}{_SEAL}{_digest(text)}\n", encoding="utf-8")
+        (folder / "config.tmp").unlink(missing_ok=True)  # of former versions
+    except OSError as error:
+        raise write_error(path, error, "choose another `output`") from None
+
+
+def check_config(folder: Path) -> None:
+    """Passes where the settings in a run's config.yaml are those that were written; former versions do not say.
+
+    Raises:
+        UserError: they are not.
+    """
     path = folder / CONFIG
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".tmp").write_text(dump(config), encoding="utf-8")
-        os.replace(path.with_suffix(".tmp"), path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another `output`") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error})", "put a copy in its place") from None
+    found = re.search(rf"^{re.escape(_SEAL)}([0-9a-f]{{64}})$", text, re.MULTILINE)
+    if found is not None and found[1] != _digest(text):
+        raise UserError(
+            f"{path}: its settings are not those that were written: it is damaged, or was changed by hand",
+            "undo that, and give changes beside `resume`; or remove its last line to keep it as it is",
+        )
+
+
+def _digest(text: str) -> str:
+    lines = (line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def change_run(folder: Path, old: RunConfig, new: RunConfig, *, write: bool = True) -> None:
@@ -82,8 +132,13 @@ def change_run(folder: Path, old: RunConfig, new: RunConfig, *, write: bool = Tr
         "changed": {key: [before, after] for key, before, after in changes},
     }
     write_config(folder, new)
-    with (folder / HISTORY).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    path, line = folder / HISTORY, json.dumps(entry).encode() + b"\n"
+    try:
+        before = path.read_bytes() if path.exists() else b""
+        with whole_file(path) as temporary:
+            temporary.write_bytes(before + line)
+    except OSError as error:
+        raise write_error(path, error, "resume") from None
 
 
 def check_changes(folder: Path, old: RunConfig, changes: list[tuple[str, Any, Any]]) -> None:

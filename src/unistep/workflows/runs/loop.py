@@ -6,6 +6,7 @@ every phase too, as `model-8-steps/`.
 """
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,25 +25,32 @@ from unistep.data import ImageDataset, read_dataset
 from unistep.data.classes import classes_line
 from unistep.data.open import BUNDLED
 from unistep.errors import UserError
-from unistep.formats.checkpoint import checkpoint_steps
+from unistep.files import write_error
+from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps
 from unistep.formats.model import LoadedModel, ModelInfo, image_shape, num_classes
 from unistep.formats.model_folder.card import Training, model_card
+from unistep.formats.model_folder.files import INDEX
 from unistep.formats.model_folder.folder import load_model, save_model, write_outline
 from unistep.formats.run_directory import OUTLINE
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.objectives.protocol import Objective
+from unistep.runtime.lock import FolderLock
 from unistep.training.config import Precision
 from unistep.training.evaluation import Evaluation
+from unistep.training.guard import Diverged
 from unistep.training.precision import pick_precision
+from unistep.training.restore import on_first
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
 from unistep.workflows.runs.classes import check_same_classes, kept_names
 from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
+from unistep.workflows.runs.fingerprint import check_data
 from unistep.workflows.runs.folder import claim_folder
 from unistep.workflows.runs.models import open_models
+from unistep.workflows.runs.repair import clean_stage, damage_of, make_room
 
 _log = logging.getLogger("unistep")
 
@@ -88,18 +96,23 @@ def dataset_of(config: RunConfig) -> ImageDataset:
     return read_dataset(config.data if config.use_labels else replace(config.data, use_labels=False))
 
 
-def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
+def train_stages(config: RunConfig, folder: Path, *, progress: bool = True, lock: FolderLock | None = None) -> None:
     """Trains what is left of a run.
 
     Args:
         config: run.
         folder: its folder; a new one is made.
         progress: whether to show how far it is.
+        lock: lock of the folder, which the caller releases; None takes one for as long as the run is trained.
 
     Raises:
-        UserError: the config does not fit the data, or the folder holds another run.
+        UserError: the config does not fit the data, the folder holds another run, or another process trains it.
         Interrupted: a signal came; what is done is saved.
     """
+    if lock is None:
+        with FolderLock("train") as own:
+            train_stages(config, folder, progress=progress, lock=own)
+        return
     accelerator = build_accelerator(config.precision)
     for stage in config.stages:
         stage.check_split(accelerator.num_processes)
@@ -111,11 +124,17 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True) -> N
     opened = open_models(config, images)
     designs = design_stages(config, images, {name: ModelDesign.of(model) for name, model in opened.items()})
     evaluation = open_evaluation(config, dataset, accelerator)
-    if accelerator.is_main_process:
-        claim_folder(folder, config)
-        if images.class_names:
-            _log.info("%s has %s", config.data.source, classes_line(images.class_names))
-    accelerator.wait_for_everyone()
+
+    def claim() -> None:
+        claim_folder(folder, config, lock)
+        for design in designs:
+            if checkpoint_steps(folder / design.stage.name / "checkpoints"):
+                check_same_classes(folder / design.stage.name / OUTLINE, design.info)
+        check_data(folder, dataset, config.data.source)
+
+    on_first(accelerator, claim)
+    if accelerator.is_main_process and images.class_names:
+        _log.info("%s has %s", config.data.source, classes_line(images.class_names))
     later = {name for stage in config.stages for name in (stage.init, stage.taught_by)}
     for design in designs:
         stage = design.stage
@@ -170,25 +189,58 @@ class StageRun:
             Its model folder.
         """
         main, stage, model = self.accelerator.is_main_process, self.stage, self.folder / "model"
-        done = checkpoint_steps(self.folder / "checkpoints")
-        if (model / "model_index.json").exists() and done and done[-1] >= stage.steps:
+        finished, done = on_first(self.accelerator, self.look)
+        if finished:
             self.say(f"{stage.name}: finished before, {model}")
             return model
-        if done:
-            check_same_classes(self.folder / OUTLINE, self.info)
-            self.say(f"{stage.name}: resuming after step {done[-1]} of {stage.steps}")
         trainer = self.trainer(init, teacher)
+        on_first(self.accelerator, lambda: self.outline(trainer.student, trainer.objective, done))
+        try:
+            averaged = trainer.run()
+        except Diverged as error:
+            raise UserError(error.problem, self.remedy(error)) from None
+        on_first(self.accelerator, lambda: self.save(model, averaged, trainer.step, trainer.seconds))
         if main:
-            self.outline(trainer.student, trainer.objective, done[-1] if done else 0)
-        averaged = trainer.run()
-        if main:
-            self.save(model, averaged, trainer.step, trainer.seconds)
             self.say(f"{stage.name}: {stage.steps} steps in {trainer.seconds / 60:.1f} minutes, {model}")
             if trainer.evaluation and (best := trainer.best):
                 path = self.folder / "best"
                 self.say(f"{stage.name}: best {trainer.evaluation.name} {best.text} at step {best.step}, {path}")
-        self.accelerator.wait_for_everyone()
         return model
+
+    def look(self) -> tuple[bool, int]:
+        """Looks at what is there of the stage, and removes what is half-written.
+
+        Returns:
+            Whether it has ended and its model is whole; number of steps in its newest checkpoint.
+        """
+        stage, model = self.stage, self.folder / "model"
+        clean_stage(self.folder)
+        done = max(checkpoint_steps(self.folder / "checkpoints"), default=0)
+        begun_after = any(
+            checkpoint_steps(self.run_folder / other.name / "checkpoints")
+            for other in self.config.stages[self.config.stages.index(stage) + 1 :]
+        )
+        if model.exists() and not (model / INDEX).exists():
+            _log.warning("%s is missing; the model is made again, and what is left of it is %s.damaged", INDEX, model)
+            make_room(model)
+        elif model.exists() and (done >= stage.steps or (begun_after and not done)):
+            last = checkpoint_path(self.folder / "checkpoints", done) if done else None
+            damage = damage_of(model, self.design, last)
+            if not damage:
+                return True, done
+            _log.warning("%s; the model is made again", damage)
+        elif model.exists() and done:
+            _log.info("%s: %s stays that of the shorter training until the stage ends", stage.name, model)
+        elif model.exists():
+            _log.warning("%s has no checkpoint: the stage is trained from its beginning", self.folder)
+        if done:
+            self.say(f"{stage.name}: resuming after step {done} of {stage.steps}")
+        return False, done
+
+    def remedy(self, error: Diverged) -> str:
+        """The way to go on with the stage after it diverged."""
+        run = shlex.quote(str(self.run_folder))
+        return f"{error.remedy}: `resume={run}` `{self.stage.name}.optimizer.lr={error.lr:.3g}`"
 
     def trainer(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Trainer:
         """The trainer of the stage, at its beginning."""
@@ -225,7 +277,10 @@ class StageRun:
         """
         network: Any = student.network
         _, fields = objective.phase_model(min(step, self.stage.steps - 1)) or ("", {})
-        write_outline(self.folder / OUTLINE, network, replace(self.info, **fields))
+        try:
+            write_outline(self.folder / OUTLINE, network, replace(self.info, **fields))
+        except OSError as error:
+            raise write_error(self.folder / OUTLINE, error, "resume") from None
 
     def say(self, line: str) -> None:
         """Logs a line, on the first process."""

@@ -38,6 +38,17 @@ def shaped_network(config: RunConfig, channels: int, size: int, classes: int) ->
         raise UserError(f"`network`: {error}; set `data.resolution` or another network") from None
 
 
+def built_config(config: NetworkConfig) -> NetworkConfig:
+    """The architecture that `build_network` builds: the plain U-Net where nothing is folded, which diffusers opens.
+
+    Args:
+        config: architecture of a stage.
+    """
+    if isinstance(config, PatchedUNetConfig) and config.patch_size == 1:
+        return UNetConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(UNetConfig)})
+    return config
+
+
 def build_network(config: NetworkConfig, seed: int) -> nn.Module:
     """A network with random weights; the global random state is left as it was.
 
@@ -45,8 +56,7 @@ def build_network(config: NetworkConfig, seed: int) -> nn.Module:
         config: architecture.
         seed: seed of the weights.
     """
-    if isinstance(config, PatchedUNetConfig) and config.patch_size == 1:  # diffusers opens the plain network alone
-        config = UNetConfig(**{f.name: getattr(config, f.name) for f in dataclasses.fields(UNetConfig)})
+    config = built_config(config)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the GPUs too
         return table.build_network(config)
