@@ -113,7 +113,7 @@ def test_every_method_trains_from_a_model(name, saved, data, tmp_path, caplog):
 def test_methods_without_a_teacher_train_from_nothing(name, network, data, tmp_path):
     model = load_model(train(a_run(stage(name), network=network, data=data()), tmp_path / "run"))
     assert model.info.noise_embedding == "adm" and model.config == network
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "student"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "data.json", "student"]
 
 
 def test_a_chain_of_three_stages(network, data, tmp_path):

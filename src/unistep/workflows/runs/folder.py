@@ -54,8 +54,8 @@ def claim_folder(folder: Path, config: RunConfig, lock: FolderLock | None = None
     if path.exists():
         if lock is not None:
             lock.acquire(folder)
-        check_config(folder)
         _check_same(folder, config)
+        check_config(folder)
         return
     if folder.exists() and (not folder.is_dir() or any(p.name not in _LEFT for p in folder.iterdir())):
         raise UserError(f"{folder} exists and is not a run directory; choose another `output`")
