@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error says that there is no more room."""
+    """Whether an error is that of a place without more room."""
     return error.errno in _FULL
 
 

@@ -3,7 +3,7 @@
 A file is written under a temporary name, flushed to disk and renamed, so that a killed run leaves either the
 former checkpoints or the new one. Files hold tensors and plain numbers and are read without executing anything.
 
-Behind the archive of PyTorch, which ends where it says, stands the SHA-256 digest of all before:
+Behind the archive of PyTorch stands the SHA-256 digest of all before:
 
     step-00000500.pt = torch.save(state) + b"unistep sha256 " + 64 hexadecimal digits + b"\\n"
 

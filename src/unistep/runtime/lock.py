@@ -34,7 +34,7 @@ class FolderLock:
     """The lock of a folder; released by leaving the context, and by the end of the process.
 
     Args:
-        work: what the holder of the lock does, in words, as "train".
+        work: work of the holder, as a verb: "train".
     """
 
     def __init__(self, work: str) -> None:

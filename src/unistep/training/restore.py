@@ -18,7 +18,7 @@ def on_first(accelerator: Accelerator, function: Callable[[], T]) -> T:
 
     Args:
         accelerator: the processes, all of which come here.
-        function: what is called; its value is pickled where there are several processes.
+        function: function without arguments, whose value is pickled where there are several processes.
 
     Returns:
         Its value, on all processes.

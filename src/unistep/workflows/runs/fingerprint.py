@@ -24,7 +24,7 @@ _PIXELS = 1 << 28
 
 
 def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
-    """What tells a dataset from others.
+    """Number, shape and classes of a dataset, and the digest of its pixels and labels.
 
     Args:
         dataset: images and labels.

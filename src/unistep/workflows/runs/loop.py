@@ -187,6 +187,9 @@ class StageRun:
 
         Returns:
             Its model folder.
+
+        Raises:
+            UserError: it diverged, or its files cannot be read or written.
         """
         main, stage, model = self.accelerator.is_main_process, self.stage, self.folder / "model"
         finished, done = on_first(self.accelerator, self.look)
@@ -274,6 +277,9 @@ class StageRun:
             student: model in training.
             objective: its objective.
             step: number of steps done.
+
+        Raises:
+            UserError: it cannot be written.
         """
         network: Any = student.network
         _, fields = objective.phase_model(min(step, self.stage.steps - 1)) or ("", {})

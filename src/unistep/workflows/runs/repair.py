@@ -1,4 +1,4 @@
-"""What a kill or a damaged disk leaves in the folder of a stage: half-written files, and models that are not whole."""
+"""Leftovers of kills and damaged disks in the folder of a stage: half-written files, and models that are not whole."""
 
 import os
 import re
