@@ -1,5 +1,6 @@
 """The same weights in whatever training scripts wrap them in."""
 
+import argparse
 import json
 import logging
 import shutil
@@ -337,3 +338,32 @@ def test_dinov2_in_wrappers(tmp_path: Path):
     torch.save({"teacher": behind("backbone.", weights) | {"dino_head.mlp.0.weight": torch.ones(1)}}, tmp_path / "x.pt")
     network = load_dinov2(tmp_path / "x.pt")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------- files by their content
+
+
+def padded(path: Path, tensors: dict[str, Tensor], first: bytes) -> Path:
+    """A safetensors file the length of whose header, a multiple of eight, has these first bytes."""
+    save_file(tensors, path, metadata={"x": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    missing = (int.from_bytes(first, "little") - length) % 256 ** len(first)
+    save_file(tensors, path, metadata={"x": "x" * missing})
+    assert path.read_bytes().startswith(first)
+    return path
+
+
+@pytest.mark.parametrize("first", [b"\x80", b"PK\x00"])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x"])
+def test_files_are_what_they_hold(first: bytes, name: str, state: dict[str, Tensor], tmp_path: Path):
+    """The length of a header may begin as a pickle or as a zip file does, and a name may be wrong."""
+    assert torch.equal(read(padded(tmp_path / name, state, first))[0], state["out.2.bias"])
+    with pytest.raises(UserError, match="is a safetensors file: weights without their architecture"):
+        open_model(padded(tmp_path / "other.safetensors", {"w": torch.zeros(3)}, first))
+    torch.save(state, tmp_path / "y.safetensors")
+    assert torch.equal(read(tmp_path / "y.safetensors")[0], state["out.2.bias"])
+
+
+def test_arguments_of_scripts_are_data(state: dict[str, Tensor], tmp_path: Path):
+    content = {"state_dict": state, "args": argparse.Namespace(lr=0.1, names=["a"]), "arch": "adm", "metric": 3.2}
+    assert torch.equal(opened(tmp_path / "x.pt", content)[0], state["out.2.bias"])

@@ -44,10 +44,17 @@ class Location:
             return "data.pkl" in self.zip_members and "constants.pkl" not in self.zip_members
         return self.head.startswith(b"\x80") and _OLD_TORCH in self.head[:40]
 
+    @property
+    def is_safetensors(self) -> bool:
+        """True if there is a safetensors file: the length of a JSON object, and that object."""
+        if not self.is_file or self.head[8:9] != b"{":
+            return False
+        return 0 < int.from_bytes(self.head[:8], "little") < self.path.stat().st_size
+
     @cached_property
     def zip_members(self) -> frozenset[str] | None:
         """Names of a zip file's members without their folders; None if it is damaged, or no zip file."""
-        if not self.head.startswith(b"PK"):
+        if not self.head.startswith(b"PK") or self.is_safetensors:  # whose length may be of any bytes
             return None
         try:
             with open_zip(self.path) as file:

@@ -4,6 +4,7 @@ Files are mapped, not read, if possible: tensors stay in the file until they are
 writing to one changes the process' copy of the page and never the file.
 """
 
+import argparse
 import json
 import logging
 import zipfile
@@ -32,25 +33,30 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     """The state dict in a file, as it stands there.
 
     Args:
-        path: file; safetensors if it ends so, otherwise a file of `torch.save`.
+        path: safetensors file or file of `torch.save`, by its content; one that is neither is what its name says.
         remedy: remedy for a missing or wrong file, the end of a message.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds objects, or is no state dict.
     """
     check_regular_file(path, remedy)
+    is_safetensors = _is_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors:
             _header(path)
             state = load_file(path)
         else:
             check_torch_file(path)
-            # Only zip files, which torch writes since 1.6, can be mapped instead of read.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            # The arguments of a script, which many put beside the weights, are plain data.
+            with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+                # Only zip files, which torch writes since 1.6, can be mapped instead of read; and only by their path,
+                # by whose ending torch goes.
+                mapped = path.suffix != ".safetensors" and zipfile.is_zipfile(path)
+                state = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:  # damaged bytes make the readers raise almost anything
-        if path.suffix == ".safetensors":
+        if is_safetensors:
             raise UserError(f"{path} cannot be read ({_first_line(error)})", remedy) from None
         if is_training_state(path):
             raise UserError(
@@ -64,6 +70,14 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path} holds no state dict", remedy)
     return state
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{":
+        return True
+    return path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))
 
 
 def names_in_safetensors(path: Path) -> list[str]:

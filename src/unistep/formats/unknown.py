@@ -20,16 +20,16 @@ def _file(location: Location) -> str:
         return f"{path} is empty; fetch it again"
     if found := stand_in(head, "a checkpoint"):
         return f"{path} {found}"
+    if location.is_safetensors:
+        folder = next((p for p in path.absolute().parents[:2] if (p / INDEX).exists()), None)
+        instead = f"give the model folder: {folder}" if folder else f"give the folder that holds {INDEX}"
+        return f"{path} is a safetensors file: weights without their architecture; {instead}"
     if head.startswith(b"PK"):
         if location.zip_members is None:
             return f"{path} is a zip file that is cut short or damaged; fetch it again"
         if "constants.pkl" in location.zip_members:
             return f"{path} is a TorchScript program, which is not run; give the model's state dict"
         return f"{path} is a zip file and no checkpoint of PyTorch's; {phrases()}"
-    if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < path.stat().st_size:
-        folder = next((p for p in path.absolute().parents[:2] if (p / INDEX).exists()), None)
-        instead = f"give the model folder: {folder}" if folder else f"give the folder that holds {INDEX}"
-        return f"{path} is a safetensors file: weights without their architecture; {instead}"
     if not any(byte < 9 or 13 < byte < 27 for byte in head):
         return f"{path} is a text file and not a checkpoint; {phrases()}"
     return f"{path} is not a checkpoint of a known kind; {phrases()}"

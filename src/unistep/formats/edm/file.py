@@ -63,7 +63,7 @@ _SONG_ONLY = ("embedding_type", "channel_mult_noise", "encoder_type", "decoder_t
 
 def is_edm(location: Location) -> bool:
     """Returns whether a file is a pickle (since protocol 2 all begin with one byte) not written by `torch.save`."""
-    return location.head.startswith(b"\x80") and not location.is_torch_file
+    return location.head.startswith(b"\x80") and not location.is_torch_file and not location.is_safetensors
 
 
 def load_edm(path: Path, device: torch.device | str = "cpu", *, weights: str | None = None) -> LoadedModel:

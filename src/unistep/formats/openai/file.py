@@ -60,8 +60,8 @@ def is_openai(location: Location) -> bool:
     """Returns whether a file is one of `torch.save`, or safetensors with the tensors of this U-Net."""
     if location.is_torch_file:
         return True
-    # Its header is JSON after eight bytes. Other safetensors belong to model folders.
-    return location.head[8:9] == b"{" and any(name.endswith(MARKS[0]) for name in names_in_safetensors(location.path))
+    # Other safetensors belong to model folders.
+    return location.is_safetensors and any(name.endswith(MARKS[0]) for name in names_in_safetensors(location.path))
 
 
 def load_openai(
