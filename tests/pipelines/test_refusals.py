@@ -141,7 +141,7 @@ def test_a_folder_of_pickles_and_use_safetensors(model_folder: Callable[..., Pat
         (lambda p: Pipe.from_pipe(object()), "no network"),
         (lambda p: Pipe.from_pipe(p, custom_pipeline="x"), "custom_pipeline"),
         (lambda p: Pipe.download("a/b", custom_pipeline="x"), "custom_pipeline"),
-        (lambda p: Pipe.download("a/b", force_download=True), "force_download"),
+        (lambda p: Pipe.download("a/b", force_download=True, local_files_only=True), "force_download"),
         (lambda p: Pipe.load_config("no/such/place"), "no file or folder"),
         (lambda p: p(num_inference_steps=2.5), "num_inference_steps"),
         (lambda p: p(num_inference_steps=True), "num_inference_steps"),

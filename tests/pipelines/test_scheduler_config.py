@@ -214,7 +214,7 @@ def test_the_result_of_a_step_in_every_way():
         (lambda: Scheduler.load_config(Path(__file__).parent), "scheduler_config.json"),
         (lambda: Scheduler.load_config(Path(__file__)), "not readable JSON"),
         (lambda: Scheduler.load_config("o/m", proxies={"http": "x"}), "HTTPS_PROXY"),
-        (lambda: Scheduler.load_config("o/m", force_download=True), "force_download"),
+        (lambda: Scheduler.load_config("o/m", force_download=True, local_files_only=True), "force_download"),
     ],
 )
 def test_one_line_refusals(call: Any, words: str):

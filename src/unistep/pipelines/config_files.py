@@ -26,7 +26,7 @@ def read_config(
     Args:
         name: the file, a folder, or owner/name on the hub.
         file: name of the file in a folder.
-        folders: folders below that in which it may be, if the option `subfolder` names none.
+        folders: folders below that in which it may be, if the option `subfolder` names none; the last one on the hub.
         options: options of a download.
         return_unused_kwargs: whether a dict of the options that are none of these comes with it.
         return_commit_hash: whether the commit on the hub comes with it; None for a file.
@@ -40,17 +40,17 @@ def read_config(
     """
     download, unused = Download.of("load_config", options, LOADING, keep_unknown=return_unused_kwargs)
     path, commit = user_path(name), None
-    if not path.is_file():
-        if not path.is_dir():
-            if not is_hub_name(os.fspath(name)):
-                raise UserError(f"{shown(os.fspath(name))} is no file or folder; {LAYOUT}")
-            path = download.folder(os.fspath(name))
-            commit = path.name
-        places = [path / part / file for part in ([download.subfolder] if download.subfolder else folders)]
+    folders = [download.subfolder] if download.subfolder else folders
+    if path.is_dir():
+        places = [path / part / file for part in folders]
         found = next((place for place in places if place.exists()), None)
         if found is None:
             raise UserError(f"{path} has no {' and no '.join(str(p.relative_to(path)) for p in places)}; {LAYOUT}")
         path = found
+    elif not path.is_file():
+        if not is_hub_name(os.fspath(name)):
+            raise UserError(f"{shown(os.fspath(name))} is no file or folder; {LAYOUT}")
+        path, commit = download.config(os.fspath(name), f"{folders[-1]}/{file}".lstrip("/"))
     results = [read_object(path, LAYOUT)]
     results += [unused] if return_unused_kwargs else []
     results += [commit] if return_commit_hash else []

@@ -52,7 +52,9 @@ class OpenedPipeline(SwitchedPipeline):
         unet: Any = None,
         kind: Literal["consistency", "diffusion"] | None = None,
         attention_head_dim: int | None = None,
+        num_heads: int | None = None,
         sample_size: int | None = None,
+        weights: str | None = None,
         **options: Any,
     ) -> _Pipeline:
         """Opens a consistency model of any format that `unistep.load` opens.
@@ -67,7 +69,7 @@ class OpenedPipeline(SwitchedPipeline):
             token: access token for private models on the hub.
             cache_dir: folder of downloads.
             local_files_only: take the model from the cache, and download nothing.
-            force_download: must be false for a model on the hub, whose files are compared with the hub's hashes.
+            force_download: fetch a model of the hub again, if the cache holds it; without effect on others.
             use_safetensors: whether the weights must be safetensors; None takes what there is, those first.
             low_cpu_mem_usage: without effect: weights are mapped, and never initialised first.
             disable_mmap: whether weights are read into memory at once instead of being mapped.
@@ -76,7 +78,9 @@ class OpenedPipeline(SwitchedPipeline):
             unet: network instead of the model's.
             kind: "consistency" for a .pt with the name of a diffusion model.
             attention_head_dim: channels of an attention head in a .pt; 64 if not given.
+            num_heads: number of attention heads at every resolution in a .pt, in place of `attention_head_dim`.
             sample_size: side of a .pt's images in pixels; that at which attention begins at 32 pixels if not given.
+            weights: network to take from a file that holds several, as "ema".
             options: diffusers' other options, where they ask for nothing special; see docs/diffusers.md.
 
         Raises:
@@ -91,10 +95,12 @@ class OpenedPipeline(SwitchedPipeline):
         precision = _precision(torch_dtype, dtype)
         place = _place(device_map, device)
         name = os.fspath(pretrained_model_name_or_path)
+        source = name
         if force_download and not user_path(name).exists():
-            Download(cache_dir=cache_dir, force_download=True).check_force(name)
+            download = Download(revision, token, cache_dir, local_files_only, True, variant=variant)
+            source = os.fspath(download.folder(name))
         model = open_model(
-            name,
+            source,
             "cpu" if unet is None else "meta",
             revision=revision,
             token=token,
@@ -103,7 +109,9 @@ class OpenedPipeline(SwitchedPipeline):
             variant=variant,
             kind=kind,
             attention_head_dim=attention_head_dim,
+            num_heads=num_heads,
             sample_size=sample_size,
+            weights=weights,
         )
         if unet is None and use_safetensors is not None:
             _check_weights(model, variant, use_safetensors)

@@ -159,28 +159,33 @@ class Download:
             name: owner/name.
 
         Raises:
-            UserError: the model cannot be had; `force_download`.
+            UserError: the model cannot be had.
         """
         from unistep.formats.hub.download import fetch_folder
 
-        self.check_force(name)
-        return fetch_folder(
-            name,
-            revision=self.revision,
-            token=self.token,
-            cache_dir=self.cache_dir,
-            local_files_only=bool(self.local_files_only),
-            variant=self.variant,
-        )
+        return fetch_folder(name, variant=self.variant, **self._given())
 
-    def check_force(self, name: str) -> None:
-        """Refuses `force_download` of a model of the hub.
+    def config(self, name: str, file: str) -> tuple[Path, str]:
+        """Fetches a config of a model of the hub, and nothing else.
+
+        Args:
+            name: owner/name.
+            file: path of the config in the repository.
+
+        Returns:
+            The file in the cache, and its commit.
 
         Raises:
-            UserError: it is set.
+            UserError: the file cannot be had.
         """
-        if self.force_download:
-            raise UserError(
-                f"`force_download`: files in the cache have been compared with the hashes that the hub states; "
-                f"leave it out, or give another `cache_dir` for {name}"
-            )
+        from unistep.formats.hub.download import fetch_config
+
+        return fetch_config(name, file, **self._given())
+
+    def _given(self) -> dict[str, Any]:
+        return {
+            "revision": self.revision,
+            "token": self.token,
+            "cache_dir": self.cache_dir,
+            "local_files_only": bool(self.local_files_only),
+        } | ({"force_download": True} if self.force_download else {})

@@ -65,6 +65,7 @@ def fetch_folder(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     variant: str | None = None,
+    force_download: bool = False,
 ) -> Path:
     """Fetches a model folder from the Hub, or takes it from the cache.
 
@@ -79,6 +80,7 @@ def fetch_folder(
         cache_dir: folder of the cache; None is the Hub's own (HF_HUB_CACHE, HF_HOME).
         local_files_only: take the model from the cache, and download nothing.
         variant: variant of the weights, such as "fp16"; None is the plain weights.
+        force_download: fetch all files again, those that the cache holds too.
 
     Returns:
         The folder in the cache, which must not be changed.
@@ -92,8 +94,10 @@ def fetch_folder(
     address = hub_address(model_id, revision, token, cache_dir)
     with explained(address):
         offline = is_offline()
+        if force_download:
+            _check_online(address, local_files_only)
         # A commit never changes: where it is whole there is nothing to ask.
-        if local_files_only or offline or re.fullmatch(r"[0-9a-f]{40}", address.revision):
+        elif local_files_only or offline or re.fullmatch(r"[0-9a-f]{40}", address.revision):
             if folder := _cached_folder(address, variant):
                 return folder
         if local_files_only or offline:
@@ -101,9 +105,9 @@ def fetch_folder(
             remedy = "unset HF_HUB_OFFLINE" if offline else "leave out `local_files_only`"
             raise UserError(f"{address} is not whole in the cache {address.cache}{weights}; {remedy} to fetch it")
         try:
-            return _fetch(address, variant)
+            return _fetch(address, variant, force_download)
         except Refused as error:
-            if not (folder := _cached_folder(address, variant)):
+            if force_download or not (folder := _cached_folder(address, variant)):
                 raise
             if not isinstance(error, Unreachable):
                 raise UserError(f"{error}; the copy in the cache opens with `local_files_only`") from None
@@ -111,7 +115,65 @@ def fetch_folder(
             return folder
 
 
-def _fetch(address: HubAddress, variant: str | None) -> Path:
+def fetch_config(
+    model_id: str,
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> tuple[Path, str]:
+    """Fetches one file of a model from the Hub, or takes it from the cache, as `fetch_folder`.
+
+    Args:
+        model_id: `owner/name`.
+        name: path of the file in the repository.
+        revision: branch, tag or commit; None is main.
+        token: access token of private and gated models, as in `fetch_folder`.
+        cache_dir: folder of the cache; None is the Hub's own.
+        local_files_only: take the file from the cache, and download nothing.
+        force_download: fetch the file again if the cache holds it.
+
+    Returns:
+        The file in the cache, and its commit.
+
+    Raises:
+        UserError: no such model, revision or file; no permission; no network and not in the cache; a damaged download.
+    """
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", name, re.ASCII):
+        raise UserError(f"{shown(name)[:200]} is no file of a repository; check the name")
+    address = hub_address(model_id, revision, token, cache_dir)
+    with explained(address):
+        if force_download:
+            _check_online(address, local_files_only)
+        cached = cached_file(address, name, address.revision)
+        cached = cached if cached and is_inside(address, cached) else None
+        if local_files_only or is_offline():
+            if cached is None:
+                raise UserError(f"{name} of {address} is not in the cache {address.cache}, and nothing is downloaded")
+        else:
+            try:
+                with explained(address):
+                    commit, files = list_files(address, TIMEOUT)
+                if name not in files:
+                    raise UserError(f"{address} has no {name}; check the name")
+                return _get(address, commit, name, files[name], force_download), commit
+            except Unreachable as error:
+                if force_download or cached is None:
+                    raise
+                _LOG.warning("%s; using the copy in the cache", error)
+        return cached, cached.parents[name.count("/")].name
+
+
+def _check_online(address: HubAddress, local_files_only: bool) -> None:
+    if local_files_only or is_offline():
+        other = "HF_HUB_OFFLINE" if is_offline() else "`local_files_only`"
+        raise UserError(f"`force_download` of {address} and {other} exclude each other; leave out one")
+
+
+def _fetch(address: HubAddress, variant: str | None, force: bool = False) -> Path:
     with explained(address):
         commit, files = list_files(address, TIMEOUT)
     if missing := [name for name in REQUIRED if name not in files]:
@@ -120,23 +182,23 @@ def _fetch(address: HubAddress, variant: str | None) -> Path:
         raise UserError(f"{address} is not the folder of a consistency model: it has no {missing[0]}; {remedy}")
     weights = choose_weights(files, variant, address)
     small = [*REQUIRED, *([CARD] if CARD in files else [])]
-    paths = [_get(address, commit, name, files[name]) for name in small]
+    paths = [_get(address, commit, name, files[name], force) for name in small]
     check_components(paths[0], address)
-    path = _get(address, commit, weights, files[weights])
+    path = _get(address, commit, weights, files[weights], force)
     if weights.endswith(".json"):
         shards = shards_of(path, address)
         if missing := [name for name in shards if name not in files]:
             raise UserError(f"{address} is incomplete: it has no {missing[0]}; tell the model's owner")
         for name in shards:
-            _get(address, commit, name, files[name])
+            _get(address, commit, name, files[name], force)
     folder = paths[0].parent
     record_revision(address, commit)
     return folder
 
 
-def _get(address: HubAddress, commit: str, name: str, file: HubFile) -> Path:
-    """The path of a file of a commit, which is fetched if it is not in the cache."""
-    path = cached_file(address, name, commit)
+def _get(address: HubAddress, commit: str, name: str, file: HubFile, force: bool = False) -> Path:
+    """The path of a file of a commit, which is fetched if it is not in the cache, or if it must be."""
+    path = None if force else cached_file(address, name, commit)
     # Its content was compared when it came.
     if path and is_inside(address, path) and file.size in (None, path.stat().st_size):
         return path
@@ -144,7 +206,7 @@ def _get(address: HubAddress, commit: str, name: str, file: HubFile) -> Path:
     if size > _MOST_TEXT and name.endswith((".json", ".md")):
         raise UserError(f"{name} of {address} takes {size / 1e6:,.0f} MB, which no such file does; check the name")
     with explained(address, name):
-        if not has_blob(address, digest):
+        if force or not has_blob(address, digest):
             _check_space(address, name, size)
             with new_blob(address, digest) as (temporary, target):
                 _download(address, commit, name, size, digest, temporary, target)
