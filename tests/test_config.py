@@ -4,13 +4,15 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from unistep.cli.train import parse_run
 from unistep.config import RunConfig, StageConfig, differences, dump, find_recipe, recipe_names, run_config
 from unistep.config.resolve import run_keys, to_values, with_teacher
-from unistep.config.values import leaves
+from unistep.config.values import convert, leaves
 from unistep.errors import UserError
 from unistep.objectives.methods import METHODS
 
@@ -430,3 +432,28 @@ def test_mistakes_in_the_former_form_are_one_line(parse):
             parse(text)
     with pytest.raises(UserError, match="unknown key teacher.stepz; did you mean teacher.steps"):
         parse("teacher: {stepz: 3}")
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "plain"),
+    [
+        (int, np.int64(5), 5),
+        (int | None, torch.tensor(5), 5),
+        (float, np.float32(0.5), 0.5),
+        (float, np.int32(2), 2.0),
+        (bool, np.bool_(True), True),
+        (tuple[int, ...], np.array([0, 22]), (0, 22)),
+        (tuple[int, ...], [np.int64(0), np.int64(22)], (0, 22)),
+        (tuple[float, float], torch.tensor([0.5, 1.0]), (0.5, 1.0)),
+    ],
+)
+def test_numbers_of_numpy_and_torch(hint, value, plain):
+    found = convert(hint, value, "steps")
+    assert (found, type(found)) == (plain, type(plain))
+    assert not isinstance(found, tuple) or [type(one) for one in found] == [type(one) for one in plain]
+
+
+@pytest.mark.parametrize("value", [np.float64(5.5), np.bool_(True), np.array([5]), np.array("5")])
+def test_numbers_of_numpy_of_another_kind(value):
+    with pytest.raises(UserError, match="`steps` .*: expected int"):
+        convert(int, value, "steps")

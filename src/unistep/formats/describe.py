@@ -43,6 +43,7 @@ class ModelReport:
         timesteps: indices of a good schedule of two steps; None if there is none.
         schedules: good schedules of other numbers of steps.
         notes: assumptions about facts that the files do not hold, a line each.
+        clip: whether samplers clamp the outputs of the model to [-1, 1] by default.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class ModelReport:
     timesteps: tuple[int, ...] | None
     schedules: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
+    clip: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it in JSON's types."""
@@ -110,6 +112,8 @@ class ModelReport:
             ("noise", f"sigma {noise['sigma_min']:g} to {noise['sigma_max']:g}, sigma_data {noise['sigma_data']:g}"),
             ("scalings", noise["scalings"] + (f"; noise embedding {embedding}" if embedding else "")),
         ]
+        if not self.clip:
+            rows.append(("sampling", "outputs are not clamped to [-1, 1]"))
         if self.num_train_timesteps is not None:
             rows.append(("grid", f"{self.num_train_timesteps} levels, rho {noise['rho']:g}"))
         schedules = [own for own in (self.timesteps, *self.schedules) if own is not None]
@@ -159,6 +163,7 @@ def describe(model: "LoadedModel") -> ModelReport:
         timesteps=info.timesteps,
         schedules=info.schedules,
         notes=model.notes,
+        clip=info.clip,
     )
 
 

@@ -381,6 +381,7 @@ def test_a_teacher_of_edms(edm_pkl, method, kind, scaling):
     del weights["map_augment.weight"]
     assert same(student.network.state_dict(), weights)
     assert (design.info.kind, design.info.noise_embedding) == (kind, "edm")
+    assert not teacher.info.clip and design.info.clip == (kind == "consistency")
     found = student.scaling
     assert [found.c_skip(torch.tensor([3.0])), found.c_noise(torch.tensor([3.0]))] == [
         scaling.c_skip(torch.tensor([3.0])),
