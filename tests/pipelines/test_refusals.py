@@ -31,6 +31,7 @@ OPENING_REFUSED: list[dict[str, Any]] = [
     {"device_map": "sequential"},
     {"device_map": {"unet": "cpu", "scheduler": "cuda"}},
     {"device_map": "nowhere"},
+    {"device_map": "meta"},
     {"device_map": "cpu", "device": "cpu"},
     {"custom_pipeline": "clip_guided"},
     {"custom_revision": "main"},

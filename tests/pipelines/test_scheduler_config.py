@@ -166,6 +166,17 @@ def test_conversions_are_theirs():
     assert ours.config_name == theirs.config_name and ours.compatibles == [Scheduler]
 
 
+def test_numbers_of_numpy_are_numbers():
+    scheduler = Scheduler(np.int64(40), sigma_max=np.float32(80), clip_denoised=np.bool_(True))
+    assert scheduler.config == Scheduler().config and type(scheduler.config.sigma_max) is float
+    x = torch.zeros(1, 1, 2, 2)
+    for t in (3, np.int64(3), torch.tensor(3), torch.tensor([3])):
+        with pytest.raises(UserError, match="integer indices"):
+            scheduler.step(x, t, x)
+    for t in (float(scheduler.timesteps[4]), scheduler.timesteps[4:5], np.float64(scheduler.timesteps[4])):
+        assert scheduler.index_for_timestep(t) == 4
+
+
 def test_the_result_of_a_step_in_every_way():
     scheduler = Scheduler()
     x = torch.ones(1, 1, 2, 2)

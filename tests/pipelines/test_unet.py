@@ -105,6 +105,16 @@ def test_hooks_see_a_call(pipe: Pipe):
     assert seen[0][2].tolist() == [2] and isinstance(seen[1][0], Tensor)
 
 
+def test_calls_within_other_modes(pipe: Pipe):
+    call: dict[str, Any] = {"class_labels": 1, "generator": 0, "num_inference_steps": 2, "output_type": "pt"}
+    expected = pipe(**call).images
+    with torch.inference_mode():
+        assert torch.equal(pipe(**call).images, expected)
+    assert torch.equal(pipe(**call).images, expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(pipe(**call).images, expected, rtol=0, atol=0.1)
+
+
 def test_a_wrong_call_says_so(pipe: Pipe):
     for call in (
         lambda: pipe.unet(X, 1.0),  # no labels

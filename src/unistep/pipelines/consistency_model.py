@@ -52,7 +52,7 @@ class ConsistencyModelPipeline(StoredPipeline):
         num_inference_steps: Whole | None = 1,
         timesteps: Numbers | None = None,
         generator: Seeds = None,
-        latents: Shaped[Tensor, "B C H W"] | None = None,
+        latents: Shaped[Tensor, "..."] | None = None,
         output_type: str | None = "pil",
         return_dict: bool = True,
         callback: Callable[[int, Tensor, Tensor], Any] | None = None,
@@ -132,7 +132,7 @@ class ConsistencyModelPipeline(StoredPipeline):
         self,
         num_inference_steps: Whole | None,
         timesteps: Numbers | None,
-        latents: Shaped[Tensor, "B C H W"] | None,
+        latents: Shaped[Tensor, "..."] | None,
         batch_size: Whole,
         img_size: Whole,
         callback_steps: Whole | None,
@@ -156,7 +156,7 @@ class ConsistencyModelPipeline(StoredPipeline):
         dtype: torch.dtype,
         device: torch.device | str | int,
         generator: Seeds,
-        latents: Shaped[Tensor, "B C H W"] | None = None,
+        latents: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Returns noise of the scheduler's first level.
 

@@ -17,6 +17,9 @@ Numbers = Tensor | np.ndarray | Sequence[Any]
 Whole = SupportsIndex
 """A whole number as callers give it."""
 
+Real = float | np.number
+"""A number as callers give it."""
+
 
 def is_whole(value: object) -> bool:
     """Returns whether a value is a whole number: of Python, numpy or torch, and neither a truth value nor an array."""
@@ -88,7 +91,11 @@ def as_device(value: Any, field: str = "device") -> torch.device:
     """
     try:
         device = torch.device(value)
+        if device.type == "meta":
+            raise UserError(f"`{field}` meta holds no values; give one that this machine has")
         torch.empty(0, device=device)
+    except UserError:
+        raise
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"`{field}` {value}: {reason}; give one that this machine has") from None

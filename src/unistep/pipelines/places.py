@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from unistep.errors import UserError
-from unistep.pipelines.numbers import as_device, whole_number
+from unistep.pipelines.numbers import Whole, as_device, whole_number
 from unistep.pipelines.offload import Offload
 from unistep.pipelines.parts import PipelineParts
 from unistep.pipelines.precision import cast, is_precision, resolved
@@ -90,7 +90,7 @@ class PlacedPipeline(PipelineParts):
             with self._offload.holding(unwrapped(self.unet)) as device:
                 yield device
 
-    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+    def enable_model_cpu_offload(self, gpu_id: Whole | None = None, device: Any = None) -> None:
         """Keeps the network in CPU memory, and on the accelerator during calls alone.
 
         Without an accelerator, and none asked for, the network stays on the CPU, which is logged.
@@ -118,7 +118,7 @@ class PlacedPipeline(PipelineParts):
         self.to("cpu")
         self._offload = Offload(chosen)
 
-    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+    def enable_sequential_cpu_offload(self, gpu_id: Whole | None = None, device: Any = None) -> None:
         """Does the same as `enable_model_cpu_offload`: there is one network, which is moved as a whole.
 
         Args:

@@ -25,7 +25,7 @@ from unistep.core.parameterization import ConsistencyScaling, EDMScaling, NoiseE
 from unistep.errors import UserError
 from unistep.pipelines.frozen import scheduler_config
 from unistep.pipelines.noise import Generator, randn
-from unistep.pipelines.numbers import Numbers, Whole, as_device, as_list, check_number, is_whole, whole_number
+from unistep.pipelines.numbers import Numbers, Real, Whole, as_device, as_list, check_number, is_whole, whole_number
 from unistep.pipelines.output import SchedulerOutput
 from unistep.pipelines.scheduler_files import SchedulerFiles
 from unistep.samplers.consistency import check_sigmas
@@ -62,13 +62,13 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
 
     def __init__(
         self,
-        num_train_timesteps: int = 40,
-        sigma_min: float = 0.002,
-        sigma_max: float = 80.0,
-        sigma_data: float = 0.5,
-        s_noise: float = 1.0,
-        rho: float = 7.0,
-        clip_denoised: bool = True,
+        num_train_timesteps: Whole = 40,
+        sigma_min: Real = 0.002,
+        sigma_max: Real = 80.0,
+        sigma_data: Real = 0.5,
+        s_noise: Real = 1.0,
+        rho: Real = 7.0,
+        clip_denoised: bool | np.bool_ = True,
         noise_embedding: NoiseEmbedding = "adm",
     ) -> None:
         self.config = c = scheduler_config(
@@ -104,7 +104,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
         """Number of the first step; None unless `set_begin_index` was called."""
         return self._begin_index
 
-    def set_begin_index(self, begin_index: int = 0) -> None:
+    def set_begin_index(self, begin_index: Whole = 0) -> None:
         """Begins in the middle of a schedule: at step `begin_index`.
 
         Raises:
@@ -171,7 +171,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
         return scaling.c_skip(flat).reshape(sigma.shape), scaling.c_out(flat).reshape(sigma.shape)
 
     def scale_model_input(
-        self, sample: Shaped[Tensor, "B ..."], timestep: float | Float[Tensor, ""]
+        self, sample: Shaped[Tensor, "B ..."], timestep: Real | Shaped[Tensor, "..."]
     ) -> Shaped[Tensor, "B ..."]:
         """Returns c_in(sigma) x, the input of the network."""
         sigma = self._sigma(timestep)
@@ -181,7 +181,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
     def step(
         self,
         model_output: Shaped[Tensor, "B ..."],
-        timestep: float | Float[Tensor, ""],
+        timestep: Real | Shaped[Tensor, "..."],
         sample: Shaped[Tensor, "B ..."],
         generator: Generator = None,
         return_dict: bool = True,
@@ -198,7 +198,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
         Raises:
             UserError: `timestep` is an index instead of an entry of `timesteps`.
         """
-        if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
+        if not timestep.is_floating_point() if isinstance(timestep, Tensor) else is_whole(timestep):
             raise UserError(
                 "Passing integer indices as timesteps to step() is not supported. Make sure to pass one of the "
                 "`scheduler.timesteps` as a timestep."
@@ -218,7 +218,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
         return SchedulerOutput(denoised) if return_dict else (denoised,)
 
     def add_noise(
-        self, original_samples: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], timesteps: Float[Tensor, " B"]
+        self, original_samples: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], timesteps: Shaped[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
         """Returns x + sigma noise.
 
@@ -236,7 +236,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
         return original_samples + noise * sigma.reshape(-1, *(1,) * (original_samples.ndim - 1))
 
     def index_for_timestep(
-        self, timestep: float | Float[Tensor, ""], schedule_timesteps: Shaped[Tensor, " N"] | None = None
+        self, timestep: Real | Shaped[Tensor, "..."], schedule_timesteps: Shaped[Tensor, " N"] | None = None
     ) -> int:
         """Returns the number of the step of a timestep.
 
@@ -248,9 +248,8 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
             UserError: there is no such entry.
         """
         timesteps = self.timesteps if schedule_timesteps is None else schedule_timesteps
-        if isinstance(timestep, Tensor):
-            timestep = timestep.to(timesteps.device)
-        found = (timesteps == timestep).nonzero()
+        value = timestep.to(timesteps.device) if isinstance(timestep, Tensor) else float(timestep)
+        found = timesteps.eq(value).nonzero()
         if not len(found):
             raise UserError(f"timestep {float(timestep):g} is not one of `scheduler.timesteps`.")
         return int(found[min(1, len(found) - 1)])
@@ -292,7 +291,7 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
             raise UserError(f"`timesteps` {listed} must be indices of the noise grid, which begin with 0.")
         return [int(t) for t in reversed(listed)]
 
-    def _sigma(self, timestep: float | Tensor) -> Tensor:
+    def _sigma(self, timestep: Any) -> Tensor:
         if self._step_index is None:
             self._step_index = self._begin_index if self._begin_index is not None else self.index_for_timestep(timestep)
         return self.sigmas[self._step_index]
