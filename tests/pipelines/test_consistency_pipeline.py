@@ -221,6 +221,17 @@ def test_what_a_folder_cannot_keep_is_not_saved(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_model_whose_sampler_does_not_clamp(saved: Callable[..., Path], tmp_path: Path):
+    """The pipeline does not either, and the folder that it writes keeps that."""
+    path = saved("consistency", info={"clip": False})
+    pipe = ConsistencyModelPipeline.from_pretrained(path)
+    assert not pipe.scheduler.config.clip_denoised and not pipe.to_model().info.clip
+    pipe.save_pretrained(tmp_path / "m")
+    again = ConsistencyModelPipeline.from_pretrained(tmp_path / "m")
+    assert not again.scheduler.config.clip_denoised and not again.info.clip
+    assert ConsistencyModelPipeline.from_pretrained(saved("consistency")).scheduler.config.clip_denoised
+
+
 def test_a_diffusion_model_is_refused(model_folder: Callable[..., Path]):
     with pytest.raises(UserError, match="is a diffusion model"):
         ConsistencyModelPipeline.from_pretrained(model_folder("diffusion"))

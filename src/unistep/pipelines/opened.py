@@ -140,7 +140,8 @@ class OpenedPipeline(SwitchedPipeline):
                 f"{model.path} is a diffusion model, which one evaluation does not sample; "
                 "distill it, or sample it step by step: unistep sample"
             )
-        scheduler = CMStochasticIterativeScheduler(**{name: getattr(model.info, name) for name in SHARED})
+        shared = {name: getattr(model.info, name) for name in SHARED}
+        scheduler = CMStochasticIterativeScheduler(**shared, clip_denoised=model.info.clip)
         return cls(model.denoiser.network, scheduler, model.info)
 
     @classmethod

@@ -68,10 +68,10 @@ class StoredPipeline(OpenedPipeline):
             raise UserError("`use_flashpack`: FlashPack files are not written; leave it out")
         check_saving(self.unet, safe_serialization, variant, max_shard_size)
         config = self.scheduler.config
-        if config.s_noise != 1 or not config.clip_denoised:
+        if config.s_noise != 1 or config.clip_denoised != self.info.clip:
             raise UserError(
-                f"{save_directory}: model folders keep no s_noise {config.s_noise:g} and no clip_denoised "
-                f"{config.clip_denoised}; set the scheduler to 1 and True"
+                f"{save_directory}: model folders keep no s_noise {config.s_noise:g} and no other clip_denoised than "
+                f"{self.info.clip}, not {config.clip_denoised}; set the scheduler to 1 and {self.info.clip}"
             )
         path = user_path(save_directory)
         _check_pull_request(create_pr)
