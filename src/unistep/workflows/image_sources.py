@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unistep.checks import check_range, user_path
+from unistep.checks import check_path, check_range, user_path
 from unistep.data import DataConfig, ImageDataset
 from unistep.data.open import BUNDLED, read_dataset
 from unistep.errors import UserError
@@ -109,6 +109,8 @@ def open_samples(
         UserError: there are no such images and no such model, or options are given that are not for them.
     """
     name = samples.name if isinstance(samples, ModelSource) else samples
+    if isinstance(name, str | os.PathLike):
+        check_path("samples", name)
     if isinstance(samples, ImageDataset | Images | Tensor):
         images = _in_memory(samples, "samples", count)
     elif isinstance(name, str | os.PathLike) and ((path := os.fspath(name)) in BUNDLED or not is_model(path)):
@@ -192,6 +194,7 @@ def open_reference(source: ImagesLike, preparation: Preparation) -> Reference:
     if isinstance(source, ImageDataset | Images | Tensor):
         images = _in_memory(source, "reference")
         return Reference(images.name, images)
+    check_path("reference", source, "give mnist, a folder, a .zip, an .npz, or uint8 images as a tensor [N, C, H, W]")
     name = os.fspath(source)
     if not name.strip():
         raise UserError("`reference` is empty; give mnist, a folder, a .zip or an .npz")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unistep.checks import user_path
+from unistep.checks import check_path, user_path
 from unistep.data import ImageDataset
 from unistep.editing.model import edit_model
 from unistep.editing.tasks import make_task, task_named
@@ -233,6 +233,7 @@ def _whole_images(images: ImagesLike, shape: tuple[int, int, int]) -> tuple[Tens
     """The pixels of whole images at the model's size, and their name."""
     channels, side, _ = shape
     if not isinstance(images, ImageDataset | Images | Tensor):
+        check_path("images", images, "give mnist-test, a folder, a .zip, an .npz, or uint8 images [N, C, H, W]")
         name = os.fspath(images)
         try:
             return open_images(name, Preparation(side, channels)).pixels, name

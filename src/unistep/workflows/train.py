@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
 from unistep.arguments import plain_arguments
-from unistep.checks import user_path
+from unistep.checks import check_path, user_path
 from unistep.config import RunConfig, changed, find_recipe, read_run, read_values, run_config, with_teacher
 from unistep.errors import UserError
 
@@ -132,6 +132,8 @@ def prepared(
     if (recipe is None) == (resume is None):
         raise UserError("give a recipe, as mnist-quick, or a run to `resume`" + ", not both" * (recipe is not None))
     for name, value in (("output", output), ("resume", resume), ("teacher", teacher), ("data", data)):
+        if not (name in ("teacher", "data") and isinstance(value, Mapping)):
+            check_path(name, value)
         if isinstance(value, str) and not value.strip():
             raise UserError("is empty; give a path, or leave it out", field=name)
         kinds = (str, os.PathLike, *((Mapping,) if name in ("teacher", "data") else ()))
@@ -177,6 +179,7 @@ def _of_recipe(recipe: Any, changes: Mapping[str, Any], teacher: Any) -> tuple[R
 
         values, name, where = to_values(recipe), "run", ""
     else:
+        check_path("recipe", recipe, "give the name of a recipe, a .yaml file or a config")
         path = find_recipe(os.fspath(recipe))
         values, name, where = read_values(path), path.stem, str(path)
         run_config(values, where)  # names the file where the mistake is the recipe's
