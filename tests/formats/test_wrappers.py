@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unistep.formats.empty import without_weights
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder.folder import load_model, save_model
 from unistep.formats.open import open_model
-from unistep.formats.openai.layout import diffusers_to_openai
+from unistep.formats.openai.layout import MARKS, diffusers_to_openai
 from unistep.formats.published.dinov2 import load_dinov2
 from unistep.formats.published.lpips import load_lpips
 from unistep.formats.wrappers import unwrap
@@ -51,6 +52,9 @@ PREFIXES = (
     "module._orig_mod.",
     "_orig_mod.module.model.",
     "some.unknown_wrapper.v2.",
+    "EMA.",
+    "ema_",
+    "a." * 60,
 )
 
 
@@ -93,7 +97,8 @@ def refusal(path: Path, content: Any, **options: Any) -> str:
 def test_prefixes_are_taken_off_and_said(prefix: str, state: dict[str, Tensor], tmp_path: Path):
     found, notes = opened(tmp_path / "x.pt", behind(prefix, state))
     assert torch.equal(found, state["out.2.bias"])
-    assert notes == (f"x.pt: the prefix {prefix} was taken off the names of its tensors",)
+    shown = prefix if len(prefix) <= 60 else f"{prefix!r:.57}..."
+    assert notes == (f"x.pt: the prefix {shown} was taken off the names of its tensors",)
 
 
 def test_a_bare_state_dict_needs_no_note(state: dict[str, Tensor], tmp_path: Path):
@@ -159,6 +164,8 @@ def test_ema_pytorch_holds_two_networks_in_one_state_dict(
 
 def test_counters_beside_bare_names(state: dict[str, Tensor], tmp_path: Path):
     counters = {"n_averaged": torch.tensor(3), "num_batches_tracked": torch.tensor(3)}
+    found, notes = opened(tmp_path / "x.pt", state | counters | {"step": 3})
+    assert notes == ("x.pt: left out: n_averaged, num_batches_tracked, step",)
     found, notes = opened(tmp_path / "x.pt", state | counters)
     assert torch.equal(found, state["out.2.bias"]) and notes == ("x.pt: left out: n_averaged, num_batches_tracked",)
 
@@ -231,6 +238,32 @@ def test_state_dicts_of_other_layouts_are_named(tmp_path: Path):
     assert "holds the tensors of diffusers' UNet2DModel without its architecture" in refusal(
         path, UNet(ADM).state_dict()
     )
+
+
+def test_networks_that_lack_tensors_keep_their_message(state: dict[str, Tensor], tmp_path: Path):
+    some = {name: tensor for name, tensor in state.items() if not name.startswith("output_blocks")}
+    assert "x.pt: tensor output_blocks.0.0.in_layers.2.weight is missing" in refusal(
+        tmp_path / "x.pt", behind("module.", some)
+    )
+    del some["input_blocks.1.0.in_layers.0.bias"]
+    assert "is missing" in refusal(tmp_path / "x.pt", behind("module.", some))
+
+
+def test_a_mapping_within_itself(state: dict[str, Tensor], tmp_path: Path):
+    content: dict[str, Any] = {"model": state}
+    content["itself"] = content
+    assert torch.equal(opened(tmp_path / "x.pt", content)[0], state["out.2.bias"])
+
+
+def test_thousands_of_networks(tmp_path: Path):
+    tensor = torch.zeros(3)
+    content = {f"p{i}.{mark}": tensor for i in range(5_000) for mark in MARKS[:2]}
+    began = time.process_time()
+    with pytest.raises(UserError, match="x.pt: it holds 5,000 networks; save the one to use"):
+        unwrap(content, [MARKS], "x.pt")
+    names = {".".join("ab" * 40) + str(i): tensor for i in range(5_000)}
+    assert unwrap({str(i): names for i in range(100)}, [MARKS, MARKS], "x.pt") is None
+    assert time.process_time() - began < 5
 
 
 def test_nesting_without_end(state: dict[str, Tensor], tmp_path: Path):

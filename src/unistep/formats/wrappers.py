@@ -6,12 +6,10 @@
     {"model": {...}, "ema": {"shadow_params": [...]}}             averages without names, in the order of the network's
 
 No list of wrappers is needed: a prefix is whatever stands before the names of a network that is looked for. It must
-stand before most of them, so that the prefix of a lone tensor of the same name is none.
+stand before a third of them, so that the prefix of a lone tensor of the same name is none.
 """
 
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +18,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.json_config import shown
-
-_MOST_DEPTH = 4
-_MOST_NAMES = 1_000_000
-_MOST_PARTS = 40
-_OPTIMIZER = re.compile(r"optim|^opt$|^exp_avg|moment", re.IGNORECASE)
-# Parts of names that wrappers of single layers put in: torch.compile, activation checkpointing, FSDP.
-_WITHIN = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"}
-_COUNTERS = {
-    "n_averaged",
-    "num_batches_tracked",
-    "num_updates",
-    "optimization_step",
-    "decay",
-    "step",
-    "steps",
-    "initted",
-    "epoch",
-    "iteration",
-    "global_step",
-}
-_AVERAGED = {"average", "averaged", "averages", "avg", "shadow", "swa", "polyak"}
+from unistep.formats.network_places import Place, find_places, is_average
 
 
 @dataclass(frozen=True)
@@ -58,24 +36,13 @@ class Wrapped:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The place of a network: keys that lead to a group of tensors, a prefix of the names in it, parts within them."""
-
-    keys: tuple[str, ...]
-    prefix: str
-    tensors: dict[str, Any]
-    left_out: tuple[str, ...] = ()
-    within: tuple[str, ...] = ()
-    by_order: bool = False
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return (*self.keys, *self.prefix.split(".")[:-1])
-
-
 def unwrap(
-    content: Mapping[str, Any], layouts: Sequence[Collection[str]], where: object, weights: str | None = None
+    content: Mapping[str, Any],
+    layouts: Sequence[Collection[str]],
+    where: object,
+    weights: str | None = None,
+    *,
+    numbers: bool = False,
 ) -> Wrapped | None:
     """The network in a file of tensors, whatever it is wrapped in.
 
@@ -85,6 +52,7 @@ def unwrap(
         where: file, for messages.
         weights: network to choose if there are several: a key or prefix, "ema" for averaged weights or "model" for
             those that are not; None if there is one.
+        numbers: whether counters beside bare names are left out if they are plain numbers and no tensors, too.
 
     Returns:
         The network; None if there is none of these layouts.
@@ -92,7 +60,10 @@ def unwrap(
     Raises:
         UserError: there are several networks and `weights` names none of them, or one that cannot be used.
     """
-    places, nameless = _places(content, [frozenset(layout) for layout in layouts])
+    try:
+        places, nameless = find_places(content, [frozenset(layout) for layout in layouts], numbers)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     if not places:
         if nameless:
             raise UserError(_nameless(where, nameless[0][0]), "give a file with the names of the weights")
@@ -103,123 +74,11 @@ def unwrap(
             useless.append(keys)
         else:
             tensors = dict(zip(base.tensors, values, strict=True))
-            places.append(_Place(keys, "", tensors, by_order=True))
+            places.append(Place(keys, "", tensors, by_order=True))
     labels = _labels(places)
     place, label = _chosen(places, labels, where, weights, useless)
     note = "; ".join([*_said(place), *(f"{_words(keys)} were left out: weights without names" for keys in useless)])
     return Wrapped(place.tensors, label, f"{Path(str(where)).name}: {note}" if note else "")
-
-
-def is_counter(name: str, value: object) -> bool:
-    """Returns whether an entry of a state dict is a counter of a wrapper: a number of a known name."""
-    number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, bool | int | float | None)
-    return number and name.rpartition(".")[2] in _COUNTERS
-
-
-def _places(
-    content: Mapping[str, Any], layouts: Sequence[frozenset[str]]
-) -> tuple[list[_Place], list[tuple[tuple[str, ...], list[Tensor]]]]:
-    """All networks, and all lists of tensors without names."""
-    places: list[_Place] = []
-    nameless: list[tuple[tuple[str, ...], list[Tensor]]] = []
-    for keys, group in _groups(content):
-        for name, value in group.items():
-            if isinstance(value, list) and len(value) > 1 and all(isinstance(v, Tensor) for v in value):
-                if name == "shadow_params" or _is_average((name,)):
-                    nameless.append(((*keys, name), value))
-        names = {_inner(name): name for name in group}
-        if len(names) < len(group):  # two names are one without the parts within: they stay
-            names = {name: name for name in group}
-        prefixes = _prefixes(names, layouts)
-        found: list[_Place] = []
-        for prefix in prefixes:
-            longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
-            own = [name for name in names if name.startswith(prefix) and not (longer and name.startswith(longer))]
-            tensors = {name.removeprefix(prefix): group[names[name]] for name in own}
-            taken = {name for name in names if name.startswith(tuple(prefixes))}
-            rest = [] if "" in prefixes else [names[name] for name in names if name not in taken]
-            counters = [name for name, value in tensors.items() if is_counter(name, value)]
-            if not keys and not prefix:  # a number in a bare state dict is refused by whoever reads it
-                counters = [name for name in counters if isinstance(tensors[name], Tensor)]
-            if any(counter in layout for layout in layouts for counter in counters):
-                counters = []
-            for name in counters:
-                del tensors[name]
-            lead, within = _taken_off({names[name]: name.removeprefix(prefix) for name in own}, prefix)
-            found.append(_Place(keys, lead, tensors, (*counters, *rest), within))
-        places += found + _without_dots(found, group)
-    return places, nameless
-
-
-def _taken_off(names: Mapping[str, str], prefix: str) -> tuple[str, tuple[str, ...]]:
-    """The prefix of names as they are in the file, and the parts of wrappers within them.
-
-    Args:
-        names: names of the network by those in the file.
-        prefix: prefix of the latter without the parts of wrappers.
-    """
-    leads = {raw.removesuffix(name) if raw.endswith(name) else None for raw, name in names.items()}
-    if len(leads) == 1 and (lead := leads.pop()) is not None:
-        return lead, ()
-    parts = {part for raw in names for part in raw.split(".")}
-    return prefix, tuple(sorted(parts & _WITHIN))
-
-
-def _without_dots(places: Sequence[_Place], group: Mapping[str, Any]) -> list[_Place]:
-    """Averages of these networks beside them whose names have lost their dots, as buffers of latent diffusion have."""
-    heads: dict[str, dict[str, Any]] = {}
-    for name, value in group.items():
-        head, dot, body = name.rpartition(".")
-        heads.setdefault(head + dot, {})[body] = value
-    found = []
-    for place in places:
-        parts = place.prefix.split(".")[:-1]
-        for lead in ("".join(parts[at:]) for at in range(len(parts) + 1)):
-            bodies = {lead + name.replace(".", ""): name for name in place.tensors}
-            for head, values in heads.items():
-                if len(bodies) == len(place.tensors) > 1 and values.keys() >= bodies.keys() and head != place.prefix:
-                    tensors = {name: values[body] for body, name in bodies.items()}
-                    found.append(_Place(place.keys, head, tensors))
-    return found
-
-
-def _groups(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """The mappings by names in a mapping, itself first, with the keys that lead to them; those of optimizers not."""
-    todo: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), content)]
-    seen = 0  # of names: a file may show one mapping in many places
-    while todo and seen < _MOST_NAMES:
-        keys, group = todo.pop(0)
-        seen += 1 + len(group)
-        if not all(isinstance(name, str) for name in group):
-            continue
-        yield keys, group
-        if len(keys) < _MOST_DEPTH:
-            inner = [(name, value) for name, value in group.items() if isinstance(value, Mapping)]
-            todo += [((*keys, name), value) for name, value in inner if not _OPTIMIZER.search(name)]
-
-
-def _inner(name: str) -> str:
-    """A name without the parts that wrappers of single layers put in."""
-    if "_" not in name:
-        return name
-    return ".".join(part for part in name.split(".") if part not in _WITHIN)
-
-
-def _prefixes(names: Collection[str], layouts: Sequence[frozenset[str]]) -> list[str]:
-    """The prefixes behind which at least half the names of a layout stand."""
-    counts: Counter[tuple[int, str]] = Counter()
-    for name in names:
-        end = -1
-        for _ in range(_MOST_PARTS):
-            suffix = name[end + 1 :]
-            for number, layout in enumerate(layouts):
-                if suffix in layout:
-                    counts[number, name[: end + 1]] += 1
-            end = name.find(".", end + 1)
-            if end < 0:
-                break
-    enough = (prefix for (number, prefix), count in counts.items() if 2 * count >= len(layouts[number]))
-    return list(dict.fromkeys(enough))
 
 
 def _same_order(tensors: Mapping[str, Any], values: Sequence[Tensor]) -> bool:
@@ -227,12 +86,7 @@ def _same_order(tensors: Mapping[str, Any], values: Sequence[Tensor]) -> bool:
     return shapes == [value.shape for value in values]
 
 
-def _is_average(parts: Collection[str]) -> bool:
-    words = [word for part in parts for word in re.split(r"[^a-z0-9]+", part.lower())]
-    return any(word in _AVERAGED or re.fullmatch(r"ema\d*", word) for word in words)
-
-
-def _labels(places: Sequence[_Place]) -> list[str]:
+def _labels(places: Sequence[Place]) -> list[str]:
     """The parts of each place that not all places have; all of them where these are the same for two."""
     common = set(places[0].parts).intersection(*(place.parts for place in places[1:]))
     labels = [".".join(part for part in place.parts if part not in common) for place in places]
@@ -244,12 +98,12 @@ def _labels(places: Sequence[_Place]) -> list[str]:
 
 
 def _chosen(
-    places: Sequence[_Place],
+    places: Sequence[Place],
     labels: Sequence[str],
     where: object,
     weights: str | None,
     useless: Sequence[tuple[str, ...]],
-) -> tuple[_Place, str]:
+) -> tuple[Place, str]:
     there = ", ".join(label if label.isprintable() and len(label) <= 60 else shown(label) for label in labels)
     if weights is None:
         if len(places) > 1:
@@ -262,7 +116,7 @@ def _chosen(
             raise UserError(f"`weights` {weights}: {where} holds several such networks ({there})", "name one of them")
         return places[found[0]], labels[found[0]]
     for keys in useless:
-        if weights in keys or (weights == "ema" and _is_average(keys)):
+        if weights in keys or (weights == "ema" and is_average(keys)):
             raise UserError(_nameless(where, keys), "choose other `weights`")
     if len(places) == 1:
         alone = f"one network alone ({there})" if there else "one network alone, which has no name"
@@ -270,7 +124,7 @@ def _chosen(
     raise UserError(f"`weights` {shown(weights)}: {where} holds {there}", "choose one of these")
 
 
-def _matching(places: Sequence[_Place], labels: Sequence[str], weights: str) -> list[int]:
+def _matching(places: Sequence[Place], labels: Sequence[str], weights: str) -> list[int]:
     """The positions of the networks that a word means: by the whole label, by a part of it, or by its meaning."""
     full = [".".join(place.parts) for place in places]
     every = range(len(places))
@@ -286,15 +140,15 @@ def _matching(places: Sequence[_Place], labels: Sequence[str], weights: str) -> 
     return []
 
 
-def _averaged(place: _Place) -> bool:
-    return place.by_order or _is_average(place.parts)
+def _averaged(place: Place) -> bool:
+    return place.by_order or is_average(place.parts)
 
 
 def _nameless(where: object, keys: Sequence[str]) -> str:
     return f"{where} holds averaged weights as a list without names ({_words(keys)}), which fit no network"
 
 
-def _said(place: _Place) -> list[str]:
+def _said(place: Place) -> list[str]:
     """The parts of a sentence on what was taken off and left out."""
     said = []
     if place.keys:

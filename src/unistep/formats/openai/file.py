@@ -208,7 +208,7 @@ def with_usual_size(config: UNetConfig) -> tuple[UNetConfig, list[str]]:
 def _read(path: Path, weights: str | None) -> Wrapped:
     """The tensors of the network in a file, without what they are wrapped in."""
     content = map_state(path, "give the .pt file of a model")
-    found = unwrap(content, [MARKS], path, weights)
+    found = unwrap(content, [MARKS], path, weights, numbers=True)
     if found is None and weights is not None:
         raise UserError(f"`weights` {weights}: {path} holds no network of OpenAI's layout under a name; leave it out")
     found = found or Wrapped(content)

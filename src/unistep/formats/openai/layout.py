@@ -96,7 +96,9 @@ def openai_config(
     up_block = "ResnetUpsampleBlock2D" if up_type == "resnet" else "UpBlock2D"
 
     attending = {width for width, attends in zip(widths, down_attends, strict=True) if attends} | {widths[-1]}
-    if num_heads and len(attending) == 1 and widths[-1] % num_heads == 0:  # in the field that diffusers has
+    if (
+        num_heads and num_heads > 0 and len(attending) == 1 and widths[-1] % num_heads == 0
+    ):  # in the field that diffusers has
         attention_head_dim, num_heads = widths[-1] // num_heads, None
     embedding = _shape(state, "input_blocks.1.0.emb_layers.1.weight")[0]
     classes = _shape(state, "label_emb.weight")[0] if "label_emb.weight" in state else None
