@@ -261,6 +261,19 @@ assert pipe.unet.config.sample_size == 16 and pipe.to(torch.float16).dtype == to
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_home_folder_has_its_sign(pipe: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained("~/m")
+    pipe.unet.save_pretrained("~/u")
+    pipe.scheduler.save_pretrained("~/s")
+    pipe.save_config("~/c")
+    pipe.to_json_file("~/x.json")
+    assert Pipe.from_pretrained("~/m").dtype == torch.float32 and Pipe.load_config("~/c") == Pipe.load_config("~/m")
+    assert Scheduler.from_pretrained("~/s").config == Scheduler.from_pretrained("~/m").config
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "m", "s", "u", "x.json"]
+
+
 def test_parts_are_to_be_had_and_shared(pipe: Pipe):
     assert list(pipe.components) == ["unet", "scheduler"]
     assert (

@@ -95,7 +95,7 @@ class OpenedPipeline(SwitchedPipeline):
         precision = _precision(torch_dtype, dtype)
         place = _place(device_map, device)
         name = os.fspath(pretrained_model_name_or_path)
-        source = name
+        source = os.path.expanduser(name)  # a name on the hub stays one
         if force_download and not user_path(name).exists():
             download = Download(revision, token, cache_dir, local_files_only, True, variant=variant)
             source = os.fspath(download.folder(name))
