@@ -19,8 +19,8 @@ class DataConfig:
         channels: 1 makes every image grey, 3 makes every image colour; null keeps colour, and grey if all are grey.
         flip: whether each image is mirrored left to right with probability 1/2 when it is put into a batch.
         skip_bad: whether files that cannot be read as images are left out and listed; else the first one is an error.
-        use_labels: whether class labels are read: from dataset.json or else class subfolders, from arr_1 or labels of
-            an .npz.
+        use_labels: whether class labels are read: from dataset.json, else metadata.jsonl or metadata.csv, else class
+            subfolders; from arr_1 or labels of an .npz.
         memory_limit: bytes of prepared uint8 pixels that are held in memory; a larger dataset is memory-mapped from the
             cache.
         cache_dir: folder in which larger datasets are cached once prepared; null is $XDG_CACHE_HOME/unistep/data, or

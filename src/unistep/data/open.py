@@ -46,7 +46,8 @@ def open_dataset(
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
         skip_bad: leave out and list files that cannot be read as images, instead of raising.
-        use_labels: read class labels: from dataset.json or else class subfolders, from arr_1 or labels of an .npz.
+        use_labels: read class labels: from dataset.json, else metadata.jsonl or metadata.csv, else class subfolders;
+            from arr_1 or labels of an .npz.
         memory_limit: bytes of pixels that are held in memory; a larger dataset is mapped from a file in the cache.
         cache_dir: folder of that cache; None is $XDG_CACHE_HOME/unistep/data, or ~/.cache/unistep/data where that
             variable is not set.
