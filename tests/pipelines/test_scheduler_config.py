@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from unistep import CMStochasticIterativeScheduler as Scheduler
+from unistep import ConsistencyModelPipeline
 from unistep.errors import UserError
 
 Theirs = diffusers.CMStochasticIterativeScheduler
@@ -95,6 +96,15 @@ def test_a_model_folder_has_one(model_folder):
     assert Scheduler.from_pretrained(folder).config == expected
     changed, unused = Scheduler.from_pretrained(folder, return_unused_kwargs=True, sigma_max=30.0, x=1)
     assert changed.config.sigma_max == 30 and unused == {"x": 1}
+
+
+def test_a_model_folder_has_what_diffusers_has_no_field_for(saved):
+    """As ECT's models have it."""
+    folder = saved("consistency", info={"clip": False, "noise_embedding": "edm", "sigma_max": 60.0})
+    config = Scheduler.from_pretrained(folder).config
+    assert (config.clip_denoised, config.noise_embedding, config.sigma_max) == (False, "edm", 60)
+    assert Scheduler.from_config(Scheduler.load_config(folder, subfolder="scheduler")).config == config
+    assert config == ConsistencyModelPipeline.from_pretrained(folder).scheduler.config
 
 
 def test_copies_go_on_where_the_scheduler_stands():

@@ -15,6 +15,7 @@ from unistep.pipelines.options import PUSHING, Download, check_options, unknown_
 _log = logging.getLogger("unistep")
 _FIELDS = tuple(SchedulerConfig.__annotations__)
 _OWN = "_unistep"
+_OF_MODELS = {"noise_embedding": "noise_embedding", "clip": "clip_denoised"}  # entries of a model folder's file there
 
 
 class SchedulerFiles:
@@ -52,9 +53,9 @@ class SchedulerFiles:
         if not isinstance(config, Mapping):
             raise UserError(f"a {type(config).__name__} is no config of a scheduler; give a dict of its settings")
         own = config.get(_OWN)
-        given = dict(config) | (
-            {k: own[k] for k in ("noise_embedding",) if k in own} if isinstance(own, Mapping) else {}
-        )
+        given = dict(config)
+        if isinstance(own, Mapping):
+            given |= {name: own[entry] for entry, name in _OF_MODELS.items() if entry in own}
         known = (*_FIELDS, "noise_embedding")
         settings = {name: given[name] for name in known if given.get(name) is not None}
         # What begins with _ is no setting, and null asks for nothing.
