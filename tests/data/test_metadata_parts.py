@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from unistep.data import open_dataset
-from unistep.data.formats import quiet
 from unistep.data.png import without_metadata
 from unistep.data.prepare import MAX_PIXELS, decode, read_header
+from unistep.data.quiet import _libtiff, quiet
 from unistep.data.reader import BadImage
 from unistep.images.read import read_picture
 
@@ -147,6 +147,18 @@ def test_pillow_does_not_warn(png, monkeypatch, caplog):
             read_header(content)
         assert warnings.filters == before
     assert caplog.text == ""
+
+
+@pytest.mark.skipif(not _libtiff(), reason="needs libtiff beside Pillow")
+def test_libtiff_writes_nothing(png, capfd):
+    content = bytearray(png(PIXELS, "TIFF", compression="tiff_lzw"))
+    content[8:40] = b"\xff" * 32
+    with pytest.raises(BadImage):
+        decode(bytes(content))
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(OSError), Image.open(io.BytesIO(content)) as image:
+        image.load()
+    assert capfd.readouterr().err != ""  # outside it is as it was
 
 
 def test_the_process_is_left_as_it_was():

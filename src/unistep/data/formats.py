@@ -1,18 +1,12 @@
 """The image formats that are read, and Pillow kept to what they need.
 
-Embedded profiles and texts are not used, so that damaged or huge ones do not cost the image. Pillow's warnings (large
-images, damaged EXIF, palettes) are answered by what is done with the image, and are not shown.
+Embedded profiles and texts are not used, so that damaged or huge ones do not cost the image.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
-import logging
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 from PIL import Image
@@ -77,38 +71,3 @@ def _has(format: str, plugin: str) -> bool:
         except Exception:  # not installed, or installed and broken
             return False
     return format in Image.OPEN
-
-
-class _Quiet:
-    """Silences Pillow while at least one thread is inside.
-
-    The filters of `warnings` and the levels of `logging` belong to the process. Threads that each saved and restored
-    them would restore each other's, so the first to enter changes them and the last to leave restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._filters, self._level = warnings.catch_warnings(), logging.NOTSET
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-                self._level = logging.getLogger("PIL").level
-                logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    logging.getLogger("PIL").setLevel(self._level)
-                    self._filters.__exit__(None, None, None)
-
-
-quiet = _Quiet()
-"""Context in which Pillow warns of nothing."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from unistep.data.formats import open_image, quiet
+from unistep.data.formats import open_image
 from unistep.data.png import SIGNATURE, chunks
+from unistep.data.quiet import quiet
 
 _MOST_PAGES = 10_000
 _STARTS = (b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", SIGNATURE)

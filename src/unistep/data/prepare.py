@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from unistep.data.formats import open_image, quiet
+from unistep.data.formats import open_image
 from unistep.data.grey import WIDE_MODES, GreyRange, to_8_bits
 from unistep.data.names import brief
+from unistep.data.quiet import quiet
 from unistep.data.reader import BadImage, Pixels
 
 MAX_PIXELS = 1 << 26
