@@ -207,3 +207,17 @@ def test_command_lines_that_are_not_understood(refused: Any, run: Any, here: Pat
     refused(["inspect", "a", "b"], "b")
     help_ = run("inspect", "--help")
     assert help_.code == 0 and "unistep inspect [MODEL] [options]" in help_.out
+
+
+def test_one_of_several_networks_and_a_number_of_heads(run: Any, refused: Any, golden: Any, here: Path):
+    state = torch.load(golden.path("openai_unet_class_scale_shift.pt"), weights_only=True)
+    torch.save({"model": state, "ema": {f"module.{name}": tensor for name, tensor in state.items()}}, "both.pt")
+    refused(["inspect", "both.pt", "--num-heads", "4"], "both.pt holds several networks (model, ema)", "--weights")
+    outcome = run("inspect", "both.pt", "--weights", "ema", "--num-heads", 4, "--kind", "consistency", "--json")
+    found = json.loads(outcome.out)
+    assert found["network"]["config"]["num_heads"] == 4
+    assert any("under ema; the prefix module. was taken off" in note for note in found["notes"])
+    refused(["inspect", "both.pt", "--weights", "student"], "--weights 'student': both.pt holds model, ema; choose one")
+    both = ["inspect", "both.pt", "--weights", "ema", "--num-heads", "4", "--attention-head-dim", "32"]
+    refused(both, "--num-heads 4 and --attention-head-dim 32 exclude each other; leave out one")
+    refused(["inspect", "--num-heads", "4"], "--num-heads 4 is for an OpenAI .pt, and")

@@ -307,6 +307,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "infinite": (poison(-math.inf), "tensor conv_in.weight has values that are not finite"),
     "NaN in half precision": (poison(math.nan, torch.float16), "tensor conv_in.weight has values that are not finite"),
     "too large for fp32": (poison(1e300, torch.float64), "tensor conv_in.weight has values that are not finite"),
+    **{f"{part} a pipe": (instead(part, os.mkfifo), "json is no file") for part in (INDEX, NETWORK, SCHEDULE)},
+    "shards a pipe": (lambda f: (remove(WEIGHTS)(f), os.mkfifo(f / SHARDS)), "index.json is no file"),
+    "weights a device": (instead(WEIGHTS, lambda p: p.symlink_to("/dev/zero")), "safetensors is no file"),
     # .bin
     "bin empty": (as_bin(lambda s: b""), "bin is not a PyTorch file of tensors alone: it is damaged, or"),
     "bin garbage": (as_bin(lambda s: b"\x80\x02garbage"), "bin is not a PyTorch file of tensors alone"),
@@ -390,3 +393,15 @@ def test_unreadable_file(copy):
     (copy / WEIGHTS).chmod(0)
     with pytest.raises(UserError, match=r"safetensors cannot be read \(Permission denied\); change its permissions"):
         load_model(copy)
+
+
+@pytest.mark.parametrize("part", [INDEX, NETWORK, SCHEDULE])
+def test_byte_order_marks_are_passed_over(copy, part):
+    text = (copy / part).read_text(encoding="utf-8")
+    (copy / part).write_text("\ufeff" + text, encoding="utf-8")
+    assert load_model(copy).image_shape == (1, 16, 16)
+
+
+def test_a_square_size_may_be_a_list(copy):
+    edit(NETWORK, sample_size=[16, 16])(copy)
+    assert load_model(copy).config.sample_size == 16

@@ -238,6 +238,13 @@ def test_state_dicts_of_other_layouts_are_named(tmp_path: Path):
     assert "holds the tensors of diffusers' UNet2DModel without its architecture" in refusal(
         path, UNet(ADM).state_dict()
     )
+    assert "without its architecture" in refusal(path, {"model": behind("module.", UNet(ADM).state_dict()), "step": 3})
+    path = tmp_path / "stage" / "checkpoints" / "step-00000100.pt"
+    path.parent.mkdir(parents=True)
+    content = {"student": behind("network.", UNet(ADM).state_dict()), "step": 100}
+    assert f"is a checkpoint of a training; give the folder of its stage: {tmp_path / 'stage'}" in refusal(
+        path, content
+    )
 
 
 def test_networks_that_lack_tensors_keep_their_message(state: dict[str, Tensor], tmp_path: Path):

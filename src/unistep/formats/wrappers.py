@@ -87,11 +87,11 @@ def _same_order(tensors: Mapping[str, Any], values: Sequence[Tensor]) -> bool:
 
 
 def _labels(places: Sequence[Place]) -> list[str]:
-    """The parts of each place that not all places have; all of them where these are the same for two."""
-    common = set(places[0].parts).intersection(*(place.parts for place in places[1:]))
-    labels = [".".join(part for part in place.parts if part not in common) for place in places]
+    """The first part of each place that not all places have; all parts where these are the same for two."""
     if len(places) == 1:
         return [".".join(places[0].parts)]
+    common = set(places[0].parts).intersection(*(place.parts for place in places[1:]))
+    labels = [next((part for part in place.parts if part not in common), "") for place in places]
     if len(set(labels)) < len(labels):
         labels = [".".join(place.parts) for place in places]
     return [label or ("model" if "model" not in labels else "(no name)") for label in labels]

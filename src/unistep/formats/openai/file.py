@@ -20,6 +20,7 @@ import dataclasses
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from unistep.errors import UserError
 from unistep.formats.empty import without_weights
 from unistep.formats.location import Location
 from unistep.formats.model import Kind, LoadedModel, ModelInfo, precondition
+from unistep.formats.network_places import find_places
 from unistep.formats.openai.layout import MARKS, openai_config, openai_to_diffusers, usual_sample_size
 from unistep.formats.tensor_file import checked_tensors, main_dtype, map_state, names_in_safetensors, not_finite
 from unistep.formats.wrappers import Wrapped, unwrap
@@ -51,8 +53,8 @@ _TWO_STEPS = {
 
 # Networks of other layouts, by tensors that they have.
 _OTHERS = {
-    "diffusers' UNet2DModel": {"conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight"},
-    "EDM's SongUNet": {"map_layer0.weight", "map_layer1.weight"},
+    "diffusers' UNet2DModel": frozenset(("conv_in.weight", "time_embedding.linear_1.weight", "conv_out.weight")),
+    "EDM's SongUNet": frozenset(("map_layer0.weight", "map_layer1.weight")),
 }
 
 
@@ -211,18 +213,27 @@ def _read(path: Path, weights: str | None) -> Wrapped:
     found = unwrap(content, [MARKS], path, weights, numbers=True)
     if found is None and weights is not None:
         raise UserError(f"`weights` {weights}: {path} holds no network of OpenAI's layout under a name; leave it out")
-    found = found or Wrapped(content)
+    if found is None:
+        _refuse_other_layouts(path, content)
+        found = Wrapped(content)
     return replace(found, tensors=checked_tensors(found.tensors, path, "give the state dict of a network alone"))
+
+
+def _refuse_other_layouts(path: Path, content: dict[str, Any]) -> None:
+    """Names a network of another layout, which needs the files beside it."""
+    other = next((name for name, marks in _OTHERS.items() if find_places(content, [marks], True)[0]), None)
+    if other is not None and re.fullmatch(r"step-\d{8}\.pt", path.name):
+        raise UserError(f"{path} is a checkpoint of a training; give the folder of its stage: {path.parent.parent}")
+    if other is not None:
+        raise UserError(
+            f"{path} holds the tensors of {other} without its architecture; put them into a model folder as "
+            "unet/diffusion_pytorch_model.bin, beside their config.json"
+        )
 
 
 def _converted(
     path: Path, tensors: dict[str, Tensor], head_dim: int | None, num_heads: int | None, sample_size: int | None
 ) -> tuple[UNetConfig, dict[str, Tensor]]:
-    if other := next((name for name, marks in _OTHERS.items() if marks <= tensors.keys()), None):
-        raise UserError(
-            f"{path} holds the tensors of {other} without its architecture; put them into a model folder as "
-            "unet/diffusion_pytorch_model.bin, beside their config.json"
-        )
     try:
         config = openai_config(tensors, head_dim, num_heads=num_heads, sample_size=sample_size)
         return config, openai_to_diffusers(tensors, config)
