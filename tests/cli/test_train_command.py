@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -363,6 +364,19 @@ def test_resume_with_changes(run, refused, photos, begun):
     assert entry["changed"] == {"student.steps": [1, 3], "student.optimizer.lr": [5e-4, 1e-4]}
     lines = [json.loads(line) for line in (begun / "student" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 3]
+
+
+def test_the_way_out_of_a_divergence_runs_as_it_is_printed(run, photos):
+    flags = ["--teacher.optimizer.lr", "1e30", "--teacher.max-skipped", "2", "--teacher.steps", "9"]
+    stopped = run("train", RECIPE, *TINY[:-4], *TINY[-2:], "--teacher.batch_size=2", *flags, "--output", "my run")
+    assert stopped.code == 2 and "Traceback" not in stopped.err
+    line = stopped.err.splitlines()[-1]
+    assert line.startswith("unistep: error: teacher diverged by step ")
+    program, *words = shlex.split(line[line.index("unistep train --resume") :])
+    assert words == ["train", "--resume", "my run", "--teacher.optimizer.lr", "0.0001"]
+    assert run(*words).code == 0
+    entry = json.loads((photos.parent / "my run" / "history.jsonl").read_text())
+    assert entry["changed"] == {"teacher.optimizer.lr": [1e30, 0.0001]}
 
 
 def test_a_stage_is_ended_early(run, refused, photos, begun):

@@ -35,12 +35,13 @@ def test_second_ctrl_c_stops_at_once():
     assert stopped.value.signal == signal.SIGINT
 
 
-def test_off_the_main_thread_the_host_keeps_its_handlers():
+@pytest.mark.parametrize("context", [StopRequest, signals_raise])
+def test_off_the_main_thread_the_host_keeps_its_handlers(context):
     seen = []
 
     def run():
-        with StopRequest() as stop:
-            seen.append(stop.signal)
+        with context() as stop:
+            seen.append(stop and stop.signal)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -1,5 +1,6 @@
 """Steps whose loss or gradient is not finite: skipped, counted, and too many of them taken back."""
 
+import contextlib
 import json
 import logging
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
@@ -215,9 +217,9 @@ def test_a_checkpoint_of_the_wrong_way_is_not_gone_back_to(trainer):
 @pytest.mark.parametrize("skipped", [range(STEPS), range(3, STEPS), range(7, STEPS)])
 def test_it_goes_back_three_times_and_stops(trainer, skipped):
     run = trainer(nan_at(*skipped), max_skipped=3)
-    with pytest.raises(Diverged, match=r"^train diverged by step \d+: .* rate 0.00625; lower `optimizer.lr`") as caught:
+    with pytest.raises(Diverged, match=r"^train diverged by step \d+: .* rate 0.00625; go on with a lower") as caught:
         run.run()
-    assert "\n" not in str(caught.value) and caught.value.lr == pytest.approx(0.000625)
+    assert "\n" not in str(caught.value) and caught.value.lr == 1e-4
     at = skipped.start // 3 * 3
     assert run.objective.steps[skipped.start + 3 :] == [*range(at, skipped.start + 3)] * 3  # pyright: ignore
     assert all(bool(value.isfinite().all()) for value in numbers(run).values())
@@ -336,3 +338,27 @@ def test_images_that_are_no_numbers_do_not_end_the_run(trainer, caplog, monkeypa
         "train: no samples of step 4:"
     )
     assert checkpoint_steps(run.folder / "checkpoints")[-1] == STEPS
+
+
+def test_the_scale_of_fp16_follows(trainer, caplog):
+    """A gradient that overflows lowers it without a word, and is a skipped step."""
+    run = trainer(lambda loss, step, calls: loss * 3e36 if step == 5 and calls == 0 else loss)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)  # pyright: ignore
+    run.accelerator.scaler = scaler
+    run.optimizer = AcceleratedOptimizer(run.optimizer.optimizer, scaler=scaler)
+    run.accelerator._optimizers = [run.optimizer]
+    run.accelerator.native_amp = True
+    run.accelerator.state._mixed_precision = "fp16"
+    run.accelerator.autocast = contextlib.nullcontext
+    before: list[dict[str, Tensor]] = []
+    train_step = run.train_step
+
+    def watched(step: int):
+        before.append(numbers(run))
+        return train_step(step)
+
+    run.train_step = watched
+    run.run()
+    assert same(before[5], before[6]) and not same(before[6], before[7])
+    assert scaler.get_scale() == 512.0 and run.guard.skipped == 1
+    assert [message for message in caplog.messages if "step 6" in message] == []

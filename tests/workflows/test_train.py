@@ -5,6 +5,9 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +105,42 @@ def test_mistakes_are_one_line(quick, tmp_path, arguments, message):
     with pytest.raises(UserError, match=f"^{message}[^\n]*$"):
         quick(**arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_of_wrong_types_are_one_line(tmp_path):
+    """In a process of its own: here the annotations are checked too."""
+    given = [{"data": 3}, {"teacher": 3.5}, {"output": ["x"]}, {"skip_to": 3}, {"progress": "yes"}, {"recipe": 3}]
+    given += [{"recipe": None, "resume": 3}, {"data": True}, {"teacher": b"x"}]
+    code = f"""
+import unistep
+for arguments in {given!r}:
+    try:
+        unistep.train(**{{"recipe": "mnist-quick"}} | arguments)
+    except unistep.UserError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines, names = done.stdout.splitlines(), [list(arguments)[-1] for arguments in given]
+    assert [line.split(" ")[0] for line in lines] == [f"`{name}`" for name in names]
+    assert lines[0] == "`data` a int must be a name, a path or a mapping of keys"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert quick(output="~/runs/one", stages={"student": None}).folder == tmp_path / "runs" / "one"
+    assert unistep.train(resume="~/runs/one", progress=False).stages == ("teacher",)
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_run_is_trained_in_a_thread(quick):
+    runs = []
+    thread = threading.Thread(target=lambda: runs.append(quick(stages={"student": None})))
+    thread.start()
+    thread.join()
+    assert runs[0].stages == ("teacher",)
 
 
 def test_no_recipe(tmp_path):

@@ -40,6 +40,7 @@ from unistep.training.restore import newest_state, on_first
 _log = logging.getLogger("unistep")
 
 _FIRST_PREVIEW = 30.0  # seconds
+_SAFE_LR = 1e-4  # most published models were trained with no more
 
 
 class Trainer:
@@ -339,8 +340,8 @@ class Trainer:
         if guard.rollbacks >= c.max_rollbacks:
             raise Diverged(
                 f"{self.title} diverged by step {at}: loss or gradient is not finite, also at the learning rate {lr:g}",
-                "lower `optimizer.lr`, or set `optimizer.clip_grad_norm`",
-                lr / 10,
+                "go on with a lower one",
+                min(lr / 10, _SAFE_LR),
             )
         seconds, best = self.seconds, self.best
         if self._initial is not None:

@@ -241,9 +241,9 @@ class StageRun:
         return False, done
 
     def remedy(self, error: Diverged) -> str:
-        """The way to go on with the stage after it diverged."""
-        run = shlex.quote(str(self.run_folder))
-        return f"{error.remedy}: `resume={run}` `{self.stage.name}.optimizer.lr={error.lr:.3g}`"
+        """The command that goes on with the stage after it diverged."""
+        run, name = shlex.quote(str(self.run_folder)), self.stage.name
+        return f"{error.remedy}: unistep train `resume={run}` `{name}.optimizer.lr={error.lr:.3g}`"
 
     def trainer(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Trainer:
         """The trainer of the stage, at its beginning."""
