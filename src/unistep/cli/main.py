@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -50,10 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes may hold anything
     try:
-        try:
-            _run(arguments)
-        finally:
-            sys.stdout.flush()
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                # Those of libraries are for programmers; `python -W default -m unistep` shows them.
+                warnings.showwarning = _nothing
+            try:
+                _run(arguments)
+            finally:
+                sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -92,6 +97,10 @@ def _run(arguments: list[str]) -> None:
         if error.name in ("accelerate", "tensorboard"):
             _fail(f"{name} needs {error.name}: pip install 'unistep[train]'")
         raise
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _fail(message: str) -> NoReturn:
