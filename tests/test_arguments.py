@@ -117,6 +117,11 @@ def test_no_model_at_all(verb, model, monkeypatch):
         verb(model)
 
 
+def test_a_path_holds_no_nul():
+    with pytest.raises(UserError, match=r"^a\\x00b is no path: it holds a NUL; give another$"):
+        user_path("a\0b")
+
+
 def test_home_of_nobody_is_a_name():
     assert user_path("~nobody9/x") == Path("~nobody9/x")
     assert user_path("~/x") == Path.home() / "x"

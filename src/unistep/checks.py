@@ -95,28 +95,30 @@ def check_path(field: str, name: object, remedy: str = "give a path") -> None:
         remedy: end of the message, with all that may be given.
 
     Raises:
-        UserError: `name` is neither text nor a path of texts, or longer than a path can be.
+        UserError: `name` is neither text nor a path of texts, holds a NUL, or is longer than a path can be.
     """
     if name is None:
         return
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise UserError(f"is of type {type(name).__name__}", remedy, field=field)
-    _check_length(os.fspath(name), field)
+    _check_name(os.fspath(name), field)
 
 
 def user_path(name: str | os.PathLike[str]) -> Path:
     """Returns the path of a name, with the home folder in place of `~`, or of `~user` where there is such a user.
 
     Raises:
-        UserError: the name is longer than a path can be.
+        UserError: the name holds a NUL, or is longer than a path can be.
     """
-    _check_length(os.fspath(name))
+    _check_name(os.fspath(name))
     # The method of Path raises where there is none.
     return Path(os.path.expanduser(name))
 
 
-def _check_length(name: str, field: str = "") -> None:
+def _check_name(name: str, field: str = "") -> None:
     """Refuses a name of which the system would make an error of its own."""
+    if "\0" in name:
+        raise UserError(f"{name[:40]} is no path: it holds a NUL", "give another", field=field)
     content = name.encode("utf-8", "surrogatepass")
     if len(content) >= 4096 or any(len(part) > 255 for part in content.split(b"/")):
         raise UserError(f"{name[:40]}... is no path: it is too long", "give a shorter one", field=field)
