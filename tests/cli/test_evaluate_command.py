@@ -212,6 +212,7 @@ def test_help_tells_every_flag(run):
     assert done.code == 0
     for flag in ("--reference", "--features", "--metrics", "--num-images", "--save-reference", "--resize", "--steps"):
         assert flag in done.out
+    assert not [line for line in done.out.splitlines() if line.endswith("-")]  # flags are whole
 
 
 def test_a_signal_keeps_the_features(here, cache):

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shutil
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ class WideFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(
             prog, max_help_position=26, width=min(110, max(60, shutil.get_terminal_size((100, 24)).columns))
         )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Leaves flags and hyphened words whole."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def help_text(
