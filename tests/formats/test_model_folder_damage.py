@@ -158,6 +158,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "index binary": (overwrite(INDEX, b"\xff\xfe\x00"), "model_index.json is not readable JSON"),
     "index empty": (overwrite(INDEX, b""), "model_index.json is not readable JSON"),
     "index a list": (overwrite(INDEX, b"[1]"), "model_index.json does not hold a JSON object"),
+    "index of parts that are none": (overwrite(INDEX, b'{"unet": 3}'), "unet of model_index.json is not a library and"),
+    "index of half a part": (
+        overwrite(INDEX, b'{"scheduler": ["x"]}'),
+        "scheduler of model_index.json is not a library",
+    ),
+    "index of no name": (overwrite(INDEX, b'{"_class_name": []}'), "_class_name of model_index.json is not the name"),
     "index deep": (overwrite(INDEX, b"[" * 100_000), "model_index.json is not readable JSON"),
     "index deep inside": (overwrite(INDEX, b'{"a":' * 100_000), "model_index.json is not readable JSON"),
     "index huge": (overwrite(INDEX, b" " * 2_000_000), "model_index.json has 2,000,000 bytes, more than"),

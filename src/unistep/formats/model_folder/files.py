@@ -79,6 +79,11 @@ def check_components(index: Path, where: object) -> None:
     except (DocumentError, AttributeError):
         raise UserError(f"{where}: {index.name} is damaged; tell the model's owner") from None
     known = ("unet", "scheduler")
+    for name, kind in parts:
+        pair = isinstance(kind, list) and len(kind) == 2 and all(isinstance(word, str) for word in kind)
+        if (name in known and not pair) or (name == "_class_name" and not isinstance(kind, str)):
+            made = "the name of a pipeline" if name == "_class_name" else "a library and a class"
+            raise UserError(f"{where}: {name} of {index.name} is not {made}", "get or make the file again")
     if others := [name for name, kind in parts if isinstance(kind, list) and any(kind) and name not in known]:
         raise UserError(f"{where} is not a consistency model of pixels: it has a {others[0]} too; check the name")
 
