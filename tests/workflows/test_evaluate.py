@@ -121,6 +121,7 @@ def test_a_score_that_needs_no_reference(files):
         (np.zeros((4, 1, 28, 28)), {}, "`samples` is a ndarray; give a path, a model, or uint8 images as a tensor"),
         (torch.zeros(4, 1, 28, 28), {}, "samples: the images are torch.float32 from 0 to 0, metrics take uint8"),
         ("fake.npz", {"steps": 2}, "`steps` is for models, and fake.npz holds images; leave it out"),
+        ("fake.npz", {"seed": 0}, "`seed` is for models, and fake.npz holds images; leave it out"),
         ("fake.npz", {"dtype": "fp16"}, "`dtype` is for models, and fake.npz holds images; leave it out"),
         ("fake.npz", {"metrics": ["fdd"]}, "`metrics` fdd is unknown; did you mean fd"),
         ("fake.npz", {"num_images": 1}, "`num_images` 1 must be at least 2"),
@@ -134,6 +135,20 @@ def test_refused(files, monkeypatch, samples, options, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         evaluate(samples, "real.npz", **options)
     assert not (files / "cache").exists()
+
+
+@pytest.mark.parametrize("reference", [3, 2.5, b"real.npz", [], {}, {"real.npz"}, np.zeros(3), object(), ..., "a\0b"])
+def test_a_reference_of_another_type(files, monkeypatch, reference):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UserError, match="^`reference` [^\n]*$"):
+        evaluate("fake.npz", reference)
+
+
+@pytest.mark.parametrize("options", [{"resolution": 14}, {"channels": 3}, {"skip_bad": True}])
+def test_changes_to_files_are_refused_where_none_are_read(files, digits, options):
+    (field,) = options
+    with pytest.raises(UserError, match=f"^`{field}` is for images of files, and none are read; leave it out$"):
+        evaluate(digits[:20], digits[20:40], metrics=["fd"], **options)
 
 
 def test_what_is_for_names_is_refused_beside_a_loaded_model(files):

@@ -47,7 +47,7 @@ def evaluate(
     s_max: float | None = None,
     s_noise: float | None = None,
     class_labels: int | str | Sequence[int] | Sequence[int | str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     batch_size: int = 64,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
     device: str | None = None,
@@ -93,7 +93,7 @@ def evaluate(
         s_noise: standard deviation of the noise of the churn; default: 1.
         class_labels: class of all images of a model, or a list as 0,1,2 that is repeated; numbers, or names that the
             model has for its classes; default: drawn from the seed.
-        seed: seed of a model's images; image i uses the random stream (seed, i).
+        seed: seed of a model's images; image i uses the random stream (seed, i); default: 0.
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
         device: device of the feature network and of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda
@@ -134,7 +134,7 @@ def evaluate(
     from unistep.runtime.interrupt import Interrupted
     from unistep.runtime.processes import join_processes
     from unistep.runtime.progress import work_bar
-    from unistep.workflows.image_sources import Preparation, Sampling, open_reference, open_samples
+    from unistep.workflows.image_sources import Preparation, Sampling, check_used, open_reference, open_samples
 
     processes = join_processes()
     preparation = Preparation(resolution, channels, skip_bad)
@@ -161,6 +161,7 @@ def evaluate(
         device=device,
     )
     source, place = open_samples(samples, preparation, num_images, sampling, processes)
+    check_used(preparation, (samples, source), (reference, None if held is None else held.images))
     check_alike(source.name, source.shape, held)  # before a network is fetched
     if metrics is None and held is None:
         raise UserError("`reference` is missing; give a dataset or statistics to compare with, as mnist")

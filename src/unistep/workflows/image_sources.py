@@ -58,7 +58,7 @@ class Sampling:
         num_images: number of images.
         steps, timesteps, sigmas, solver, clip, rho, s_churn, s_min, s_max, s_noise: choice of the sampler.
         class_labels: class of all images, or a list that is repeated; None draws them from the seed.
-        seed: seed of the images; image i uses the stream (seed, i).
+        seed: seed of the images; image i uses the stream (seed, i); None is 0.
         batch_size: number of images computed at once on an accelerator.
         dtype: precision of a model given by name; None is fp32.
         device: device of a model given by name; None is cuda where there is one.
@@ -76,14 +76,14 @@ class Sampling:
     s_max: float | None = None
     s_noise: float | None = None
     class_labels: ClassLabels = None
-    seed: int = 0
+    seed: int | None = None
     batch_size: int = 64
     dtype: Dtype | None = None
     device: str | None = None
 
 
 _OF_PLAN = ("steps", "timesteps", "sigmas", "solver", "clip", "rho", "s_churn", "s_min", "s_max", "s_noise")
-_MODELS_ALONE = (*_OF_PLAN, "class_labels", "dtype")
+_MODELS_ALONE = (*_OF_PLAN, "class_labels", "seed", "dtype")
 
 
 def open_samples(
@@ -124,6 +124,25 @@ def open_samples(
     return images, pick_device(sampling.device, processes.local_rank)
 
 
+def check_used(preparation: Preparation, *opened: tuple[object, ImageSource | None]) -> None:
+    """Refuses changes to the images of files where no file is read.
+
+    Args:
+        preparation: changes to the images.
+        opened: samples and reference as they were given, each with the images that were opened.
+
+    Raises:
+        UserError: a change is given and would be ignored.
+    """
+    for given, images in opened:
+        name = given.name if isinstance(given, ModelSource) else given
+        if isinstance(name, str | os.PathLike) and isinstance(images, DataSource):
+            return
+    for field in ("resolution", "channels", "skip_bad"):
+        if getattr(preparation, field):
+            raise UserError("is for images of files, and none are read", "leave it out", field=field)
+
+
 def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) -> tuple[ModelImages, torch.device]:
     if model is not None and not isinstance(
         model, str | os.PathLike | ModelSource | LoadedModel | ConsistencyModelPipeline
@@ -134,15 +153,15 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
     ready = as_model(model, device=sampling.device, dtype=sampling.dtype, local_rank=processes.local_rank)
     if processes.first:
         ready.log_notes()
-    s, loaded = sampling, ready.model
+    s, loaded, seed = sampling, ready.model, sampling.seed or 0
     plan = make_plan(loaded.info, **{name: getattr(s, name) for name in _OF_PLAN})
     given = class_numbers(s.class_labels, loaded.info.class_names)
-    labels = make_labels(loaded.num_classes, s.num_images, given, s.seed)
+    labels = make_labels(loaded.num_classes, s.num_images, given, seed)
     labelling = "none"
     if labels is not None:
         chosen = [given] if isinstance(given, int) else given
         labelling = "drawn from the seed" if chosen is None else ",".join(map(str, chosen))
-    source = ModelImages(loaded, plan, s.num_images, s.seed, labels, s.batch_size, ready.device, ready.dtype, labelling)
+    source = ModelImages(loaded, plan, s.num_images, seed, labels, s.batch_size, ready.device, ready.dtype, labelling)
     _ = source.digest  # of the weights as they are in the file
     ready.cast()
     return source, ready.device

@@ -144,7 +144,7 @@ def search(
     from unistep.runtime.progress import work_bar
     from unistep.searching.plot import check_matplotlib
     from unistep.searching.sampler_schedules import check_searchable
-    from unistep.workflows.image_sources import Preparation, open_reference
+    from unistep.workflows.image_sources import Preparation, check_used, open_reference
     from unistep.workflows.search_run import FeatureOptions, SearchRun
 
     if folder is not None:
@@ -161,7 +161,9 @@ def search(
     with work_bar(progress) as on_progress:
         run = SearchRun(ready, folder, count, seed, batch_size, feature_options, on_progress)
         if task is None:
-            held = None if reference is None else open_reference(reference, Preparation(resolution, channels))
+            preparation = Preparation(resolution, channels)
+            held = None if reference is None else open_reference(reference, preparation)
+            check_used(preparation, (reference, None if held is None else held.images))
             run.prepare_sampler(held, metric or next(iter(SAMPLE_METRICS)))
         else:
             assert images is not None  # `_check_task` has looked
