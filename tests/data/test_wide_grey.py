@@ -1,5 +1,8 @@
 """Grey images of 16 bits: the bits that a whole dataset uses count, and are said."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -61,8 +64,6 @@ def test_every_order_of_bytes(tmp_path, png, dtype):
 
 def test_images_of_12_bits_in_a_tiff_of_12_bits():
     """Two values in three bytes, which Pillow unpacks and does not scale."""
-    import struct
-
     pixels = np.array([[0, 4095, 2048, 1024]], np.uint16)
     packed = b"".join(
         bytes([int(a) >> 4, (int(a) & 15) << 4 | int(b) >> 8, int(b) & 255]) for a, b in pixels.reshape(-1, 2)
@@ -96,7 +97,7 @@ def test_edits_share_one_range(tmp_path, png, caplog):
     given = list_images([tmp_path / "a.png", tmp_path / "b.png", Image.fromarray(ramp(2000))])
     pixels = [read_picture(one.source, (1, 8, 8), grey_bits=one.grey_bits).pixels for one in given]
     assert [int(one.max()) for one in pixels] == [31, 255, 125]
-    assert "a.png and 2 more: grey of 16 bits with values up to 4,095, read as 12 bits" in caplog.text
+    assert "a.png and 2 more: 16 bits with values up to 4,095, read as 12 bits" in caplog.text
     assert int(read_picture(tmp_path / "b.png", (1, 8, 8)).pixels.max()) == 255
 
 
@@ -116,6 +117,41 @@ def test_the_range_is_that_of_the_cache_too(tmp_path, png, caplog):
     )
     assert torch.equal(first, again) and first.max() == 255
     assert caplog.text.count("read as 12 bits") == 2
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png16(values):
+    """A PNG of 16 bits of values [H, W, C]: 2 are grey and opacity."""
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("coloured", "opacity"), [(1, 4095), (1, 65535), (3, None), (3, 4095), (3, 65535)])
+def test_colours_and_opacity_of_12_bits(tmp_path, caplog, coloured, opacity):
+    values = np.stack([ramp(4095)] * coloured, -1)
+    if opacity is not None:
+        values = np.concatenate([values, np.full((8, 8, 1), opacity, np.uint16)], -1)
+    (tmp_path / "a.png").write_bytes(png16(values))
+    images = open_dataset(str(tmp_path)).images
+    assert np.abs(images[0, 0].numpy() - np.linspace(0, 255, 64).reshape(8, 8)).max() <= 1
+    assert "hold values up to 4,095, and are read as 12 bits" in caplog.text
+    (given,) = list_images(tmp_path / "a.png")
+    assert given.grey_bits == 12 and (read_picture(given.source, (3, 8, 8), grey_bits=12).pixels == images[0]).all()
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_are_as_they_were(channels):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, channels)).astype(np.uint16)
+    dark = (values >> 10) * 257  # 8 bits, spread
+    for one in (values, dark):
+        one[..., -1] = 65535 if channels != 3 else one[..., -1]
+        np.testing.assert_array_equal(np.asarray(decode(png16(one)))[..., 0].ravel()[:8], (one >> 8)[0, :, 0])
 
 
 @pytest.mark.parametrize("mode", ["LA", "PA", "CMYK", "1", "P"])

@@ -14,7 +14,7 @@ from unistep.data.inventory import passed_over
 from unistep.data.labels import read_labels
 from unistep.data.parallel import ordered_map
 from unistep.data.png import SIGNATURE
-from unistep.data.prepare import Header, decode, fit, grey_range, large, read_header, to_pixels
+from unistep.data.prepare import Header, decode, fit, large, read_header, to_pixels, wide_range
 from unistep.data.reader import BadImage, Labels, Pixels, Shape, Skipped
 from unistep.errors import UserError
 from unistep.text import shown
@@ -23,10 +23,10 @@ _HEADER_BYTES = 64 << 10
 _LARGE_BYTES = 32 << 20
 
 MAYBE_WIDE = frozenset((".png", ".tif", ".tiff", ".pgm", ".pnm", ".jp2", ".j2k"))
-"""Endings of the files that may be grey of 16 bits."""
+"""Endings of the files that may be of 16 bits."""
 
-WIDE_PNG = b"\x10\0"
-"""Bit depth and colour type, at bytes 24 and 25, of a PNG that is grey of 16 bits."""
+WIDE_PNG = b"\x10"
+"""Byte 24 of a PNG of 16 bits."""
 
 
 class EncodedReader:
@@ -91,7 +91,7 @@ class EncodedReader:
 
     @cached_property
     def grey_bits(self) -> int:
-        """Number of bits that count in the grey images of 16 bits of the whole source; see `unistep.data.grey`."""
+        """Number of bits that count in the images of 16 bits of the whole source; see `unistep.data.grey`."""
         maybe = [i for i, name in enumerate(self.files.names) if PurePosixPath(name).suffix.lower() in MAYBE_WIDE]
         is_wide = ordered_map(lambda i: self._is_wide(maybe[i]), len(maybe), "looking for 16 bits")
         wide = [index for index, found in zip(maybe, is_wide, strict=True) if found]
@@ -102,7 +102,7 @@ class EncodedReader:
                 break
         if wide and found.bits < 16:
             self.remarks.append(
-                f"{shown(self.location)}: its grey images of 16 bits hold values up to {found.highest:,}, and are read"
+                f"{shown(self.location)}: its images of 16 bits hold values up to {found.highest:,}, and are read"
                 f" as {found.bits} bits: {(1 << found.bits) - 1:,} is white"
             )
         return found.bits
@@ -187,14 +187,14 @@ class EncodedReader:
         except BadImage:
             return False
         if start.startswith(SIGNATURE):
-            return start[24:26] == WIDE_PNG
+            return start[24:25] == WIDE_PNG
         header = self._header(index)
         return isinstance(header, Header) and header.wide
 
     def _range(self, index: int) -> GreyRange:
         try:
             with self.turn(index):
-                return grey_range(self.files.read(index))
+                return wide_range(self.files.read(index)) or GreyRange()
         except BadImage:  # told where the image is read
             return GreyRange()
 

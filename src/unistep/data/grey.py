@@ -81,6 +81,11 @@ def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
         image: the image.
         bits: number of bits that count; larger values become white.
     """
+    return Image.fromarray(scale(wide_values(image), bits))
+
+
+def scale(values: NDArray[np.uint16], bits: int) -> NDArray[np.uint8]:
+    """Values of so many bits brought to 0 ... 255; larger ones become 255."""
     top = (1 << bits) - 1
     table = (np.minimum(np.arange(65536), top) * 255 + top // 2) // top
-    return Image.fromarray(table.astype(np.uint8)[wide_values(image)])
+    return table.astype(np.uint8)[values]

@@ -45,7 +45,7 @@ class DatasetReport:
         passed: number of the files that are not read as images, by ending in lower case: "" is none, "special" a pipe
             or a device.
         further: number of pages and frames after the first of their file, which are not read.
-        grey_bits: number of bits that count in grey images of 16 bits; None if there are none.
+        grey_bits: number of bits that count in images of 16 bits; None if there are none.
     """
 
     source: str
@@ -77,7 +77,7 @@ class DatasetReport:
             ("bytes", f"{self.num_bytes:,}"),
             ("sizes", _counts(self.sizes)),
             ("modes", _counts(self.modes)),
-            *([] if self.grey_bits is None else [("16-bit grey", f"{self.grey_bits} bits of it are used")]),
+            *([] if self.grey_bits is None else [("16-bit values", f"{self.grey_bits} bits of it are used")]),
             ("channels", f"{self.channels} ({'grey' if self.channels == 1 else 'colour'})"),
             ("mean", ", ".join(f"{value:.5f}" for value in self.mean) or "-"),
             ("std", ", ".join(f"{value:.5f}" for value in self.std) or "-"),
@@ -179,7 +179,7 @@ def _inspect_files(
         bad=tuple(bad),
         passed=dict(reader.files.passed),
         further=num_further,
-        grey_bits=bits if any_wide else None,
+        grey_bits=bits if any_wide or bits < 16 else None,
     )
 
 

@@ -22,6 +22,7 @@ from unistep.data.grey import WIDE_MODES, GreyRange, to_8_bits
 from unistep.data.names import brief
 from unistep.data.quiet import quiet
 from unistep.data.reader import BadImage, Pixels
+from unistep.data.wide_png import is_wide_png, narrowed, range_of
 
 MAX_PIXELS = 1 << 26
 """Most pixels that an image may be decoded to, 8192 x 8192: they take a quarter of a gigabyte, and each step of the
@@ -90,13 +91,17 @@ def decode(content: bytes, *, side: int | None = None, bits: int | None = None) 
     try:
         with quiet(), open_image(content) as image, _in_turn(image):
             _reduce(image, side)
-            return _flattened(image, bits)
+            return _flattened(narrowed(content, image, bits) if is_wide_png(content) else image, bits)
     except Exception as error:
         raise BadImage(_reason(error)) from error
 
 
-def decode_transparent(content: bytes) -> Image.Image | None:
+def decode_transparent(content: bytes, *, bits: int | None = None) -> Image.Image | None:
     """Decodes an image file that has transparency to upright mode `RGBA`; None for one that has none.
+
+    Args:
+        content: the file.
+        bits: number of bits that count in images of 16 bits; None takes those of the image alone.
 
     Raises:
         BadImage: the file is damaged, no image of a known format, or too large.
@@ -105,13 +110,14 @@ def decode_transparent(content: bytes) -> Image.Image | None:
         with quiet(), open_image(content) as image, _in_turn(image):
             _reduce(image, None)
             image.load()
+            image = narrowed(content, image, bits) if is_wide_png(content) else image
             return _upright(image).convert("RGBA") if image.has_transparency_data else None
     except Exception as error:
         raise BadImage(_reason(error)) from error
 
 
-def grey_range(content: bytes) -> GreyRange:
-    """The range of a grey image of 16 bits; that of nothing for another image.
+def wide_range(content: bytes) -> GreyRange | None:
+    """The range of an image of 16 bits; None for another image.
 
     Raises:
         BadImage: the file is damaged, no image of a known format, or too large.
@@ -119,7 +125,9 @@ def grey_range(content: bytes) -> GreyRange:
     try:
         with quiet(), open_image(content) as image, _in_turn(image):
             _reduce(image, None)
-            return GreyRange.of(image) if image.mode in WIDE_MODES else GreyRange()
+            if is_wide_png(content):
+                return range_of(content, image)
+            return GreyRange.of(image) if image.mode in WIDE_MODES else None
     except Exception as error:
         raise BadImage(_reason(error)) from error
 

@@ -27,7 +27,7 @@ from unistep.data.frames import further_frames
 from unistep.data.grey import WIDE_MODES, GreyRange
 from unistep.data.inventory import passed_over
 from unistep.data.png import SIGNATURE
-from unistep.data.prepare import decode, decode_transparent, flatten, grey_range, read_header, to_pixels, upright
+from unistep.data.prepare import decode, decode_transparent, flatten, to_pixels, upright, wide_range
 from unistep.data.reader import BadImage
 from unistep.errors import UserError
 from unistep.files import check_regular_file
@@ -82,7 +82,7 @@ def read_picture(
         fit: way to fit the image to that size, see `unistep.images.frame`.
         alpha: whether transparency marks unknown pixels; else transparent pixels are laid on white.
         name: name in messages; default: the file's.
-        grey_bits: number of bits that count if the image is grey of 16 bits; default: those of the image alone.
+        grey_bits: number of bits that count if the image is of 16 bits; default: those of the image alone.
 
     Raises:
         UserError: the image cannot be read, or would be stretched.
@@ -114,7 +114,7 @@ class ImageInput(NamedTuple):
     Args:
         source: file, Pillow image, or pixels.
         name: name of its result: for a file its name below the folder that was given, without its ending.
-        grey_bits: number of bits that count if it is grey of 16 bits; None for another image.
+        grey_bits: number of bits that count if it is of 16 bits; None for another image.
     """
 
     source: Source
@@ -161,7 +161,7 @@ def list_images(images: Images, field: str = "image") -> list[ImageInput]:
 
 
 def _with_grey_bits(found: list[ImageInput]) -> list[ImageInput]:
-    """The inputs with the bits that count in all of their grey images of 16 bits, so that none is brightened alone."""
+    """The inputs with the bits that count in all of their images of 16 bits, so that none is brightened alone."""
     ranges = {number: one for number, image in enumerate(found) if (one := _grey_range(image.source)) is not None}
     if not ranges:
         return found
@@ -170,14 +170,14 @@ def _with_grey_bits(found: list[ImageInput]) -> list[ImageInput]:
         first = found[next(iter(ranges))].label
         others = f" and {len(ranges) - 1} more" if len(ranges) > 1 else ""
         _log.warning(
-            "%s%s: grey of 16 bits with values up to %s, read as %d bits",
+            "%s%s: 16 bits with values up to %s, read as %d bits",
             *(first, others, f"{whole.highest:,}", whole.bits),
         )
     return [image._replace(grey_bits=whole.bits) if number in ranges else image for number, image in enumerate(found)]
 
 
 def _grey_range(source: Source) -> GreyRange | None:
-    """The range of an image that is grey of 16 bits; None for another, and for one that cannot be read."""
+    """The range of an image of 16 bits; None for another, and for one that cannot be read."""
     try:
         if isinstance(source, Image.Image):
             return GreyRange.of(source) if source.mode in WIDE_MODES else None
@@ -185,10 +185,10 @@ def _grey_range(source: Source) -> GreyRange | None:
             return None
         with open(source, "rb") as file:
             start = file.read(64)
-            if start.startswith(SIGNATURE) and start[24:26] != WIDE_PNG:
+            if start.startswith(SIGNATURE) and start[24:25] != WIDE_PNG:
                 return None
             content = start + file.read(_MOST_BYTES)
-        return grey_range(content) if read_header(content).wide else None
+        return wide_range(content)
     except (BadImage, OSError):
         return None
 
@@ -253,7 +253,7 @@ def decoded(source: Source, name: str, alpha: bool, grey_bits: int | None = None
         source: path, Pillow image, or pixels.
         name: name in messages.
         alpha: whether the transparency is returned too.
-        grey_bits: number of bits that count if the image is grey of 16 bits; None takes those of the image alone.
+        grey_bits: number of bits that count if the image is of 16 bits; None takes those of the image alone.
 
     Raises:
         UserError: it cannot be read.
@@ -266,7 +266,7 @@ def decoded(source: Source, name: str, alpha: bool, grey_bits: int | None = None
         path = user_path(source)
         check_image_file(path)
         content = path.read_bytes()
-        transparent = decode_transparent(content) if alpha else None
+        transparent = decode_transparent(content, bits=grey_bits) if alpha else None
         return Decoded(decode(content, bits=grey_bits), transparent, further_frames(content))
     except BadImage as error:
         raise UserError(f"{name}: {error}; give a PNG, JPEG or the like that opens elsewhere") from None
