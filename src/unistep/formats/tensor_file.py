@@ -5,6 +5,7 @@ writing to one changes the process' copy of the page and never the file.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import zipfile
@@ -46,9 +47,10 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
             _header(path)
             state = load_file(path)
         else:
-            check_torch_file(path)
             # The arguments of a script, which many put beside the weights, are plain data.
-            with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            plain = ("argparse", "Namespace") in check_torch_file(path)
+            allowed = torch.serialization.safe_globals([argparse.Namespace]) if plain else contextlib.nullcontext()
+            with allowed, path.open("rb") as file:
                 # Only zip files, which torch writes since 1.6, can be mapped instead of read; and only by their path,
                 # by whose ending torch goes.
                 mapped = path.suffix != ".safetensors" and zipfile.is_zipfile(path)

@@ -24,23 +24,27 @@ _LONGEST_END = (1 << 16) + 22 + 76  # the longest comment, and both records
 _DICTS = ("OrderedDict", "Counter", "defaultdict")
 
 
-def check_torch_file(path: Path) -> None:
+def check_torch_file(path: Path) -> set[tuple[str, str]]:
     """Passes where torch can read a file in time and memory that are in proportion to it.
 
     Args:
         path: a regular file.
 
+    Returns:
+        The classes and functions that the file names, by module and name.
+
     Raises:
         UserError: it is compressed, or is larger inside than outside, or its pickle is no plain data.
         Exception: it is damaged; of almost any kind.
     """
+    names = _AnyName()
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             file.seek(0)
             # Before torch 1.6: a number, the protocol, the machine, the object, and the names of its storages.
             for _ in range(5):
-                _run(file)
-            return
+                _run(file, names)
+            return names.seen
     with open_zip(path) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -54,7 +58,8 @@ def check_torch_file(path: Path) -> None:
                 if member.file_size > _MAX_PICKLE:
                     raise UserError(f"{path}: its data.pkl has {member.file_size:,} bytes, which no network needs")
                 with archive.open(member) as stream:
-                    _run(stream)
+                    _run(stream, names)
+    return names.seen
 
 
 def is_training_state(path: Path) -> bool:
@@ -98,9 +103,9 @@ def _directory_bytes(path: Path) -> int:
     return max(size for size in sizes if size != 0xFFFFFFFF)  # which means: see the other record
 
 
-def _run(stream: Any) -> None:
+def _run(stream: Any, names: "_AnyName") -> None:
     limits = {"max_instructions": _MAX_INSTRUCTIONS, "room": _MAX_ITEMS}
-    run(stream, _ANY, persistent=lambda pid: None, attributes=True, **limits)
+    run(stream, names, persistent=lambda pid: None, attributes=True, **limits)
 
 
 def _dict(*args: Any) -> dict[Any, Any]:
@@ -114,9 +119,17 @@ def _items(*args: Any) -> int:
 
 
 class _AnyName(Mapping[tuple[str, str], Any]):
-    """A table in which every name stands for inert data: torch refuses those that it does not know."""
+    """A table in which every name stands for inert data: torch refuses those that it does not know.
+
+    Attributes:
+        seen: names that were looked up.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[str, str]] = set()
 
     def __getitem__(self, key: tuple[str, str]) -> Any:
+        self.seen.add(key)
         module, name = key
         if module == "collections" and name in _DICTS:
             return Function(_dict, cost=_items)
@@ -130,6 +143,3 @@ class _AnyName(Mapping[tuple[str, str], Any]):
 
     def __len__(self) -> int:
         return 0
-
-
-_ANY = _AnyName()
