@@ -381,7 +381,6 @@ class Trainer:
         Returns:
             Whether the weights are finite.
         """
-        loss_sum = self._mean_loss_sum()
         averages = self.ema.averages[self.config.ema_decays[0]].values()
         finite = [v.isfinite().all() for v in (*self.student.parameters(), *averages)]
         if not bool(torch.stack(finite).all()):
@@ -390,13 +389,15 @@ class Trainer:
             return True  # nothing good is there to go back to but the beginning, which no checkpoint must take over
         if not self.guard.in_a_row:
             self.guard = replace(self.guard, good=self.step)
-        on_first(self.accelerator, lambda: self._write(loss_sum))
+        sums: Any = self.accelerator.gather(self.loss_sum[None])
+        on_first(self.accelerator, lambda: self._write(sums))
         self._initial = None
         return True
 
-    def _write(self, loss_sum: Tensor) -> None:
+    def _write(self, loss_sums: Tensor) -> None:
         keep = max(self.config.keep_checkpoints, 2)  # one is there where the newest is damaged
-        state = self._state() | {"loss_sum": loss_sum}
+        # Of each process, so that as many processes log the same; their mean is for another number of them.
+        state = self._state() | {"loss_sums": loss_sums, "loss_sum": loss_sums.mean()}
         save_checkpoint(self.folder / "checkpoints", self.step, state, keep, self.guard.good)
         self._keep_best()
 
@@ -453,7 +454,10 @@ class Trainer:
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds, self.since = state["step"], state["seconds"], state.get("since", 0)
-            self.loss_sum = state.get("loss_sum", self.loss_sum).to(self.accelerator.device)
+            sums, accelerator = state.get("loss_sums", ()), self.accelerator
+            own = len(sums) == accelerator.num_processes
+            loss_sum = sums[accelerator.process_index] if own else state.get("loss_sum", self.loss_sum)
+            self.loss_sum = loss_sum.to(accelerator.device)
             self.best = Best(**state["best"]) if state.get("best") else None
             self.guard = Guard(**state.get("guard", {})).with_lr(self.config.optimizer.lr)
         except (KeyError, ValueError, TypeError, RuntimeError):
