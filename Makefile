@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 PINNED = $(PIP) install --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-faults check format mnist classifier compare-methods install clean
+.PHONY: help demo test test-slow test-faults test-fuzz check format mnist classifier compare-methods install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ test-slow: $(VENV)/.installed-dev ## run the slow tests
 
 test-faults: $(VENV)/.installed-dev ## kill, damage and crowd out runs in training, and print what became of them
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m faults $(PYTEST_ARGS) tests/faults
+
+test-fuzz: $(VENV)/.installed-dev ## run two thousand malformed inputs, and print them by kind
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m fuzz $(PYTEST_ARGS) tests/fuzz
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling
 	@$(BIN)/ruff check --quiet .
