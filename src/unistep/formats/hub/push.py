@@ -7,7 +7,11 @@ from unistep.errors import UserError
 from unistep.formats.hub.address import hub_address
 from unistep.formats.hub.download import TIMEOUT, api_of, is_offline
 from unistep.formats.hub.errors import explained
+from unistep.formats.hub.listing import request_headers
+from unistep.formats.hub.transfer import read_json
 from unistep.formats.model_folder.files import REQUIRED, is_whole, variants_of
+
+_MOST_BYTES = 16 << 20  # of the answer about a model
 
 
 def push_folder(
@@ -47,12 +51,12 @@ def push_folder(
         api = api_of(address)
         found = None
         try:
-            # Of the calls here this one alone has a time limit.
-            found = api.model_info(model_id, timeout=TIMEOUT)
+            page = f"{address.endpoint}/api/models/{model_id}"
+            found = read_json(page, request_headers(address), TIMEOUT, _MOST_BYTES)
         except HfHubHTTPError as error:
             if error.response.status_code not in (401, 404):  # 401: the Hub's answer to strangers
                 raise
-        if private and found is not None and not found.private:
+        if private and found is not None and not (isinstance(found, dict) and found.get("private") is True):
             raise UserError(f"{model_id} exists and is public; make it private on its page, or push to another name")
         url = api.create_repo(model_id, private=private, exist_ok=True)
         api.upload_folder(
