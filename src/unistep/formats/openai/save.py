@@ -114,6 +114,7 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
     ]
     lost += [] if info.clip else ["no clamp in the sampler, which is `clip=False`"]
     lost += [f"timesteps {','.join(map(str, own))}" for own in info.schedules]
+    lost += ["the names of the classes"] if info.class_names else []
     if config.num_heads is not None:
         arguments.append(f"num_heads={config.num_heads}")
     elif config.attention_head_dim != 64:
