@@ -321,6 +321,11 @@ def test_resume_of_nothing(refused, here):
     refused(["train", "--resume"], "--resume needs a value")
 
 
+def test_resume_below_the_home_folder(refused, here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    refused(["train", "--resume", "~/run"], f"{here}/home/run is not a run directory")
+
+
 def test_resume_stands_without_a_recipe(refused, begun):
     for arguments in (["--resume=begun", "x"], [RECIPE, "--resume", "begun"]):
         refused(["train", *arguments], "--resume stands without a recipe: unistep train --resume RUN")

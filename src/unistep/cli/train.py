@@ -13,6 +13,7 @@ from unistep.cli.parameter import parameters_of
 from unistep.cli.parsing import parse
 from unistep.cli.recipe_flags import Flags, check_without_recipe, flag_of, knobs, nested, of_recipe, parted
 from unistep.cli.spelling import spelled
+from unistep.checks import user_path
 from unistep.config import RunConfig, find_recipe, read_run, read_values, run_keys
 from unistep.documents import DocumentError, parse_yaml
 from unistep.errors import UserError
@@ -102,7 +103,7 @@ def _values(recipe: str | None, resume: str | None) -> dict[str, Any]:
     if resume is not None:
         if not resume:
             raise UserError(f"`resume` needs a run directory: {_PROGRAM} --resume RUN")
-        return read_run(Path(resume))
+        return read_run(user_path(resume))
     if recipe is None:
         raise UserError(f"give a recipe first: {_PROGRAM} RECIPE [--KEY VALUE]; or a run: {_PROGRAM} --resume RUN")
     return read_values(find_recipe(recipe))
@@ -116,7 +117,7 @@ def _train(given: Mapping[str, Any], changes: Mapping[str, Any]) -> Union[Run, "
         return train(**_arguments(given, changes))
     except Interrupted as stopped:
         folder = given["resume"] or given["output"] or Path("runs") / find_recipe(given["recipe"]).stem
-        if (Path(folder) / "config.yaml").is_file():
+        if (user_path(folder) / "config.yaml").is_file():
             stopped.__notes__ = [f"go on with: {_PROGRAM} --resume {folder}"]
         raise
 
