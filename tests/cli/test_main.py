@@ -165,3 +165,14 @@ def test_no_arguments_cause_a_traceback(run, here, command, data):
     assert outcome.code in (0, 2)
     assert outcome.code == 0 or outcome.err.count("\n") == 1, outcome.err
     assert not list(here.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "a\x9b2Jb", "\u202egnp"])
+def test_names_are_printed_without_codes_for_the_terminal(run, here, name):
+    """Neither where they are results nor where they are refused."""
+    done = run("sample", "--num-images", 1, "--output", f"{name}.png")
+    assert done.code == 0 and (here / f"{name}.png").is_file()
+    refused = run("inspect", f"{name}.png")
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    for text in (done.out, refused.err):
+        assert all(c.isprintable() for c in text.removesuffix("\n")), text

@@ -1,6 +1,7 @@
 """`unistep convert`: a model of any format as a model folder, or as an OpenAI .pt."""
 
 from unistep.cli.command import run_command
+from unistep.text import shown
 from unistep.workflows.convert import Conversion, convert
 
 
@@ -18,4 +19,4 @@ def run(arguments: list[str]) -> None:
 
 def _show(made: Conversion) -> None:
     for name, text in made.rows():
-        print(f"{name}: {text}")
+        print(shown(f"{name}: {text}"))

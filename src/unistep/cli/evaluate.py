@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from unistep.cli.command import run_command
 from unistep.metrics.features.table import FEATURES
 from unistep.metrics.table import METRICS
+from unistep.text import shown
 from unistep.workflows.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -53,6 +54,6 @@ def _show(report: "Report") -> None:
     for row in report.rows():
         table.add_row(*map(Text, row))
     console = Console()
-    console.print(Text(report.heading), soft_wrap=True)
+    console.print(Text(shown(report.heading)), soft_wrap=True)
     console.print(table)
-    print("all of it, with the settings: " + "; the pictures: ".join(map(str, report.files)))
+    print("all of it, with the settings: " + "; the pictures: ".join(map(shown, report.files)))

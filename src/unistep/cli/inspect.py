@@ -4,6 +4,7 @@ from json import dumps
 from typing import TYPE_CHECKING
 
 from unistep.cli.command import run_command
+from unistep.text import shown
 from unistep.workflows.inspect import inspect
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def _show(report: "ModelReport", json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(report.path)), show_header=False, title_justify="left")
+    table = Table(title=Text(shown(report.path)), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in report.rows():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text("\n".join(map(shown, value.split("\n")))))
     Console().print(table)

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from unistep.cli.command import run_command
+from unistep.text import shown
 from unistep.workflows.sample import sample
 
 if TYPE_CHECKING:
@@ -28,4 +29,4 @@ def _show(images: "Images") -> None:
         return
     each = f"{images.evaluations} evaluation{'s' * (images.evaluations > 1)} each"
     pace = "" if images.seconds is None else f", {images.seconds:.4f} s per image"
-    print(f"{len(images)} image{'s' * (len(images) > 1)}, {each}{pace}: {images.path}")
+    print(f"{len(images)} image{'s' * (len(images) > 1)}, {each}{pace}: {shown(images.path)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from unistep.cli.command import run_command
 from unistep.searching.table import FULL_REFERENCE_METRICS, SAMPLE_METRICS
+from unistep.text import shown
 from unistep.workflows.models import ModelSource
 from unistep.workflows.search import search
 
@@ -52,16 +53,16 @@ def _show(found: "tuple[SearchResult, str | None]") -> None:
             table.add_section()
         table.add_row(*map(Text, row))
     console = Console()
-    console.print(Text(result.heading), soft_wrap=True)
+    console.print(Text(shown(result.heading)), soft_wrap=True)
     console.print(table)
-    print("all scores: {}; drawn: {}".format(*result.files))
+    print("all scores: {}; drawn: {}".format(*map(shown, result.files)))
     if result.kept_in is not None:
         for one in result.found:
             if one.steps not in result.kept:
                 print(f"not written: for {one.steps} steps nothing better than now was found, on fresh images")
         if result.kept:
             listed = " and ".join(",".join(map(str, result[steps].timesteps)) for steps in result.kept)
-            print(f"written: timesteps {listed} to {result.kept_in}")
+            print(f"written: timesteps {listed} to {shown(result.kept_in)}")
     if result.task is not None:
         for steps in result:
             print(_edit_command(result, steps, model))

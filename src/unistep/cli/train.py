@@ -7,16 +7,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from unistep.checks import user_path
 from unistep.cli.command import interruptible, notes_shown
 from unistep.cli.help import help_text
 from unistep.cli.parameter import parameters_of
 from unistep.cli.parsing import parse
 from unistep.cli.recipe_flags import Flags, check_without_recipe, flag_of, knobs, nested, of_recipe, parted
 from unistep.cli.spelling import spelled
-from unistep.checks import user_path
 from unistep.config import RunConfig, find_recipe, read_run, read_values, run_keys
 from unistep.documents import DocumentError, parse_yaml
 from unistep.errors import UserError
+from unistep.text import shown
 from unistep.workflows.train import Run, prepared, train
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _show(result: Union[Run, "Estimate"]) -> None:
         print(result)
         return
     folder, stages = result.folder, result.stages
-    print(f"done: {folder / stages[-1] / 'model'}")
-    print(f"look at samples with: unistep sample {folder} --output samples.png")
+    print(f"done: {shown(folder / stages[-1] / 'model')}")
+    print(f"look at samples with: unistep sample {shown(folder)} --output samples.png")
     if result.best is not None:
         print(f"the best by its evaluations: {result.best}")
