@@ -204,6 +204,34 @@ def test_averages_without_names(state: dict[str, Tensor], other: dict[str, Tenso
     assert torch.equal(found, state["out.2.bias"]) and "ema.shadow_params were left out" in notes[0]
 
 
+def test_averages_by_decay_and_in_lists(state: dict[str, Tensor], other: dict[str, Tensor], tmp_path: Path):
+    path = tmp_path / "x.pt"
+    third = {name: tensor + 2 for name, tensor in state.items()}
+    by_decay = {"model": state, "ema": {0.99: other, 0.999: third}}
+    in_list = {"model": state, "ema": [other, third], "rates": [0.99, 0.999]}
+    bare = {"model": state, "ema": [list(other.values()), tuple(third.values())]}
+    for content, choices in (
+        (by_decay, ("0.99", "0.999")),
+        (in_list, ("ema.0", "ema.1")),
+        (bare, ("ema.0", "ema.1")),
+    ):
+        assert "holds several networks (model, ema.0" in refusal(path, content)
+        for choice, bias in zip(choices, (other, third), strict=True):
+            assert torch.equal(opened(path, content, weights=choice)[0], bias["out.2.bias"])
+        assert torch.equal(opened(path, content, weights="model")[0], state["out.2.bias"])
+
+
+def test_weights_that_are_not_averaged_beside_their_average(
+    state: dict[str, Tensor], other: dict[str, Tensor], tmp_path: Path
+):
+    ema = behind("ema_model.model.", other) | behind("online_model.model.", state)
+    ema |= {"initted": torch.tensor(True), "step": torch.tensor(4)}
+    content = {"step": 4, "model": behind("model.", state), "ema": ema, "scaler": None}
+    for choice, bias in (("ema", other), ("ema_model", other), ("online_model", state), ("model", state)):
+        found = opened(tmp_path / "model-4.pt", content, weights=choice)[0]
+        assert torch.equal(found, bias["out.2.bias"]), choice
+
+
 def test_choices_that_name_nothing(state: dict[str, Tensor], other: dict[str, Tensor], tmp_path: Path):
     path = tmp_path / "x.pt"
     both = {"model": state, "ema": other}

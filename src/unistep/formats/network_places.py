@@ -75,19 +75,19 @@ def find_places(
     """
     places: list[Place] = []
     nameless: list[tuple[tuple[str, ...], list[Tensor]]] = []
-    empty: set[int] = set()  # groups without a network, which a file may show in many places
+    empty: dict[int, Any] = {}  # groups without a network, which a file may show in many places; held, so are their ids
     for keys, group in _groups(content):
         if id(group) in empty:
             continue
         for name, value in group.items():
-            if isinstance(value, list) and len(value) > 1 and all(isinstance(v, Tensor) for v in value):
-                if name == "shadow_params" or is_average((name,)):
-                    nameless.append(((*keys, name), value))
+            if isinstance(value, list | tuple) and len(value) > 1 and all(isinstance(v, Tensor) for v in value):
+                if name == "shadow_params" or is_average((*keys, name)):
+                    nameless.append(((*keys, name), list(value)))
         names = {_inner(name): name for name in group}
         if len(names) < len(group):  # two names are one without the parts within: they stay
             names = {name: name for name in group}
         if not (prefixes := _prefixes(names, layouts)):
-            empty.add(id(group))
+            empty[id(group)] = group
         if len(prefixes) > _MOST_NETWORKS:
             raise UserError(f"it holds {len(prefixes):,} networks; save the one to use in a file of its own")
         found: list[Place] = []
@@ -127,8 +127,21 @@ def _groups(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mappi
             continue
         yield keys, group
         if len(keys) < _MOST_DEPTH:
-            inner = [(name, v) for name, v in group.items() if isinstance(v, Mapping) and v is not content]
-            todo += [((*keys, name), value) for name, value in inner if not _OPTIMIZER.search(name)]
+            inner = [(name, _named(v)) for name, v in group.items() if v is not content and not _OPTIMIZER.search(name)]
+            todo += [((*keys, name), value) for name, value in inner if value is not None]
+
+
+def _named(value: object) -> Mapping[str, Any] | None:
+    """A group of several by names, where their keys are numbers, such as decays, or their places in a list."""
+    if isinstance(value, list | tuple):
+        held = 1 < len(value) <= _MOST_NETWORKS and all(isinstance(v, Mapping | list | tuple) for v in value)
+        return {str(place): inner for place, inner in enumerate(value)} if held else None
+    if not isinstance(value, Mapping):
+        return None
+    if len(value) <= _MOST_NETWORKS and any(isinstance(key, int | float) for key in value):
+        names = {str(key): inner for key, inner in value.items()}
+        return names if len(names) == len(value) else value
+    return value
 
 
 def _inner(name: str) -> str:
@@ -205,6 +218,11 @@ def _without_dots(places: Sequence[Place], group: Mapping[str, Any]) -> list[Pla
                     tensors = {name: values[body] for body, name in bodies.items()}
                     found.append(Place(place.keys, head, tensors))
     return found
+
+
+def is_online(parts: Collection[str]) -> bool:
+    """Returns whether keys or parts of a prefix are those of weights that are not averaged, beside their average."""
+    return any(re.match(r"online|current|raw", part.lower()) for part in parts)
 
 
 def is_average(parts: Collection[str]) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unistep.errors import UserError
 from unistep.formats.json_config import shown
-from unistep.formats.network_places import Place, find_places, is_average
+from unistep.formats.network_places import Place, find_places, is_average, is_online
 
 
 @dataclass(frozen=True)
@@ -132,16 +132,18 @@ def _matching(places: Sequence[Place], labels: Sequence[str], weights: str) -> l
     for found in (
         [i for i in every if weights in (labels[i], full[i])],
         [i for i in every if weights in places[i].parts and weights not in common],
+        [i for i in every if places[i].parts[:1] == (weights,) and len({place.parts[:1] for place in places}) > 1],
         [i for i in every if weights == "ema" and _averaged(places[i])],
         [i for i in every if weights == "model" and not _averaged(places[i])],
     ):
         if found:
-            return found
+            averaged = [i for i in found if _averaged(places[i])]
+            return averaged if weights == "ema" and averaged else found
     return []
 
 
 def _averaged(place: Place) -> bool:
-    return place.by_order or is_average(place.parts)
+    return place.by_order or (is_average(place.parts) and not is_online(place.parts))
 
 
 def _nameless(where: object, keys: Sequence[str]) -> str:
