@@ -219,11 +219,18 @@ def test_splits_are_refused(source, refusal, splits, above):
 
 def test_splits_without_classes_are_refused(source, refusal):
     refusal(lambda: open_dataset(source(images("train/1.png", "test/2.png"))), "splits")
+    for name in ("extra", "unlabeled", "unlabelled", "holdout", "hold-out"):
+        refusal(lambda other=name: open_dataset(source(images("train/1.png", f"{other}/2.png"))), "splits", "train")
 
 
 @pytest.mark.parametrize("names", [["train", "bus"], ["trains", "tests"], ["testing grounds", "training"]])
 def test_classes_that_are_called_nearly_so(source, names):
     assert open_dataset(source(images(*(f"{name}/1.png" for name in names)))).class_names == sorted(names)
+
+
+def test_splits_of_two_domains_are_refused(source, refusal):
+    names = [f"{split}/1.png" for split in ("testA", "testB", "trainA", "trainB")]
+    refusal(lambda: open_dataset(source(images(*names))), "splits", "trainA")
 
 
 def test_splits_within_classes_are_said(source, caplog):
@@ -342,6 +349,63 @@ def test_sources_that_agree(source):
         "metadata.jsonl": rows(("cat/a.png", "dog"), ("dog/b.png", "cat")),
     }
     assert open_dataset(source({**images("cat/a.png", "dog/b.png"), **others})).labels.tolist() == [1, 0]
+
+
+CONTRADICTING = [  # class folders, and labels of which one image has another; both as they are numbered or named
+    (["cat/1", "dog/2"], ["dog", "dog"]),
+    (["cat/1", "dog/2"], ["cat", "cat"]),
+    (["cat/1", "cat/2", "dog/3", "fox/4"], ["cat", "dog", "dog", "fox"]),
+    (["0/1", "1/2"], [1, 0]),
+    (["0/1", "1/2", "2/3"], [0, 1, 1]),
+    (["00/1", "01/2", "02/3"], [0, 1, 1]),
+    (["cat/1", "cat/2", "dog/3", "dog/4"], [0, 1, 1, 1]),
+    (["cats/1", "cats/2", "dogs/3", "dogs/4"], ["dog", "cat", "dog", "dog"]),
+    (["top/cat/1", "top/dog/2"], ["dog", "cat"]),
+]
+AGREEING = [  # folders that say the same, less, more, or nothing about classes
+    (["cat/1", "dog/2"], ["cat", "dog"]),
+    (["cat/1", "dog/2"], [1, 0]),
+    (["1/1", "2/2"], [0, 1]),
+    (["cat/1", "cat/2", "dog/3"], ["tabby", "siamese", "hound"]),
+    (["pets/1", "pets/2", "wild/3"], [0, 1, 2]),
+    (["day1/1", "day2/2", "night/3"], [0, 0, 1]),
+    (["part1/1", "part1/2", "part2/3", "part2/4"], [0, 1, 0, 1]),
+    (["0/1", "0/2", "1/3", "1/4", "1/5"], [3, 1, 3, 0, 2]),
+    (["00000/img00000000", "00001/img00000001", "00001/img00000002"], [0, 1, 0]),
+]
+
+
+def with_labels(source, document, paths, labels):
+    names = [f"{path}.png" for path in paths]
+    pairs = list(zip(names, labels, strict=True))
+    if document == "dataset.json":
+        text = labelled([list(pair) for pair in pairs])
+    elif document == "metadata.jsonl":
+        text = rows(*pairs)
+    else:
+        text = "file_name,label\n" + "".join(f"{name},{label}\n" for name, label in pairs)
+    return source({**images(*names), document: text})
+
+
+@pytest.mark.parametrize("document", ["dataset.json", "metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize(("paths", "labels"), CONTRADICTING)
+def test_labels_that_contradict_class_folders_are_refused(source, refusal, document, paths, labels):
+    if document == "dataset.json" and isinstance(labels[0], str):
+        pytest.skip("its labels are numbers")
+    place = with_labels(source, document, paths, labels)
+    refusal(lambda: open_dataset(place), "contradicting labels", f"by {document}", "use_labels")
+    assert open_dataset(place, use_labels=False).labels is None
+
+
+@pytest.mark.parametrize("document", ["dataset.json", "metadata.csv"])
+@pytest.mark.parametrize(("paths", "labels"), AGREEING)
+def test_folders_that_contradict_no_labels(source, document, paths, labels, caplog):
+    if document == "dataset.json" and isinstance(labels[0], str):
+        pytest.skip("its labels are numbers")
+    found = open_dataset(with_labels(source, document, paths, labels)).labels.tolist()
+    assert found == [sorted(set(labels)).index(label) for label in labels]
+    unrelated = paths[0].startswith(("part1", "0/"))
+    assert ("have nothing to do with them" in caplog.text) == unrelated
 
 
 def test_classes_in_words():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
 
@@ -21,8 +21,8 @@ from unistep.text import shown
 _LOG = logging.getLogger(__name__)
 
 _SPLIT = re.compile(
-    r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation)"
-    r"[-_ ]?(set|images?|imgs?|data|split)?[-_ ]?[0-9]*",
+    r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation|extra|unlabell?ed|hold[-_ ]?out)"
+    r"([-_ ]?(set|images?|imgs?|data|split))?([-_ ]?([0-9]+|[ab]))?",
     re.IGNORECASE,
 )
 _RUNNING = re.compile(r"[0-9]{5,}")
@@ -55,7 +55,7 @@ def labels_from_folders(names: Sequence[str], location: str = "") -> Labels | No
             brief(loose[0]),
         )
         return None
-    if _are_running(own, names):
+    if are_running(own, names):
         _LOG.warning(
             "%s: its folders %s to %s number the images and are no classes, and no dataset.json has labels: the images"
             " have none; name the folders after their classes if they are",
@@ -91,9 +91,10 @@ def refuse_splits(names: Sequence[str], location: str) -> None:
     Raises:
         UserError: two folders or more have such names; the one to give is named.
     """
-    splits = sorted(name for name in set(folders_of(names)) if _SPLIT.fullmatch(name))
-    if len(splits) < 2:
+    found = set(folders_of(names))
+    if not are_splits(found):
         return
+    splits = sorted(name for name in found if _SPLIT.fullmatch(name))
     above = PurePosixPath(names[0]).parts[: _common([PurePosixPath(name).parts[:-1] for name in names])]
     first = next((name for name in splits if name.lower().startswith("train")), splits[0])
     place = "/".join((*above, first))
@@ -103,6 +104,15 @@ def refuse_splits(names: Sequence[str], location: str) -> None:
         f"{shown(location)}: its folders {in_a_row([brief(name) for name in splits[:5]])} are splits of a dataset and"
         f" no classes; {remedy}, or take all images without labels with `use_labels=False`"
     )
+
+
+def are_splits(folders: Collection[str]) -> bool:
+    """Returns whether two folders or more have the names of splits.
+
+    Args:
+        folders: names of folders, each once.
+    """
+    return sum(_SPLIT.fullmatch(name) is not None for name in folders) > 1
 
 
 def _common(folders: Sequence[tuple[str, ...]]) -> int:
@@ -123,11 +133,15 @@ def _say_splits_below(names: Sequence[str], location: str) -> None:
         )
 
 
-def _are_running(folders: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether folders number the images, as 00000/img00000000.png and 00001/img00001000.png do.
+def are_running(folders: Sequence[str], names: Sequence[str]) -> bool:
+    """Returns whether folders number the images, as 00000/img00000000.png and 00001/img00001000.png do.
 
     Their names are numbers of five digits or more, padded with zeros to one length, and the images' own numbers grow
     from folder to folder. Class folders of such names have images that are numbered anew, or not at all.
+
+    Args:
+        folders: folder of each image.
+        names: normalised names of the images.
     """
     spans: dict[str, list[int]] = {}
     for folder, name in zip(folders, names, strict=True):

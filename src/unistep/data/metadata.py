@@ -42,7 +42,7 @@ def labels_from_metadata(files: ImageFiles) -> Labels | None:
     """
     by_name: dict[str, Any] = {}
     used: list[str] = []
-    for name in sorted(name for name in files.documents if name.rpartition("/")[2] in METADATA):
+    for name in metadata_of(files):
         location = shown_name(files.location, name)
         rows = _rows(files.read_document(name, most_bytes(len(files.names))), name, location)
         column = _column(rows, location)
@@ -64,6 +64,11 @@ def labels_from_metadata(files: ImageFiles) -> Labels | None:
     ordered = class_order(names, files.location)
     number = {name: index for index, name in enumerate(ordered)}
     return Labels(np.array([number[value] for value in values], np.int64), ordered)
+
+
+def metadata_of(files: ImageFiles) -> list[str]:
+    """The names of the metadata files, sorted."""
+    return sorted(name for name in files.documents if name.rpartition("/")[2] in METADATA)
 
 
 def _rows(content: bytes, name: str, location: str) -> list[Row]:
