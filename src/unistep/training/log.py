@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -166,6 +167,8 @@ class RunLog:
         with _written(self._path):
             _drop_after(self._path, step)
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._hook = threading.excepthook
+        threading.excepthook = _without_disk_errors(self._hook)
         with _written(self._board):
             self._writer = SummaryWriter(str(self._board), purge_step=step + 1 if step else None)
 
@@ -175,6 +178,7 @@ class RunLog:
             if self._writer is not None:
                 self._writer.close()
         self._writer = None
+        threading.excepthook = self._hook
 
     def _show(self, add: Callable[[SummaryWriter], None]) -> None:
         """Writes to TensorBoard, whose thread meets an error of the disk at some later time."""
@@ -212,6 +216,16 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _without_disk_errors(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A hook of threads that prints no error of the disk, which TensorBoard's thread hands to its caller too."""
+
+    def quiet(what: Any) -> None:
+        if not (isinstance(what.exc_value, OSError) and type(what.thread).__module__.startswith("tensorboard.")):
+            hook(what)
+
+    return quiet
 
 
 @contextlib.contextmanager
