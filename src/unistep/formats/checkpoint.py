@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -220,6 +221,8 @@ def read_checkpoint(
         UserError: the file is damaged.
     """
     digest = _check_digest(path) if not checked else None
+    if not zipfile.is_zipfile(path):  # a bare pickle takes torch as long as its maker likes
+        raise _damaged(path, "it is no zip file, or is cut short")
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:
