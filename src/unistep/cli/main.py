@@ -104,9 +104,8 @@ def _nothing(*_: object) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    # What the user gave may hold line breaks.
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    print(f"unistep: error: {line}", file=sys.stderr)
+    # Whose message is printable, and of bounded length.
+    print(f"unistep: error: {UserError(message)}", file=sys.stderr)
     sys.exit(2)
 
 
