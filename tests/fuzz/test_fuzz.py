@@ -160,7 +160,7 @@ def contents(folder: Path) -> dict[str, Any]:
     """All that is below a folder, with the bytes of plain files."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
-        plain = path.is_file() and not path.is_symlink()
+        plain = not path.is_symlink() and path.is_file()
         found[str(path.relative_to(folder))] = zlib.crc32(path.read_bytes()) if plain else path.lstat().st_mode
     return found
 
