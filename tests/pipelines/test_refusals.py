@@ -162,6 +162,8 @@ def test_a_folder_of_pickles_and_use_safetensors(model_folder: Callable[..., Pat
         (lambda p: p(class_labels=[True]), "integers"),
         (lambda p: p(class_labels=np.array([2**63], dtype=np.uint64)), "0 to 4"),
         (lambda p: p(class_labels=np.int64(1), batch_size=2), "Batch size must be 1"),
+        (lambda p: p(latents=np.zeros((1, 3, 8, 8), np.float32)), "`latents` is a ndarray; give a tensor"),
+        (lambda p: p(latents=[0.0]), "`latents` is a list"),
         (lambda p: p(callback=3), "callback"),
         (lambda p: p(callback_steps=2.0), "callback_steps"),
     ],

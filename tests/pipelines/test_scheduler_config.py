@@ -62,6 +62,14 @@ def test_schedulers_are_made_of_configs_of_either():
     assert scheduler.config.sigma_max == 30 and unused == {"beta": 1, "gamma": 2}
 
 
+def test_defaults_of_another_class_are_no_settings():
+    euler = diffusers.EulerDiscreteScheduler(beta_end=0.5).config  # 1000 levels by default
+    for chosen in (euler, diffusers.EulerDiscreteScheduler(num_train_timesteps=300).config):
+        assert Scheduler.from_config(chosen).config.num_train_timesteps == (
+            Theirs.from_config(chosen).config.num_train_timesteps
+        )
+
+
 def test_what_is_left_out_of_a_config_is_said(caplog: pytest.LogCaptureFixture):
     config = {"_class_name": "X", "_diffusers_version": "0.18", "timesteps": None, "rho": 5.0}
     assert Scheduler.from_config(config).config.rho == 5 and caplog.messages == []

@@ -66,6 +66,8 @@ def check_call(
         chosen = as_list("timesteps", timesteps) if timesteps is not None else as_list("sigmas", sigmas)
         if num_inference_steps not in (None, 1, len(chosen)):
             _log.warning("num_inference_steps %s is not used: %s are the steps", num_inference_steps, chosen)
+    if latents is not None and not isinstance(latents, Tensor):
+        raise UserError(f"`latents` is a {type(latents).__name__}; give a tensor, as of `torch.as_tensor`")
     if latents is not None and tuple(latents.shape) != shape:
         raise UserError(f"The shape of latents is {tuple(latents.shape)} but is expected to be {shape}.")
     if not is_whole(callback_steps) or int(callback_steps) < 1:

@@ -53,7 +53,9 @@ class SchedulerFiles:
         if not isinstance(config, Mapping):
             raise UserError(f"a {type(config).__name__} is no config of a scheduler; give a dict of its settings")
         own = config.get(_OWN)
-        given = dict(config)
+        # What another class of diffusers' had by default is no setting of this one.
+        defaults = config.get("_use_default_values")
+        given = {k: v for k, v in config.items() if not (isinstance(defaults, list) and k in defaults)}
         if isinstance(own, Mapping):
             given |= {name: own[entry] for entry, name in _OF_MODELS.items() if entry in own}
         known = (*_FIELDS, "noise_embedding")
