@@ -3,6 +3,7 @@
 docs/extending.md adds rows to tables, and has a test of its own; so have the pictures and tasks of docs/editing.md.
 """
 
+import doctest
 import importlib
 import re
 import shlex
@@ -132,8 +133,13 @@ def test_the_python_of_the_page_of_evaluation_runs(place, capsys):
     assert lines[0].startswith(lines[-1].split()[1][:4]) and (place / "metrics.json").exists()
 
 
+def test_the_values_of_the_page_of_randomness_are_drawn():
+    page = str(ROOT / "docs/randomness.md")
+    assert doctest.testfile(page, module_relative=False) == doctest.TestResults(failed=0, attempted=3)
+
+
 def test_no_page_has_python_that_no_test_runs():
-    tested = {"README.md": 3, "checkpoints.md": 2, "diffusers.md": 1, "evaluation.md": 1}
+    tested = {"README.md": 3, "checkpoints.md": 2, "diffusers.md": 1, "evaluation.md": 1, "randomness.md": 1}
     own_tests = {"editing.md", "extending.md"}
     found = {page.name: len(blocks(page, "python")) for page in PAGES if page.name not in own_tests}
     assert {name: count for name, count in found.items() if count} == tested

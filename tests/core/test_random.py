@@ -1,10 +1,23 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unistep.core.random import BASIS, DEGRADE, FLIP, GUESS, IMAGES, LABELS, ImageRandom, hashes, image_seed
+from unistep.core.random import (
+    BASIS,
+    DEGRADE,
+    FLIP,
+    GUESS,
+    IMAGES,
+    LABELS,
+    ImageRandom,
+    hashes,
+    image_seed,
+    image_seeds,
+)
 
 
 def test_image_seeds_never_change():
@@ -22,8 +35,12 @@ def test_image_seeds_have_63_bits(seed, index):
     assert 0 <= image_seed(seed, index) < 2**63
 
 
+@given(st.integers(-(2**70), 2**70), st.lists(st.integers(0, 2**64 - 1), max_size=5))
+def test_many_image_seeds_at_once_are_those_of_one_at_a_time(seed, indices):
+    assert image_seeds(seed, indices).tolist() == [image_seed(seed, index) for index in indices]
+
+
 def test_no_two_images_of_a_run_share_even_the_low_bits_of_their_seeds():
-    # The CPU generator reads no more than 32 bits.
     assert len({image_seed(7, index) & 0xFFFFFFFF for index in range(20_000)}) == 20_000
 
 
@@ -91,15 +108,87 @@ def test_distributions():
     assert (torch.bincount(integers) / 4000 - 0.2).abs().max() < 0.03
 
 
+def written_out(seed: int, index: int, draw: int, count: int) -> list[float]:
+    """The normals of one image, one after the other, in Python's own integers and floats."""
+    key = image_seed(seed, index)
+    words = [w for block in range(-(-count // 4)) for w in philox_written_out((block, draw, 0, 0), key)]
+    numbers = []
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        r, t = math.sqrt(-2 * math.log((first + 0.5) / 2**32)), 2 * math.pi * second / 2**32
+        numbers += [r * math.cos(t), r * math.sin(t)]
+    return numbers[:count]
+
+
+def philox_written_out(counter: tuple[int, int, int, int], key: int) -> tuple[int, int, int, int]:
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        first, second = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
+        counter = (
+            second >> 32 ^ counter[1] ^ k0,
+            second & 0xFFFFFFFF,
+            first >> 32 ^ counter[3] ^ k1,
+            first & 0xFFFFFFFF,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return counter
+
+
+@pytest.mark.parametrize(("seed", "index", "shape"), [(0, 0, (1, 5, 3)), (7, 49_999, (2,)), (-1, 2**40, (3, 8, 8))])
+def test_normals_are_those_of_the_definition_to_one_ulp(seed, index, shape):
+    random = ImageRandom(image_seeds(seed, [index + 1, index]))
+    for draw in range(3):
+        drawn = random.randn(*shape)[1].flatten().numpy()
+        expected = np.array(written_out(seed, index, draw, drawn.size), dtype=np.float32)
+        assert (np.abs(drawn - expected) <= np.spacing(np.abs(expected))).all()
+
+
+def test_uniforms_and_integers_are_those_of_the_definition():
+    random = ImageRandom([image_seed(3, 8)])
+    words = [philox_written_out((0, draw, 0, 0), image_seed(3, 8)) for draw in range(2)]
+    assert random.rand(4)[0].tolist() == [(w >> 8) / 2**24 for w in words[0]]
+    assert random.randint(1000).item() == words[1][0] * 1000 >> 32
+
+
+def test_draws_begin_with_those_of_smaller_shapes():
+    assert torch.equal(ImageRandom([4, 9]).randn(100)[:, :33], ImageRandom([4, 9]).randn(33))
+
+
+def test_large_draws_are_computed_in_chunks_that_do_not_show(monkeypatch):
+    whole = ImageRandom([4, 9]).randn(999)
+    monkeypatch.setattr("unistep.core.random._CHUNK", 100)
+    assert torch.equal(ImageRandom([4, 9]).randn(999), whole)
+
+
+@pytest.mark.parametrize("high", [0, -1, 2**31 + 1])
+def test_integers_of_no_range_are_refused(high):
+    with pytest.raises(ValueError, match=str(high)):
+        ImageRandom([0]).randint(high)
+
+
+def test_tails_and_moments_of_many_normals():
+    x = ImageRandom(image_seeds(1, range(2000))).randn(500).double().flatten()
+    n = len(x)
+    for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((x**power).mean() - moment) < 4 * math.sqrt(spread / n)
+    for bound in (1.0, 2.0, 3.0, 4.0):
+        tail = math.erfc(bound / math.sqrt(2))
+        assert abs((x.abs() > bound).double().mean() - tail) < 4 * math.sqrt(tail / n)
+    # Neither the two of a pair, nor neighbours of one image, nor the same place of two images are correlated.
+    image = x.view(2000, 500)
+    for a, b in ((x[::2], x[1::2]), (x[:-1], x[1:]), (image[:-1], image[1:])):
+        assert abs((a * b).mean()) < 4 / math.sqrt(a.numel())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
-def test_on_a_gpu_images_draw_the_same_in_any_batch_too():
+def test_a_gpu_draws_what_the_cpu_draws():
     seeds = [11, 5, 2**62, 0]
-    together = draws(ImageRandom(seeds, "cuda"))
-    for i, seed in enumerate(seeds):
-        for batch, alone in zip(together, draws(ImageRandom([seed], "cuda")), strict=True):
-            assert batch.device.type == "cuda"
-            assert torch.equal(batch[i : i + 1], alone)
+    for there, here in zip(draws(ImageRandom(seeds, "cuda")), draws(ImageRandom(seeds)), strict=True):
+        assert there.device.type == "cuda"
+        if here.is_floating_point():
+            assert (np.abs(there.cpu().numpy() - here.numpy()) <= np.spacing(np.abs(here.numpy()))).all()
+        else:
+            assert torch.equal(there.cpu(), here)
 
 
 def test_hashes_never_change():

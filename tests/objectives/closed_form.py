@@ -158,16 +158,16 @@ class BatchRandom(ImageRandom):
 
     def __init__(self, seed: int, batch: int) -> None:
         super().__init__([seed])
-        self.batch = batch
+        self.batch, self.generator = batch, torch.Generator().manual_seed(seed)
 
     def randn(self, *shape):
-        return torch.randn(self.batch, *shape, generator=self.generators[0])
+        return torch.randn(self.batch, *shape, generator=self.generator)
 
     def rand(self, *shape):
-        return torch.rand(self.batch, *shape, generator=self.generators[0])
+        return torch.rand(self.batch, *shape, generator=self.generator)
 
     def randint(self, high):
-        return torch.randint(high, (self.batch,), generator=self.generators[0])
+        return torch.randint(high, (self.batch,), generator=self.generator)
 
 
 def train(
@@ -191,7 +191,7 @@ def train(
             optimizer, ema = build_optimizer(optimizer_config, parameters), EMA(student, (ema_decay,))
         for group in optimizer.param_groups:
             group["lr"] = optimizer_config.lr_at(step - start, end - start)
-        x = data.sample(random.generators[0], batch)
+        x = data.sample(random.generator, batch)
         objective.loss(student, x, None, step, random, 0).mean().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -15,5 +15,5 @@ def test_generators_and_functions_are_both_sources(generator):
 
 
 def test_a_generator_for_every_image():
-    with pytest.raises(ValueError, match="2 generators cannot draw noise for 3 images"):
+    with pytest.raises(ValueError, match="2 seeds cannot draw noise for 3 images"):
         draw(ImageRandom([1, 2]), torch.zeros(3, 1, 2, 2))

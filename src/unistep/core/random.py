@@ -1,21 +1,26 @@
-"""Explicit randomness: a generator for each image, and named streams of a run's seed.
+"""Explicit randomness: numbers that belong to an image, and named streams of a run's seed.
 
-Image `index` of a run seeded with `seed` draws from `torch.Generator` number `image_seed(seed, index)` and from no
-other, so its numbers depend neither on the batch it is in nor on the number of processes or devices.
-(CPU and GPU generators are different algorithms: the same seed gives different numbers on the two.)
+Number `position` of draw `draw` of image `index` in a run seeded with `seed` is a pure function of these four (and of
+the stream). So it depends neither on the batch that the image is in nor on the number of processes, nor on the device:
+Philox4x32-10 (`unistep.core.philox`) under the key `image_seed(seed, index)`, its low word first, turns the counter
+(floor(position / 4), draw, 0, 0) into four words, of which word position mod 4 is the number's. Normals come in pairs,
+of words 0 and 1 and of words 2 and 3. `draw` counts the calls on one `ImageRandom` from 0, whatever they draw.
 
 Numbers that must not repeat the image's noise (its class, the noise of a degraded input, ...) come from another stream
 of the same seed. Hashes and seeds are those of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
 number generators"), integer arithmetic that gives the same numbers in every version of numpy and PyTorch.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
 from torch import Tensor
+
+from unistep.core.philox import integers, normals, philox4x32, uniforms
 
 IMAGES = 0
 """Stream of the noise that images are made from."""
@@ -35,6 +40,8 @@ FLIP = 0x666C6970
 _GAMMA = 0x9E3779B97F4A7C15
 _MASK32 = (1 << 32) - 1
 _MASK64 = (1 << 64) - 1
+_CHUNK = 1 << 16
+"""Blocks of four numbers that a CPU computes at once: their temporary words stay in its caches."""
 
 
 def _mix64(value: int) -> int:
@@ -71,11 +78,16 @@ def _mix32(value: int) -> int:
     return value ^ (value >> 16)
 
 
+def _mix32_array(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    value = ((value ^ (value >> np.uint64(16))) * np.uint64(0x85EBCA6B)) & np.uint64(_MASK32)
+    value = ((value ^ (value >> np.uint64(13))) * np.uint64(0xC2B2AE35)) & np.uint64(_MASK32)
+    return value ^ (value >> np.uint64(16))
+
+
 def image_seed(seed: int, index: int, stream: int = IMAGES) -> int:
     """The generator seed of image `index` in a run seeded with `seed`: 63 bits, which never change.
 
-    For one `seed`, no two indices below 2**32 share a seed, nor even its low 32 bits: torch's CPU generator reads no
-    more than those, and hashed freely they would give two of 50,000 images the same noise in one run of four.
+    For one `seed`, no two indices below 2**32 share a seed, nor even its low 32 bits.
 
     Args:
         seed: seed of the run, any integer modulo 2**64.
@@ -88,32 +100,59 @@ def image_seed(seed: int, index: int, stream: int = IMAGES) -> int:
     return high << 32 | low
 
 
+def image_seeds(seed: int, indices: Sequence[int], stream: int = IMAGES) -> NDArray[np.uint64]:
+    """Returns `image_seed` of many images at once, for indices in [0, 2**64)."""
+    index = np.asarray(indices, dtype=np.uint64)
+    key = np.uint64(_mix64(((seed ^ stream) + _GAMMA) & _MASK64))
+    low = _mix32_array(_mix32_array((index ^ key) & np.uint64(_MASK32)) ^ (key >> np.uint64(32)))
+    high = _mix64_array((key ^ index) + np.uint64(_GAMMA)) >> np.uint64(33)
+    return high << np.uint64(32) | low
+
+
 class ImageRandom:
-    """Independent generators, one an image of a batch; row i of every draw comes from generator i alone.
+    """Independent numbers for each image of a batch; row i of every draw depends on seed i and the draw's number alone.
 
     Args:
         seeds: seed of each image, in [0, 2**64), as `image_seed` makes them.
         device: device on which the numbers are drawn and returned.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, seeds: Sequence[int] | NDArray[np.uint64], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        keys = np.asarray(seeds, dtype=np.uint64)
+        words = np.stack([keys & np.uint64(_MASK32), keys >> np.uint64(32)]).astype(np.int64)
+        self._keys = torch.from_numpy(words).to(self.device)
+        self._draws = 0
 
     def __len__(self) -> int:
-        return len(self.generators)
+        return self._keys.shape[1]
 
-    def randn(self, *shape: int) -> Float[Tensor, "B ..."]:
+    def randn(self, *shape: int) -> Float32[Tensor, "B ..."]:
         """Unit Gaussian noise, fp32, of shape [B, *shape]."""
-        draws = [torch.randn(shape, generator=g, device=self.device, dtype=torch.float32) for g in self.generators]
-        return torch.stack(draws) if draws else torch.empty((0, *shape), device=self.device)
+        return self._draw(shape, lambda w: torch.stack((*normals(w[0], w[1]), *normals(w[2], w[3])), dim=1))
 
-    def rand(self, *shape: int) -> Float[Tensor, "B ..."]:
+    def rand(self, *shape: int) -> Float32[Tensor, "B ..."]:
         """Uniform numbers in [0, 1), fp32, of shape [B, *shape]."""
-        draws = [torch.rand(shape, generator=g, device=self.device, dtype=torch.float32) for g in self.generators]
-        return torch.stack(draws) if draws else torch.empty((0, *shape), device=self.device)
+        return self._draw(shape, lambda w: torch.stack([uniforms(one) for one in w], dim=1))
 
     def randint(self, high: int) -> Int64[Tensor, " B"]:
-        """One integer per image, uniform in [0, high)."""
-        draws = [torch.randint(high, (), generator=g, device=self.device) for g in self.generators]
-        return torch.stack(draws) if draws else torch.empty(0, device=self.device, dtype=torch.int64)
+        """One integer per image, uniform in [0, high), of which `high` is at most 2**31."""
+        if not 1 <= high <= 2**31:
+            raise ValueError(f"high must lie between 1 and 2**31, not {high}")
+        return self._draw((), lambda w: torch.stack([integers(one, high) for one in w], dim=1))
+
+    def _draw(self, shape: tuple[int, ...], numbers: Callable[[tuple[Tensor, ...]], Tensor]) -> Tensor:
+        """Returns the next draw, computed in chunks that stay in a processor's cache."""
+        draw, count, batch = self._draws, math.prod(shape), len(self)
+        self._draws += 1
+        blocks = -(-count // 4)
+        chunk = _CHUNK if self.device.type == "cpu" else max(batch * blocks, 1)
+        parts = []
+        zero = torch.zeros((), dtype=torch.int64, device=self.device)
+        for start in range(0, batch * blocks or 1, chunk):
+            block = torch.arange(start, min(start + chunk, batch * blocks), device=self.device)
+            row = block // max(blocks, 1)
+            key = self._keys[:, row]
+            parts.append(numbers(philox4x32((block - row * blocks, zero + draw, zero, zero), (key[0], key[1]))))
+        drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return drawn.view(batch, 4 * blocks)[:, :count].reshape(batch, *shape)

@@ -191,9 +191,8 @@ class _Run:
         return [_Pack(at, [at.get(place, next(iter(at.values()))) for place in range(self.tile)]) for at in packs]
 
     def random(self, seeds: Sequence[int]) -> NoiseSource:
-        """Returns a source that draws on the CPU, so that every device makes the same image."""
-        own = ImageRandom(seeds)
-        return lambda x: own.randn(*x.shape[1:]).to(x)
+        """Returns the source of the fresh noise of images with these seeds."""
+        return ImageRandom(seeds, self.model.device)
 
     def labels(
         self, given: int | Sequence[int] | None, seeds: list[list[int]], candidates: int

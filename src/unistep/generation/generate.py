@@ -12,13 +12,13 @@ by rounding, other numbers of images or processes do not.
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
 from unistep.core.finite import Watched
 from unistep.core.pixels import to_uint8
-from unistep.core.random import ImageRandom, image_seed
+from unistep.core.random import ImageRandom, image_seeds
 from unistep.generation.plan import Plan
 
 
@@ -45,7 +45,7 @@ def generate(
         seed: seed of the run.
         labels: class of each index [N]; None for an unconditional model.
         batch_size: images a batch.
-        device: device of the denoiser. Noise is drawn on the CPU, so that every device makes the same image.
+        device: device of the denoiser; noise is drawn there, the same on every device.
         on_batch: callback with the number of images that are done.
 
     Raises:
@@ -59,7 +59,7 @@ def generate(
         for group in _groups(part, tile):
             at_place = {part[p] % tile: p for p in group}
             filled = [at_place.get(place, group[0]) for place in range(tile)]
-            random = _CPURandom([image_seed(seed, part[p]) for p in filled], device)
+            random = ImageRandom(image_seeds(seed, [part[p] for p in filled]), device)
             tile_labels = None if labels is None else labels[[start + p for p in filled]].to(device)
             x0 = plan.sample(watched, random.randn(*shape), tile_labels, random)
             watched.check()
@@ -86,14 +86,3 @@ def _groups(indices: Sequence[int], tile: int) -> Iterator[list[int]]:
         group.append(position)
     if group:
         yield group
-
-
-class _CPURandom(ImageRandom):
-    """Draws on the CPU, hands over on the model's device."""
-
-    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
-        super().__init__(seeds, "cpu")
-        self.target = device
-
-    def randn(self, *shape: int) -> Float[Tensor, "B ..."]:
-        return super().randn(*shape).to(self.target)

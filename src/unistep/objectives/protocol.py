@@ -68,7 +68,7 @@ class Objective(Protocol):
             x: clean images, in [-1, 1].
             class_labels: their classes; None where there are none.
             step: number of the step, from 0.
-            random: one generator an image: the only source of noise and noise levels.
+            random: numbers of each image, the only source of noise and noise levels.
             dropout_seed: seed of the dropout masks.
         """
         ...

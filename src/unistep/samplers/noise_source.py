@@ -8,7 +8,7 @@ from torch import Tensor
 from unistep.core.random import ImageRandom
 
 NoiseSource = ImageRandom | Callable[[Tensor], Tensor]
-"""One generator an image, or a function from images to unit Gaussian noise of their shape."""
+"""Numbers of each image, or a function from images to unit Gaussian noise of their shape."""
 
 
 def draw(source: NoiseSource, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -20,5 +20,5 @@ def draw(source: NoiseSource, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C
     if not isinstance(source, ImageRandom):
         return source(x).to(x)
     if len(source) != len(x):
-        raise ValueError(f"{len(source)} generators cannot draw noise for {len(x)} images")
+        raise ValueError(f"{len(source)} seeds cannot draw noise for {len(x)} images")
     return source.randn(*x.shape[1:]).to(x)

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from unistep.core.pixels import to_float
-from unistep.core.random import ImageRandom, image_seed
+from unistep.core.random import ImageRandom, image_seed, image_seeds
 from unistep.data.dataset import ImageDataset
 from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
@@ -259,7 +259,7 @@ class Trainer:
             group["lr"] = lr
         images = batch_indices(step, c.batch_size, len(self.dataset), self.seed)
         flips = batch_flips(step, c.batch_size, self.seed) if self.flip else None
-        seeds = [image_seed(image_seed(self.seed, step), j) for j in range(c.batch_size)]
+        seeds = image_seeds(image_seed(self.seed, step), range(c.batch_size))
         size = c.batch_size // (accelerator.num_processes * c.accumulation)
         total = torch.zeros((), device=accelerator.device)
         for part in range(c.accumulation):
@@ -273,7 +273,7 @@ class Trainer:
             last = part == c.accumulation - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
-                    losses = self.objective.loss(self.model, x, labels, step, random, seeds[start])
+                    losses = self.objective.loss(self.model, x, labels, step, random, int(seeds[start]))
                 loss = losses.float().mean() / c.accumulation
                 accelerator.backward(loss)
             total += loss.detach()
