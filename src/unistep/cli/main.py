@@ -21,6 +21,7 @@ COMMANDS = {
     "edit": "inpaint, colorize, upscale, deblur, denoise, ... images with a consistency model; walks",
     "evaluate": "measure images or a model against a reference: FID, KID, precision, recall, ...",
     "search": "find the timesteps that a consistency model is best sampled with",
+    "serve": "serve models over HTTP, with a page to make and edit images on",
     "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",
     "recipes": "list the recipes that ship, or print one",
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",

@@ -1,0 +1,86 @@
+"""The application: routes, their errors in one shape, the page, and the guard before all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from unistep.errors import UserError
+from unistep.serving.errors import Refusal, body_of, refusal_of
+from unistep.serving.routes import huggingface, openai, predictions, status
+from unistep.serving.security import Access, Guard
+from unistep.serving.service import Service
+
+PAGE = Path(__file__).parent / "page"
+
+
+def make_app(service: Service, access: Access) -> Guard:
+    """Returns the ASGI application of a server.
+
+    Args:
+        service: models, engine and limits.
+        access: who may ask.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        service.metrics.watch_queue(lambda: service.engine.queue_length)
+        service.ready = True
+        yield
+        service.ready = False
+        # What was accepted is answered: the engine ends its batches before the loop closes.
+        await asyncio.to_thread(service.engine.stop, service.config.grace_seconds)
+        for task in [*service.tasks]:
+            task.cancel()
+
+    app = FastAPI(
+        title="unistep",
+        description="Images in one network evaluation.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+    )
+    app.state.service = service
+    for router in (openai.router, huggingface.router, predictions.router, status.router):
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(UserError, _refused)
+    return Guard(app, access, service.config, service.metrics)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    refusal = refusal_of(error)
+    return JSONResponse(body_of(refusal), status_code=refusal.status, headers=refusal.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first: Any = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    message = f"{where}: {first['msg']}" if where else first["msg"]
+    return await _refused(request, Refusal(400, "invalid_request_error", message[:500], where[:200]))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    kinds = {404: "not_found", 405: "method_not_allowed"}
+    message = {404: "there is nothing at this address; see /docs"}.get(error.status_code, str(error.detail))
+    refusal = Refusal(error.status_code, kinds.get(error.status_code, "invalid_request_error"), message[:500])
+    return JSONResponse(body_of(refusal), status_code=error.status_code, headers=dict(error.headers or {}))

@@ -1,0 +1,108 @@
+"""Images of several requests in one batch, each with the bits that it has alone.
+
+An image depends on its own numbers and on the place in the batch that the network sees (`unistep.generation.generate`):
+the same program computes every batch of one size, and image i of a run stands at place i mod tile. So images may share
+a batch where their places differ. On most devices even the place does not matter; `places_matter` tries that once for a
+model, and where it does not, any images may share a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from unistep.core.denoiser import Denoiser
+from unistep.core.pixels import to_uint8
+from unistep.core.random import ImageRandom
+from unistep.generation.plan import Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image to be made.
+
+    Args:
+        key: seed of its random numbers, as `image_seed` makes it.
+        index: number of the image in its run, which gives its place in a batch.
+        label: class; None for an unconditional model.
+    """
+
+    key: int
+    index: int
+    label: int | None
+
+
+@torch.no_grad()
+def make_rows(
+    denoiser: Denoiser,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    rows: Sequence[Row],
+    *,
+    tile: int,
+    by_place: bool = True,
+    device: torch.device | str = "cpu",
+) -> UInt8[Tensor, "N C H W"]:
+    """Makes the images of rows, in their order, on the CPU.
+
+    Args:
+        denoiser: denoiser or consistency function.
+        plan: noise levels or solver.
+        shape: channels, height, width of an image.
+        rows: images to be made.
+        tile: images that the network computes at once.
+        by_place: whether a row must stand at its own place of a tile.
+        device: device of the denoiser.
+    """
+    made = torch.empty((len(rows), *shape), dtype=torch.uint8)
+    for group in _groups(rows, tile, by_place):
+        # Empty places compute the first row again, for the number of images must stay the same.
+        first = next(iter(group.values()))
+        filled = [rows[group.get(place, first)] for place in range(tile)]
+        random = ImageRandom([row.key for row in filled], device)
+        labels = _labels(filled, device)
+        images = to_uint8(plan.sample(denoiser, random.randn(*shape), labels, random))
+        made[list(group.values())] = images[list(group)].cpu()
+    return made
+
+
+def places_matter(
+    denoiser: Denoiser, plan: Plan, shape: tuple[int, int, int], num_classes: int, tile: int, device: torch.device | str
+) -> bool:
+    """Returns whether an image changes, by a bit of its pixels' values, with its place in a tile or with its company."""
+    if tile == 1:
+        return False
+    rows = [Row(key + 1, key, key % num_classes if num_classes else None) for key in range(tile)]
+    with torch.no_grad():
+        values = []
+        for shift in (0, 1, tile // 2 + 1):
+            turned = rows[-shift:] + rows[:-shift]
+            random = ImageRandom([row.key for row in turned], device)
+            made = plan.sample(denoiser, random.randn(*shape), _labels(turned, device), random)
+            values.append(made.roll(-shift, 0))
+    return not all(torch.equal(values[0], other) for other in values[1:])
+
+
+def _groups(rows: Sequence[Row], tile: int, by_place: bool) -> Iterator[dict[int, int]]:
+    """The positions of rows in groups of at most `tile`, each at its place."""
+    if not by_place:
+        for start in range(0, len(rows), tile):
+            yield {i: start + i for i in range(min(tile, len(rows) - start))}
+        return
+    open_: list[dict[int, int]] = []
+    for position, row in enumerate(rows):
+        place = row.index % tile
+        free = next((group for group in open_ if place not in group), None)
+        if free is None:
+            free = {}
+            open_.append(free)
+        free[place] = position
+    yield from open_
+
+
+def _labels(rows: Sequence[Row], device: torch.device | str) -> Int64[Tensor, " B"] | None:
+    if rows[0].label is None:
+        return None
+    return torch.tensor([row.label for row in rows], dtype=torch.int64, device=device)

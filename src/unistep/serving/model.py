@@ -1,0 +1,102 @@
+"""A model that is served: loaded, warmed, and described for clients."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from unistep.core.denoiser import Denoiser
+from unistep.errors import UserError
+from unistep.formats.model import LoadedModel
+from unistep.generation.generate import tile_size
+from unistep.generation.plan import default_plan
+from unistep.serving.batch import Row, make_rows, places_matter
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A model under its name.
+
+    Args:
+        name: name by which clients ask for it.
+        loaded: model, on its device, in eval mode.
+        tile: images that the network computes at once.
+        by_place: whether an image must stand at its own place of a tile to keep its bits.
+        created: time at which it was loaded, in seconds since 1970.
+    """
+
+    name: str
+    loaded: LoadedModel
+    tile: int
+    by_place: bool
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser or consistency function."""
+        return self.loaded.denoiser
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.loaded.image_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.loaded.denoiser.parameters()).device
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for an unconditional model."""
+        return self.loaded.num_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class: those of the data, else numbers."""
+        names = getattr(self.loaded, "class_names", None)
+        return list(names) if names else [str(number) for number in range(self.num_classes)]
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the model as `/v1/models` lists it."""
+        info, (channels, height, width) = self.loaded.info, self.shape
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "unistep",
+            "kind": info.kind,
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "classes": self.class_names,
+            "noise_levels": info.num_train_timesteps,
+            "sigma_min": info.sigma_min,
+            "sigma_max": info.sigma_max,
+        }
+
+
+def serve_model(name: str, loaded: LoadedModel, max_batch: int) -> ServedModel:
+    """Returns a model that has made its first images, and is known to need its places or not.
+
+    Args:
+        name: name by which clients ask for it: letters, digits and . _ / -.
+        loaded: model on its device.
+        max_batch: images that are computed at once, at most.
+
+    Raises:
+        UserError: the name holds other characters.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name of a model", "use letters, digits and . _ / -", field="name")
+    device = next(loaded.denoiser.parameters()).device
+    plan, tile = default_plan(loaded.info), tile_size(loaded.image_shape, max_batch, device)
+    label = 0 if loaded.num_classes else None
+    make_rows(loaded.denoiser, plan, loaded.image_shape, [Row(1, 0, label)], tile=tile, device=device)
+    few = default_plan(loaded.info, 2) if loaded.info.kind == "diffusion" else plan
+    by_place = places_matter(loaded.denoiser, few, loaded.image_shape, loaded.num_classes, tile, device)
+    return ServedModel(name, loaded, tile, by_place)

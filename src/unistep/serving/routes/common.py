@@ -1,0 +1,158 @@
+"""Parts that the routes share: bodies, tickets, and the work of an edit."""
+
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from PIL import Image
+
+from unistep.editing.result import EditResult
+from unistep.errors import UserError
+from unistep.serving.config import ServerConfig
+from unistep.serving.engine import Engine, Ticket
+from unistep.serving.errors import Refusal
+from unistep.serving.model import ServedModel
+from unistep.serving.service import Service
+from unistep.serving.work import EditOptions, MakeOptions, Stream, check_evaluations, label_numbers, rows_of
+from unistep.workflows.edit import edit
+
+_log = logging.getLogger("unistep.serving")
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "A refusal, with `error.message`, `error.type` and `error.param`."},
+    503: {"description": "The server is loading, stopping, or its worker failed."},
+}
+"""Answers besides the usual one, for the API's document."""
+
+
+class GuardedRoute(APIRoute):
+    """A route whose JSON body is parsed within the limits of the server."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns the handler, preceded by the parser."""
+        handler = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            service: Service = request.app.state.service
+            if request.method == "POST":
+                if not service.ready:
+                    raise Refusal(503, "not_ready", "the server is not ready", headers={"Retry-After": "2"})
+                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if kind != "multipart/form-data":
+                    # Whatever a client calls it: curl's -d says that it is a form.
+                    request = _as_json(request)
+                    request._json = parse_json(await request.body(), service.config)  # type: ignore[attr-defined]
+            return await handler(request)
+
+        return guarded
+
+
+def _as_json(request: Request) -> Request:
+    headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+    return Request(request.scope | {"headers": [*headers, (b"content-type", b"application/json")]}, request.receive)
+
+
+def parse_json(body: bytes, config: ServerConfig) -> Any:
+    """Returns the value of a JSON body.
+
+    Raises:
+        Refusal: it is no JSON, or nested too deep.
+    """
+    if not body.strip():
+        return {}
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "invalid_request_error", "the body is no JSON, or nested too deep") from None
+    level = [value]
+    for _ in range(config.max_depth):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return value
+    raise Refusal(400, "invalid_request_error", f"the body is nested deeper than {config.max_depth} levels")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def service_of(request: Request) -> Service:
+    """Returns the service of the application."""
+    return request.app.state.service
+
+
+def make_stream(service: Service, model: ServedModel, options: MakeOptions, count: int) -> Stream:
+    """Returns the stream of a request for images from noise.
+
+    Raises:
+        UserError: options that contradict each other or the model.
+        Refusal: more work than one request may ask for.
+    """
+    plan, rows = rows_of(model, options, count, service.config)
+    return Stream(service.engine, Ticket(model, plan, rows, interactive=options.interactive))
+
+
+def edit_stream(
+    service: Service,
+    model: ServedModel,
+    options: EditOptions,
+    images: list[Image.Image],
+    mask: Image.Image | str | None = None,
+) -> Stream:
+    """Returns the stream of an edit, whose result is an `EditResult`.
+
+    Raises:
+        Refusal: more work than one request may ask for.
+        UserError: classes that the model does not have.
+    """
+    count = max(1, len(images))
+    steps = options.steps or len(options.timesteps or ()) or len(options.sigmas or ()) or 4
+    check_evaluations(count * options.candidates * (steps + (options.settle or 0)), service.config)
+    check_evaluations((options.stops or 1) * (options.frames or 1), service.config)
+    labels = label_numbers(model, options.class_labels) or None
+    given = options.model_dump(exclude={"task", "interactive", "class_labels"}, exclude_unset=True)
+    given = {name: value for name, value in given.items() if value is not None}
+    if labels:
+        given["class_labels"] = labels
+    if mask is not None:
+        given["mask"] = mask
+
+    def call() -> EditResult:
+        return edit(model.loaded, images or None, options.task, progress=False, **given)
+
+    return Stream(service.engine, Ticket(model, call=call, interactive=options.interactive))
+
+
+def engine_of(service: Service) -> Engine:
+    """Returns the engine of a service."""
+    return service.engine
+
+
+def seconds_header(seconds: float) -> dict[str, str]:
+    """Returns the header that browsers show as the time of the server."""
+    return {"Server-Timing": f"model;dur={seconds * 1000:.1f}"}
+
+
+def class_of_prompt(model: ServedModel, prompt: str | None) -> tuple[list[int], str]:
+    """Returns the class that a prompt names, by number or name, and a note where it names none."""
+    if prompt is None or not prompt.strip():
+        return [], ""
+    if not model.num_classes:
+        return [], "the model is unconditional: the prompt was ignored"
+    try:
+        numbers = label_numbers(model, prompt.strip())
+    except UserError:
+        words = {word.strip(".,;:!?\"'").lower() for word in prompt.split()}
+        numbers = [i for i, name in enumerate(model.class_names) if name.lower() in words][:1]
+    if not numbers or not 0 <= numbers[0] < model.num_classes:
+        return [], "the prompt names no class of the model and was ignored; the classes are drawn"
+    return numbers[:1], ""

@@ -1,0 +1,115 @@
+"""Hugging Face's inference API: `POST /models/{id}` with `{"inputs", "parameters"}`, answered by the image itself."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unistep.errors import UserError
+from unistep.serving.errors import Refusal
+from unistep.serving.model import ServedModel
+from unistep.serving.pictures import FORMATS, encode, read_upload
+from unistep.serving.routes.common import (
+    ERRORS,
+    GuardedRoute,
+    class_of_prompt,
+    edit_stream,
+    make_stream,
+    seconds_header,
+    service_of,
+)
+from unistep.serving.service import Service
+from unistep.serving.work import EditOptions, MakeOptions, decoded_base64
+
+router = APIRouter(route_class=GuardedRoute, responses=ERRORS, tags=["Hugging Face"])
+
+_IGNORED = ("guidance_scale", "negative_prompt", "scheduler", "width", "height", "target_size", "prompt")
+
+
+class Inference(BaseModel):
+    """Body of `/models/{id}`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    inputs: Annotated[
+        str | int | None, Field(description="name or number of a class; or a picture in base64, with a task")
+    ] = None
+    parameters: Annotated[
+        dict[str, Any] | None, Field(description="options of `unistep.sample`, or with `task` of `unistep.edit`")
+    ] = None
+    options: dict[str, Any] | None = None
+
+
+@router.post(
+    "/models/{name:path}",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}}},
+)
+async def infer(request: Request, name: str, body: Inference) -> Response:
+    """Makes one image, or edits one."""
+    service = service_of(request)
+    model = service.model(name.rstrip("/"), "model")
+    accepted = request.headers.get("accept", "")
+    kind = next((one for one, media in FORMATS.items() if media in accepted), "png")
+    parameters = dict(body.parameters or {})
+    if "num_inference_steps" in parameters:
+        parameters["steps"] = parameters.pop("num_inference_steps")
+    ignored = [one for one in _IGNORED if parameters.pop(one, None) is not None]
+    started = time.perf_counter()
+    if "task" in parameters:
+        pixels, note = await _edited(service, model, body.inputs, parameters), ""
+    else:
+        pixels, note = await _made(service, model, body.inputs, parameters)
+    if ignored:
+        note = "; ".join(filter(None, [note, f"without effect: {', '.join(ignored)}"]))
+    headers = seconds_header(time.perf_counter() - started) | ({"X-Unistep-Note": note} if note else {})
+    return Response(encode(pixels, kind), media_type=FORMATS[kind], headers=headers)
+
+
+async def _made(service: Service, model: ServedModel, inputs: Any, parameters: dict[str, Any]) -> tuple[Any, str]:
+    note = ""
+    if inputs is not None and "class_labels" not in parameters:
+        numbers, note = class_of_prompt(model, str(inputs))
+        parameters |= {"class_labels": numbers} if numbers else {}
+    options = validated(MakeOptions, parameters)
+    if options.seeds:
+        raise UserError("one image is made", "give `seed`", field="seeds")
+    stream = make_stream(service, model, options, 1)
+    pixels = None
+    async with stream:
+        async for image in stream.images():
+            pixels = image.pixels
+    return pixels, note
+
+
+async def _edited(service: Service, model: ServedModel, inputs: Any, parameters: dict[str, Any]) -> Any:
+    mask = parameters.pop("mask", None)
+    options = validated(EditOptions, parameters)
+    pictures = []
+    if inputs:
+        pictures = [read_upload(decoded_base64(str(inputs), "inputs"), service.config, "inputs")]
+    painted = None
+    if isinstance(mask, str):
+        from unistep.serving.routes.openai import _mask, _mask_name
+
+        short = len(mask) < 64
+        painted = _mask_name(mask) if short else _mask(read_upload(decoded_base64(mask, "mask"), service.config, "mask"))
+    stream = edit_stream(service, model, options, pictures, painted)
+    async with stream:
+        result = await stream.finished()
+    return result.frames[0] if result.frames is not None else result[0].candidates[0]
+
+
+def validated(kind: Any, given: dict[str, Any]) -> Any:
+    """Returns fields as a model of pydantic's.
+
+    Raises:
+        Refusal: a field is unknown or wrong.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Refusal(400, "invalid_request_error", f"{where}: {first['msg']}"[:500], where[:200]) from None

@@ -1,0 +1,240 @@
+"""OpenAI's images API: `/v1/images/generations`, `/v1/images/edits`, `/v1/models`."""
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field, ValidationError
+
+from unistep.errors import UserError
+from unistep.serving.errors import Refusal, body_of, refusal_of
+from unistep.serving.pictures import FORMATS, encode, parse_size, read_upload
+from unistep.serving.routes.common import (
+    ERRORS,
+    GuardedRoute,
+    class_of_prompt,
+    edit_stream,
+    make_stream,
+    seconds_header,
+    service_of,
+)
+from unistep.serving.service import Service
+from unistep.serving.work import EditOptions, MakeOptions, Stream
+
+router = APIRouter(route_class=GuardedRoute, responses=ERRORS, tags=["OpenAI"])
+
+Format = Literal["png", "jpeg", "webp"]
+
+
+class Generation(MakeOptions):
+    """Body of `/v1/images/generations`: OpenAI's fields, and those of consistency models."""
+
+    model: Annotated[str | None, Field(max_length=200, description="name of the model; default: the first")] = None
+    prompt: Annotated[str | None, Field(max_length=32_000, description="name or number of a class")] = None
+    n: Annotated[int | None, Field(ge=1, le=100_000, description="number of images")] = 1
+    size: Annotated[str | None, Field(max_length=20, description="auto, or as 256x256: enlarged")] = None
+    response_format: Literal["b64_json", "url"] | None = "b64_json"
+    output_format: Format | None = "png"
+    stream: bool | None = False
+    user: Annotated[str | None, Field(max_length=200)] = None
+    quality: Annotated[str | None, Field(max_length=20, description="has no effect")] = None
+    style: Annotated[str | None, Field(max_length=20, description="has no effect")] = None
+    background: Annotated[str | None, Field(max_length=20, description="has no effect")] = None
+    moderation: Annotated[str | None, Field(max_length=20, description="has no effect")] = None
+    output_compression: Annotated[int | None, Field(ge=0, le=100, description="has no effect")] = None
+    partial_images: Annotated[int | None, Field(ge=0, le=10, description="has no effect")] = None
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """Lists the models, with their sizes, classes and noise ranges."""
+    service = service_of(request)
+    return {"object": "list", "data": [model.describe() for model in service.models.values()]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """Describes one model."""
+    return service_of(request).model(name).describe()
+
+
+@router.post("/v1/images/generations")
+async def generations(request: Request, body: Generation) -> Response:
+    """Makes images from noise."""
+    service = service_of(request)
+    model = service.model(body.model)
+    size = parse_size(body.size, model.shape)
+    options, note = body, ""
+    if body.prompt and body.class_labels is None:
+        numbers, note = class_of_prompt(model, body.prompt)
+        if numbers:
+            options = body.model_copy(update={"class_labels": numbers})
+    count = body.n or (len(body.seeds) if body.seeds else 1)
+    if body.seeds is not None and "n" not in body.model_fields_set:
+        count = len(body.seeds)
+    stream = make_stream(service, model, options, count)
+    kind = body.output_format or "png"
+    as_url = body.response_format == "url"
+    if body.stream:
+        events = _events(service, stream, "image_generation", kind, size, as_url, str(request.base_url))
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    started = time.perf_counter()
+    made: dict[int, bytes] = {}
+    async with stream:
+        async for image in stream.images():
+            made[image.number] = encode(image.pixels, kind, size)
+    seconds = time.perf_counter() - started
+    files = [made[i] for i in range(count)]
+    return _answer(service, files, kind, as_url, note, seconds, str(request.base_url))
+
+
+@router.post("/v1/images/edits")
+async def edits(
+    request: Request,
+    image: Annotated[list[UploadFile] | None, File(description="picture, or several")] = None,
+    mask: Annotated[
+        UploadFile | str | None,
+        File(description="picture that is transparent or white where to paint; or lower, upper, left, right, ..."),
+    ] = None,
+    options: Annotated[str | None, Form(max_length=20_000, description="fields of an edit, as JSON")] = None,
+    prompt: Annotated[str | None, Form(max_length=32_000, description="name or number of a class")] = None,
+    model: Annotated[str | None, Form(max_length=200)] = None,
+    n: Annotated[int, Form(ge=1, le=256, description="candidates of each picture, best first")] = 1,
+    size: Annotated[str | None, Form(max_length=20)] = None,
+    response_format: Annotated[Literal["b64_json", "url"], Form()] = "b64_json",
+    output_format: Annotated[Format, Form()] = "png",
+) -> Response:
+    """Edits pictures: the task and its options are in `options`, or are form fields of their own."""
+    service = service_of(request)
+    chosen = service.model(model)
+    given = _options(options) | await _form_options(request)
+    given.setdefault("task", "inpaint")
+    given.setdefault("candidates", n)
+    note = ""
+    if prompt and "class_labels" not in given:
+        numbers, note = class_of_prompt(chosen, prompt)
+        given |= {"class_labels": numbers} if numbers else {}
+    mask_name = given.pop("mask", None)
+    if isinstance(mask, str):
+        mask, mask_name = None, mask or None
+    try:
+        parsed = EditOptions.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Refusal(400, "invalid_request_error", _sentence(first), ".".join(map(str, first["loc"]))) from None
+    pictures = [read_upload(await one.read(), service.config) for one in image or []]
+    painted = None
+    if mask is not None:
+        painted = _mask(read_upload(await mask.read(), service.config, "mask"))
+    elif mask_name is not None:
+        painted = _mask_name(mask_name)
+    stream = edit_stream(service, chosen, parsed, pictures, painted)
+    started = time.perf_counter()
+    async with stream:
+        result = await stream.finished()
+    seconds = time.perf_counter() - started
+    own = parse_size(size, chosen.shape)
+    if result.frames is not None:
+        images = list(result.frames)
+    else:
+        images = [candidate for one in result for candidate in one.candidates]
+    files = [encode(one, output_format, own) for one in images]
+    return _answer(service, files, output_format, response_format == "url", note, seconds, str(request.base_url))
+
+
+@router.get("/files/{name}")
+async def file(request: Request, name: str) -> Response:
+    """Sends an image that was asked for by `response_format` url."""
+    found = service_of(request).kept.get(name.partition(".")[0])
+    if not isinstance(found, tuple):
+        raise Refusal(404, "not_found", "there is no such file, or no longer")
+    content, kind = found
+    return Response(content, media_type=FORMATS[kind], headers={"Cache-Control": "private, max-age=600"})
+
+
+def _answer(
+    service: Service, files: list[bytes], kind: str, as_url: bool, note: str, seconds: float, base: str
+) -> JSONResponse:
+    data = [_datum(service, one, kind, as_url, base) for one in files]
+    body: dict[str, Any] = {"created": int(time.time()), "data": data, "output_format": kind, "seconds": seconds}
+    if note:
+        body["note"] = note
+    return JSONResponse(body, headers=seconds_header(seconds) | ({"X-Unistep-Note": note} if note else {}))
+
+
+def _datum(service: Service, content: bytes, kind: str, as_url: bool, base: str) -> dict[str, Any]:
+    if as_url:
+        return {"url": f"{base}files/{service.kept.put((content, kind))}.{kind}", "b64_json": None}
+    return {"b64_json": base64.b64encode(content).decode(), "url": None}
+
+
+async def _events(
+    service: Service, stream: Stream, name: str, kind: str, size: tuple[int, int] | None, as_url: bool, base: str
+) -> AsyncIterator[str]:
+    """Yields each image as it is made, as server-sent events."""
+    started = time.perf_counter()
+    try:
+        async with stream:
+            async for image in stream.images():
+                datum = _datum(service, encode(image.pixels, kind, size), kind, as_url, base)
+                event = {
+                    "type": f"{name}.completed",
+                    "index": image.number,
+                    "created_at": int(time.time()),
+                    "output_format": kind,
+                    "seconds": time.perf_counter() - started,
+                    **{key: value for key, value in datum.items() if value is not None},
+                }
+                yield f"event: {name}.completed\ndata: {json.dumps(event)}\n\n"
+    except (Refusal, UserError) as error:
+        yield f"event: error\ndata: {json.dumps(body_of(refusal_of(error)))}\n\n"
+
+
+def _options(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError("is no JSON object", 'as {"task": "inpaint"}', field="options")
+    return {str(key): one for key, one in value.items()}
+
+
+async def _form_options(request: Request) -> dict[str, Any]:
+    """Fields of a form that are options of an edit; lists are separated by commas."""
+    form = await request.form()
+    given: dict[str, Any] = {}
+    for name in EditOptions.model_fields:
+        value = form.get(name)
+        if not isinstance(value, str) or not value:
+            continue
+        parts = value.split(",") if name in ("timesteps", "sigmas", "seeds", "class_labels", "margin") else [value]
+        given[name] = parts if len(parts) > 1 or name in ("timesteps", "sigmas", "seeds") else parts[0]
+    return given
+
+
+def _sentence(error: Any) -> str:
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+
+
+def _mask(picture: Any) -> Any:
+    """Returns a mask that is white where to paint; OpenAI's are transparent there."""
+    if picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            return alpha.point(lambda value: 255 - value)
+    return picture.convert("L")
+
+
+def _mask_name(name: Any) -> str:
+    """Returns a mask by name; no path of the server's disk."""
+    words = ("lower", "upper", "left", "right", "centre", "random")
+    if isinstance(name, str) and (name in words or name.startswith("box:")):
+        return name
+    raise UserError(f"{str(name)[:60]!r} is none", f"send a picture, or {', '.join(words)} or box:...", field="mask")

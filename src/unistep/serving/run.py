@@ -1,0 +1,146 @@
+"""A server's process: the models loaded, the socket bound, uvicorn run, the end awaited."""
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Mapping
+from typing import Literal
+
+import uvicorn
+
+from unistep.errors import UserError
+from unistep.serving.app import make_app
+from unistep.serving.config import ServerConfig
+from unistep.serving.engine import Engine
+from unistep.serving.metrics import Metrics
+from unistep.serving.model import serve_model
+from unistep.serving.security import Access
+from unistep.serving.service import Kept, Service
+from unistep.workflows.models import load
+
+_log = logging.getLogger("unistep")
+
+
+def run_server(
+    places: Mapping[str, str | None],
+    config: ServerConfig,
+    access: Access,
+    *,
+    host: str,
+    port: int,
+    browse: bool,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"],
+    device: str | None,
+) -> None:
+    """Runs a server until a signal stops it.
+
+    Args:
+        places: place of each model by its name; None for the embedded one.
+        config: sizes and limits.
+        access: who may ask.
+        host: address to listen at.
+        port: port to listen at; 0 takes a free one.
+        browse: whether the page is opened in a browser.
+        dtype: precision of the networks.
+        device: device of the networks.
+
+    Raises:
+        UserError: a model that cannot be opened, or an address that cannot be listened at.
+    """
+    listening = bound(host, port)
+    service = make_service(places, config, dtype=dtype, device=device)
+    shown_host = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
+    address = f"http://{shown_host}:{listening.getsockname()[1]}"
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(service, access),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            timeout_graceful_shutdown=max(1, round(config.grace_seconds)),
+            h11_max_incomplete_event_size=32 << 10,
+            timeout_keep_alive=15,
+            lifespan="on",
+        )
+    )
+    _log_requests()
+    _log.info("serving %s at %s (API: %s/docs); Ctrl-C stops", ", ".join(places), address, address)
+    if browse:
+        threading.Thread(target=_browse, args=(address,), daemon=True).start()
+    asyncio.run(_serve(server, listening))
+    _log.info("stopped")
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serves until SIGINT or SIGTERM; a second one ends without waiting."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+    # uvicorn would raise the signal again when all is done: a server that ended well ends with 0.
+    await server._serve([listening])
+
+
+def make_service(
+    places: Mapping[str, str | None],
+    config: ServerConfig,
+    *,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    device: str | None = None,
+) -> Service:
+    """Returns the service of models that are opened and have made their first images."""
+    metrics = Metrics()
+    models = {}
+    for name, place in places.items():
+        models[name] = serve_model(name, load(place, device=device, dtype=dtype), config.max_batch)
+    kept = Kept(config.keep_minutes, config.max_predictions)
+    return Service(config, models, Engine(config, metrics), metrics, kept)
+
+
+def _log_requests() -> None:
+    """Prints a line of JSON on stderr for each request: id, method, route, status, seconds."""
+    requests = logging.getLogger("unistep_requests")
+    if not requests.handlers:
+        requests.addHandler(logging.StreamHandler())
+    requests.setLevel(logging.INFO)
+    requests.propagate = False
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound to an address.
+
+    Raises:
+        UserError: the address is taken, or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        remedy = "give another `port`, or 0 for a free one"
+        raise UserError(f"{host}:{port} cannot be listened at: {error.strerror or error}", remedy) from None
+    return listening
+
+
+def _browse(address: str) -> None:
+    """Opens the page when the server answers."""
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(f"{address}/livez", timeout=1):
+                webbrowser.open(address)
+                return
+        except OSError:
+            time.sleep(0.05)

@@ -1,0 +1,232 @@
+"""Requests in the server's own words, and the tickets that they become.
+
+`MakeRequest` and `EditRequest` hold the fields that every route shares: the options of `unistep.sample` and
+`unistep.edit` by the same names. A route turns its client's body into one of them.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from unistep.core.random import image_seeds
+from unistep.errors import UserError
+from unistep.generation.plan import Plan, make_labels, make_plan
+from unistep.serving.batch import Row
+from unistep.serving.config import ServerConfig
+from unistep.serving.engine import Engine, Ticket
+from unistep.serving.errors import Refusal, refusal_of
+from unistep.serving.model import ServedModel
+
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Label = Annotated[int, Field(ge=0, lt=2**31)] | Annotated[str, Field(max_length=200)]
+Solver = Annotated[str, Field(max_length=40)]
+
+
+class Schedule(BaseModel):
+    """Fields that say at which noise levels a model is evaluated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: Annotated[int | None, Field(ge=1, le=10_000, description="network evaluations; default: 1")] = None
+    timesteps: Annotated[
+        list[Annotated[int, Field(ge=0, le=10**9)]] | None,
+        Field(max_length=1000, description="indices of the noise grid, rising; instead of `steps`"),
+    ] = None
+    sigmas: Annotated[
+        list[Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]] | None,
+        Field(max_length=1000, description="noise levels, falling; instead of `steps`"),
+    ] = None
+
+
+class MakeOptions(Schedule):
+    """Options of images that are made from noise."""
+
+    solver: Annotated[Solver | None, Field(description="ODE solver of a diffusion model")] = None
+    class_labels: Annotated[
+        Label | list[Label] | None,
+        Field(description="class of all images by number or name, or a list that is repeated; default: drawn"),
+    ] = None
+    seed: Annotated[Seed, Field(description="seed of the run; image i uses the stream (seed, i)")] = 0
+    seeds: Annotated[
+        list[Seed] | None,
+        Field(max_length=100_000, description="seed of each image instead of `seed`: image 0 of that run"),
+    ] = None
+    first: Annotated[int, Field(ge=0, lt=2**40, description="number of the first image in its run")] = 0
+    interactive: Annotated[bool, Field(description="go before bulk requests")] = False
+
+
+class EditOptions(Schedule):
+    """Options of edits, as `unistep.edit` has them."""
+
+    task: Annotated[str, Field(max_length=40, description="inpaint, outpaint, colorize, upscale, deblur, denoise, ...")]
+    margin: int | list[int] | None = None
+    factor: int | None = None
+    blur: float | None = None
+    share: float | None = None
+    sigma: float | None = None
+    strength: float | None = None
+    quality: int | None = None
+    settle: int | None = None
+    candidates: Annotated[int, Field(ge=1, le=256)] = 1
+    class_labels: Label | list[Label] | None = None
+    seed: Seed = 0
+    seeds: Annotated[list[Seed] | None, Field(max_length=1000)] = None
+    stops: int | None = None
+    frames: Annotated[int | None, Field(ge=1, le=1000)] = None
+    loop: bool = False
+    fit: Literal["crop", "resize", "pad", "tiles"] = "crop"
+    degrade: bool = False
+    interactive: Annotated[bool, Field(description="go before bulk requests")] = True
+
+
+@dataclass(frozen=True)
+class Made:
+    """One image of a request.
+
+    Args:
+        number: number of the image in the request.
+        pixels: pixels uint8 [C, H, W].
+    """
+
+    number: int
+    pixels: Tensor
+
+
+def rows_of(model: ServedModel, options: MakeOptions, count: int, config: ServerConfig) -> tuple[Plan, list[Row]]:
+    """Returns the plan and the rows of a request.
+
+    Raises:
+        UserError: options that contradict each other or the model.
+        Refusal: more work than one request may ask for.
+    """
+    if count > config.max_images:
+        raise Refusal(400, "invalid_request_error", f"n {count} must lie between 1 and {config.max_images}", "n")
+    plan = make_plan(
+        model.loaded.info,
+        steps=options.steps,
+        timesteps=options.timesteps,
+        sigmas=options.sigmas,
+        solver=options.solver,  # pyright: ignore[reportArgumentType]
+    )
+    check_evaluations(count * plan.nfe, config)
+    labels = label_numbers(model, options.class_labels)
+    if options.seeds is not None:
+        if len(options.seeds) != count:
+            raise UserError(f"{len(options.seeds)} seeds for {count} images", "give one an image", field="seeds")
+        keys = [int(image_seeds(seed, [options.first])[0]) for seed in options.seeds]
+        indices: Sequence[int] = [options.first] * count
+        drawn = [make_labels(model.num_classes, 1, None, seed) for seed in options.seeds]
+        own = None if not model.num_classes else [int(one[0]) for one in drawn if one is not None]
+    else:
+        indices = range(options.first, options.first + count)
+        keys = [int(key) for key in image_seeds(options.seed, indices)]
+        every = make_labels(model.num_classes, options.first + count, None, options.seed) if not labels else None
+        own = None if every is None else every[options.first :].tolist()
+    if labels:
+        make_labels(model.num_classes, count, labels)
+        own = [labels[i % len(labels)] for i in range(count)]
+    return plan, [Row(key, index, None if own is None else own[i]) for i, (key, index) in enumerate(zip(keys, indices))]
+
+
+def check_evaluations(evaluations: int, config: ServerConfig) -> None:
+    """Refuses more network evaluations than one request may ask for.
+
+    Raises:
+        Refusal: they are too many.
+    """
+    if evaluations > config.max_evaluations:
+        message = f"{evaluations} network evaluations are more than the {config.max_evaluations} of one request"
+        raise Refusal(400, "invalid_request_error", f"{message}; ask for fewer images or steps", "steps")
+
+
+def label_numbers(model: ServedModel, given: Label | list[Label] | None) -> list[int]:
+    """Returns classes that are given by number or name as numbers; none is an empty list.
+
+    Raises:
+        UserError: the model has no such class.
+    """
+    if given is None:
+        return []
+    names = model.class_names
+    numbers = []
+    for one in given if isinstance(given, list) else [given]:
+        if isinstance(one, str):
+            text = one.strip()
+            if text in names:
+                one = names.index(text)
+            elif text.isdecimal() and len(text) < 10:
+                one = int(text)
+            else:
+                raise UserError(f"{text!r} is no class of this model", "see /v1/models", field="class_labels")
+        numbers.append(one)
+    return numbers
+
+
+class Stream:
+    """A ticket whose images an event loop receives; leaving the context cancels what is not done."""
+
+    def __init__(self, engine: Engine, ticket: Ticket) -> None:
+        self._engine, self._ticket = engine, ticket
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Made | tuple[Any, BaseException | None]] = asyncio.Queue()
+        ticket.on_image = lambda number, pixels: self._put(Made(number, pixels))
+        ticket.on_end = lambda result, error: self._put((result, error))
+        self.result: Any = None
+
+    def _put(self, item: Any) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+    async def __aenter__(self) -> "Stream":
+        self._engine.submit(self._ticket)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if not self._ticket.ended:
+            self._engine.cancel(self._ticket)
+
+    async def images(self) -> AsyncIterator[Made]:
+        """Yields images as they are made; at the end `result` is that of the ticket's call.
+
+        Raises:
+            Refusal: the request failed.
+        """
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, Made):
+                yield item
+                continue
+            self.result, error = item
+            if error is not None:
+                raise error if isinstance(error, Refusal) else refusal_of(error) from error
+            return
+
+    async def finished(self) -> Any:
+        """Waits for the end, and returns the result of the ticket's call."""
+        async for _ in self.images():
+            pass
+        return self.result
+
+
+def decoded_base64(text: str, field: str) -> bytes:
+    """Returns the bytes of base64, also of a `data:` URL.
+
+    Raises:
+        UserError: it is none; or it is an address, from which nothing is fetched.
+    """
+    if text.startswith(("http://", "https://")):
+        raise UserError("is an address; pictures are not fetched", "send the picture itself", field=field)
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("is no base64", "send the bytes of a PNG or JPEG in base64", field=field) from None
+
+
+Call = Callable[[], Any]
