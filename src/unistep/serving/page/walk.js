@@ -1,0 +1,92 @@
+// Walk: from seed to seed through noise, with a slider, a player, and a GIF.
+
+import * as api from "./api.js";
+import { encodeGif } from "./gif.js";
+import { download, failed, h, loaded, milliseconds, notice, options, randomSeed } from "./ui.js";
+
+export function walkTab(app) {
+  const model = app.model();
+  const state = app.state.walk ??= { a: 3, b: 8, frames: 24, class: "", loop: false };
+  const shot = h("div", { class: `shot ${model.width < 128 ? "small" : ""}` });
+  const range = h("input", { type: "range", min: 0, max: 1, value: 0, "aria-label": "Place on the way", oninput: () => { stop(); show(Number(range.value)); } });
+  const time = h("p", { class: "time", role: "status" });
+  let frames = [], running = null, timer = null, current = 0;
+
+  function show(i) {
+    current = i;
+    range.value = i;
+    if (frames[i]) shot.replaceChildren(h("img", { src: frames[i], alt: `Frame ${i + 1} of ${frames.length}` }));
+  }
+
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "Play";
+  }
+
+  const play = h("button", { onclick: () => {
+    if (timer) { stop(); return; }
+    play.textContent = "Pause";
+    let step = 1;
+    timer = setInterval(() => {
+      if (current + step < 0 || current + step >= frames.length) step = state.loop ? step : -step;
+      show((current + step + frames.length) % frames.length);
+    }, 80);
+  } }, "Play");
+
+  async function run() {
+    stop();
+    running?.abort();
+    const own = running = new AbortController();
+    notice("");
+    const given = { task: "walk", seeds: [state.a, state.b], frames: state.frames, loop: state.loop };
+    if (state.class !== "" && model.classes.length) given.class_labels = Number(state.class);
+    app.did({ kind: "walk", options: given, model: model.id });
+    time.textContent = "…";
+    try {
+      const made = await api.edit(given, [], null, model.id, own.signal);
+      frames = made.images;
+      range.max = frames.length - 1;
+      show(0);
+      time.textContent = `${frames.length} frames in ${milliseconds(made.ms)}`;
+    } catch (error) {
+      if (own === running) time.textContent = "";
+      failed(error);
+    }
+  }
+
+  async function save() {
+    if (!frames.length) return;
+    const scale = Math.max(1, Math.floor(256 / model.width));
+    const pictures = [];
+    for (const url of frames) {
+      const canvas = h("canvas", { width: model.width * scale, height: model.height * scale });
+      const context = canvas.getContext("2d");
+      context.imageSmoothingEnabled = false;
+      context.drawImage(await loaded(url), 0, 0, canvas.width, canvas.height);
+      pictures.push(context.getImageData(0, 0, canvas.width, canvas.height));
+    }
+    const url = URL.createObjectURL(new Blob([encodeGif(pictures, 8)], { type: "image/gif" }));
+    download(url, `walk-${state.a}-${state.b}.gif`);
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  }
+
+  function field(name, label) {
+    const input = h("input", { type: "number", min: 0, max: 4294967295, value: state[name], onchange: () => { state[name] = Math.max(0, Math.floor(Number(input.value) || 0)); run(); } });
+    const dice = h("button", { "aria-label": `Another ${label}`, title: `Another ${label}`, onclick: () => { state[name] = randomSeed(); input.value = state[name]; run(); } }, "⚄");
+    return h("span", { class: "row" }, h("label", {}, label, input), dice);
+  }
+
+  const loop = h("input", { type: "checkbox", checked: state.loop, onchange: () => { state.loop = loop.checked; run(); } });
+  const classes = [["", "any class"], ...model.classes.map((name, i) => [i, name])];
+  const element = h("div", {},
+    h("p", { class: "hint" }, "Two seeds are two pictures. Between them lie others: move the slider."),
+    h("div", { class: "row" }, field("a", "From seed"), field("b", "to seed"),
+      model.classes.length ? options("Class", classes, state.class, (v) => { state.class = v; run(); }) : null,
+      options("Frames", [12, 24, 48, 96].map((n) => [n, String(n)]), state.frames, (v) => { state.frames = Number(v); run(); }),
+      h("label", {}, loop, "Round trip")),
+    h("div", { class: "film" }, shot, range,
+      h("div", { class: "row" }, play, h("button", { onclick: () => save().catch(failed) }, "Save GIF")), time));
+  run();
+  return { element, leave: () => { running?.abort(); stop(); } };
+}
