@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from unistep.errors import UserError
 from unistep.generation.plan import Plan
 from unistep.serving.batch import Row, make_rows
 from unistep.serving.config import ServerConfig
@@ -225,6 +226,8 @@ class Engine:
                 )  # fmt: skip
         except Exception as raised:
             error = raised
+            if not isinstance(raised, UserError):
+                _log.exception("a batch failed")
         seconds = time.monotonic() - started
         with self._changed:
             if generation != self._current:

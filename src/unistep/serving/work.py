@@ -179,6 +179,11 @@ class Stream:
         ticket.on_end = lambda result, error: self._put((result, error))
         self.result: Any = None
 
+    @property
+    def labels(self) -> list[int | None]:
+        """Class of each image that is made from noise."""
+        return [row.label for row in self._ticket.rows]
+
     def _put(self, item: Any) -> None:
         self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 

@@ -57,7 +57,7 @@ export async function make(body, each, signal) {
   for await (const event of events(answer.body)) {
     if (event.error) throw new Failure(event.error.message, 500);
     count += 1;
-    each(event.index, `data:image/png;base64,${event.b64_json}`, performance.now() - started);
+    each(event.index, `data:image/png;base64,${event.b64_json}`, performance.now() - started, event.class_label);
   }
   return { count, ms: performance.now() - started };
 }
@@ -92,5 +92,6 @@ export async function edit(options, images, mask, model, signal) {
   if (model) form.append("model", model);
   const answer = await ask("/v1/images/edits", { method: "POST", body: form, signal });
   const body = await answer.json();
-  return { images: body.data.map((d) => `data:image/png;base64,${d.b64_json}`), ms: body.seconds * 1000, note: body.note };
+  return { images: body.data.map((d) => `data:image/png;base64,${d.b64_json}`), ms: body.seconds * 1000, note: body.note,
+    classes: body.data.map((d) => d.class_label).filter((c) => c != null) };
 }

@@ -38,7 +38,7 @@ export function editTab(app, given = {}) {
   const time = h("p", { class: "time", role: "status" });
   const slider = h("div", {});
   const easel = h("div", { class: "easel" }, base, mask);
-  let running = null, waiting = false, colour = "#ffffff", erase = false, last = null, empty = true, latest = [];
+  let running = null, waiting = false, guessed = null, colour = "#ffffff", erase = false, last = null, empty = true, latest = [];
 
   const tool = () => TASKS.find(([name]) => name === state.task)[2];
 
@@ -50,6 +50,7 @@ export function editTab(app, given = {}) {
     paint.fillRect(0, 0, ...size);
     mark.clearRect(0, 0, ...size);
     empty = true;
+    guessed = null;
     state.picture = state.mask = "";
     results.replaceChildren();
     slider.replaceChildren();
@@ -81,7 +82,7 @@ export function editTab(app, given = {}) {
 
   function reduced(canvas, threshold) {
     const small = h("canvas", { width: model.width, height: model.height });
-    const context = small.getContext("2d");
+    const context = small.getContext("2d", { willReadFrequently: true });
     context.imageSmoothingQuality = "high";
     context.drawImage(canvas, 0, 0, model.width, model.height);
     if (threshold != null) {
@@ -119,7 +120,7 @@ export function editTab(app, given = {}) {
     context.moveTo(...from);
     context.lineTo(...to);
     context.stroke();
-    if (!marking) empty = false;
+    if (!marking) { empty = false; guessed = null; }
   }
 
   mask.addEventListener("pointerdown", (event) => {
@@ -181,17 +182,20 @@ export function editTab(app, given = {}) {
     const given = { task: state.task, candidates: state.candidates, seed: state.seed };
     if (["strokes", "vary"].includes(state.task)) given.strength = state.strength;
     const painted = tool() === "mask" ? reduced(mask, 64) : null;
-    if (painted && !painted.getContext("2d").getImageData(0, 0, painted.width, painted.height).data.some((v, i) => i % 4 === 0 && v)) {
+    if (painted && !painted.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, painted.width, painted.height).data.some((v, i) => i % 4 === 0 && v)) {
       results.replaceChildren(h("p", { class: "hint" }, "Mark a part of the picture."));
       running = null;
       return;
     }
+    // Trying all classes costs more than the edit: once for a picture is enough.
+    if (guessed !== null) given.class_labels = guessed;
     app.did({ kind: "edit", options: given, masked: !!painted, model: model.id });
     try {
       const image = await canvasBlob(reduced(base));
       const made = await api.edit(given, [image], painted && await canvasBlob(painted), model.id, own.signal);
       if (own !== running) return;
       notice("");
+      if (made.classes.length) guessed = made.classes[0];
       show(made.images);
       time.textContent = `${made.images.length} ${made.images.length === 1 ? "result" : "results"} in ${milliseconds(made.ms)}`;
     } catch (error) {
@@ -239,7 +243,7 @@ export function editTab(app, given = {}) {
   const live = h("input", { type: "checkbox", checked: state.live, onchange: () => { state.live = live.checked; } });
   async function random() {
     try {
-      await api.make({ model: model.id, n: 1, seed: randomSeed() }, (_, url) => take(url));
+      await api.make({ model: model.id, n: 1, seed: randomSeed() }, (_, url, ms, label) => { take(url).then(() => { guessed = label ?? null; }); });
     } catch (error) {
       failed(error);
     }

@@ -67,9 +67,9 @@ export function seedField(state, changed) {
   const field = h("input", { type: "number", min: 0, max: 4294967295, step: 1, value: state.seed, "aria-label": "Seed",
     onchange: () => { state.seed = Math.max(0, Math.floor(Number(field.value) || 0)); field.value = state.seed; changed(); } });
   const dice = h("button", { type: "button", title: "Another seed", "aria-label": "Another seed",
-    onclick: () => { state.seed = randomSeed(); field.value = state.seed; changed(); } }, "⚄");
+    onclick: () => { state.seed = randomSeed(); field.value = state.seed; changed(); } }, "Dice");
   const lock = h("button", { type: "button", title: "Keep this seed", "aria-label": "Keep this seed", "aria-pressed": String(!!state.locked),
-    onclick: () => { state.locked = !state.locked; lock.setAttribute("aria-pressed", String(state.locked)); } }, "🔒︎");
+    onclick: () => { state.locked = !state.locked; lock.setAttribute("aria-pressed", String(state.locked)); } }, "Keep");
   const label = h("label", {}, "Seed", field);
   return { element: h("span", { class: "row" }, label, dice, lock), show: () => { field.value = state.seed; } };
 }

@@ -73,7 +73,7 @@ export function walkTab(app) {
 
   function field(name, label) {
     const input = h("input", { type: "number", min: 0, max: 4294967295, value: state[name], onchange: () => { state[name] = Math.max(0, Math.floor(Number(input.value) || 0)); run(); } });
-    const dice = h("button", { "aria-label": `Another ${label}`, title: `Another ${label}`, onclick: () => { state[name] = randomSeed(); input.value = state[name]; run(); } }, "⚄");
+    const dice = h("button", { "aria-label": `Another ${label}`, title: `Another ${label}`, onclick: () => { state[name] = randomSeed(); input.value = state[name]; run(); } }, "Dice");
     return h("span", { class: "row" }, h("label", {}, label, input), dice);
   }
 

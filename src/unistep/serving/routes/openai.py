@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
@@ -89,7 +89,7 @@ async def generations(request: Request, body: Generation) -> Response:
             made[image.number] = encode(image.pixels, kind, size)
     seconds = time.perf_counter() - started
     files = [made[i] for i in range(count)]
-    return _answer(service, files, kind, as_url, note, seconds, str(request.base_url))
+    return _answer(service, files, stream.labels, kind, as_url, note, seconds, str(request.base_url))
 
 
 @router.post("/v1/images/edits")
@@ -138,12 +138,15 @@ async def edits(
         result = await stream.finished()
     seconds = time.perf_counter() - started
     own = parse_size(size, chosen.shape)
+    labels: list[int | None] = []
     if result.frames is not None:
         images = list(result.frames)
     else:
         images = [candidate for one in result for candidate in one.candidates]
+        labels = [label for one in result for label in (one.class_labels.tolist() if one.class_labels is not None else ())]
     files = [encode(one, output_format, own) for one in images]
-    return _answer(service, files, output_format, response_format == "url", note, seconds, str(request.base_url))
+    as_url = response_format == "url"
+    return _answer(service, files, labels, output_format, as_url, note, seconds, str(request.base_url))
 
 
 @router.get("/files/{name}")
@@ -157,9 +160,18 @@ async def file(request: Request, name: str) -> Response:
 
 
 def _answer(
-    service: Service, files: list[bytes], kind: str, as_url: bool, note: str, seconds: float, base: str
+    service: Service,
+    files: list[bytes],
+    labels: Sequence[int | None],
+    kind: str,
+    as_url: bool,
+    note: str,
+    seconds: float,
+    base: str,
 ) -> JSONResponse:
     data = [_datum(service, one, kind, as_url, base) for one in files]
+    for datum, label in zip(data, labels, strict=False):
+        datum["class_label"] = label
     body: dict[str, Any] = {"created": int(time.time()), "data": data, "output_format": kind, "seconds": seconds}
     if note:
         body["note"] = note
@@ -184,6 +196,7 @@ async def _events(
                 event = {
                     "type": f"{name}.completed",
                     "index": image.number,
+                    "class_label": stream.labels[image.number],
                     "created_at": int(time.time()),
                     "output_format": kind,
                     "seconds": time.perf_counter() - started,
