@@ -139,6 +139,7 @@ def test_a_worker_that_hangs_is_replaced(engine, digits):
     gate.set()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_is_replaced(engine, digits):
     running = engine(hang_seconds=1)
 

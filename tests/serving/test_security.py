@@ -2,7 +2,8 @@ import pytest
 
 from unistep.errors import UserError
 from unistep.serving.security import Access
-from unistep.serving.serve import named_places, serve
+from unistep.serving.serve import named_places
+from unistep.serving.serve import serve as serve_models
 
 TOKEN = "0123456789abcdef-token"
 LOCAL = {"hosts": ("testserver",), "local": True}
@@ -94,7 +95,7 @@ def test_mistakes_at_the_start_are_told(given, words, tmp_path):
         (tmp_path / "tokens").write_text("short\n")
         given = given | {"token_file": tmp_path / "tokens"}
     with pytest.raises(UserError, match=words):
-        serve(**given)
+        serve_models(**given)
 
 
 def test_models_have_names():

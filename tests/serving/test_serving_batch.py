@@ -2,7 +2,7 @@ import torch
 
 import unistep
 from unistep.core.random import image_seed, image_seeds
-from unistep.generation.plan import default_plan, make_labels
+from unistep.generation.plan import ConsistencyPlan, default_plan, make_labels
 from unistep.serving.batch import Row, make_rows, places_matter
 
 
@@ -47,4 +47,10 @@ def test_places_are_kept_where_they_matter(digits):
 
 
 def test_a_tile_of_one_has_no_places():
-    assert not places_matter(Uneven(), None, (1, 4, 4), 0, 1, "cpu")  # type: ignore[arg-type]
+    assert not places_matter(Uneven(), ConsistencyPlan((80.0,), 0.002, 80.0), (1, 4, 4), 0, 1, "cpu")
+
+
+def test_nothing_more_is_made_of_what_nobody_wants(digits):
+    plan = default_plan(digits.loaded.info)
+    run = dict(tile=digits.tile, unwanted=lambda: True)
+    assert make_rows(digits.denoiser, plan, digits.shape, rows_of(0, 3), **run) is None

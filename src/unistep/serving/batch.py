@@ -6,7 +6,7 @@ a batch where their places differ. On most devices even the place does not matte
 model, and where it does not, any images may share a batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +44,9 @@ def make_rows(
     tile: int,
     by_place: bool = True,
     device: torch.device | str = "cpu",
-) -> UInt8[Tensor, "N C H W"]:
-    """Makes the images of rows, in their order, on the CPU.
+    unwanted: Callable[[], bool] = lambda: False,
+) -> UInt8[Tensor, "N C H W"] | None:
+    """Makes the images of rows, in their order, on the CPU; returns None where nobody wants them any more.
 
     Args:
         denoiser: denoiser or consistency function.
@@ -55,9 +56,12 @@ def make_rows(
         tile: images that the network computes at once.
         by_place: whether a row must stand at its own place of a tile.
         device: device of the denoiser.
+        unwanted: returns whether nobody wants the images any more; asked before every tile.
     """
     made = torch.empty((len(rows), *shape), dtype=torch.uint8)
     for group in _groups(rows, tile, by_place):
+        if unwanted():
+            return None
         # Empty places compute the first row again, for the number of images must stay the same.
         first = next(iter(group.values()))
         filled = [rows[group.get(place, first)] for place in range(tile)]

@@ -221,9 +221,15 @@ class Engine:
                 assert first.plan is not None
                 model = first.model
                 images = make_rows(
-                    model.denoiser, first.plan, model.shape, rows, tile=model.tile, by_place=model.by_place,
+                    model.denoiser,
+                    first.plan,
+                    model.shape,
+                    rows,
+                    tile=model.tile,
+                    by_place=model.by_place,
                     device=model.device,
-                )  # fmt: skip
+                    unwanted=lambda: all(ticket.cancelled for ticket, _ in parts),
+                )
         except Exception as raised:
             error = raised
             if not isinstance(raised, UserError):

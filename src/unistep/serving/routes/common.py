@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Request, Response, params
 from fastapi.routing import APIRoute
 from PIL import Image
 
@@ -34,14 +34,14 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Returns the handler, preceded by the parser."""
         handler = super().get_route_handler()
+        takes_form = any(isinstance(one.field_info, params.Form) for one in self.dependant.body_params)
 
         async def guarded(request: Request) -> Response:
             service: Service = request.app.state.service
             if request.method == "POST":
                 if not service.ready:
                     raise Refusal(503, "not_ready", "the server is not ready", headers={"Retry-After": "2"})
-                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if kind != "multipart/form-data":
+                if not takes_form:
                     # Whatever a client calls it: curl's -d says that it is a form.
                     request = _as_json(request)
                     request._json = parse_json(await request.body(), service.config)  # type: ignore[attr-defined]
