@@ -68,9 +68,9 @@ $(VENV)/.installed-base: constraints.txt
 	@touch $@
 
 $(VENV)/.installed-train: $(VENV)/.installed-base pyproject.toml
-	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet]'
+	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
-	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,video,dev]'
+	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,video,serve,dev]'
 	@touch $@ $(VENV)/.installed-train

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from unistep.errors import UserError
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
+    from unistep.serving.serve import serve
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
     from unistep.workflows.evaluate import evaluate
@@ -35,6 +36,7 @@ __all__ = [
     "open_dataset",
     "sample",
     "search",
+    "serve",
     "train",
 ]
 
@@ -52,6 +54,7 @@ _MODULES = {
     "open_dataset": "unistep.data.open",
     "sample": "unistep.workflows.sample",
     "search": "unistep.workflows.search",
+    "serve": "unistep.serving.serve",
     "train": "unistep.workflows.train",
 }
 

@@ -22,7 +22,9 @@ def test_a_token_is_needed_where_there_are_some(serve):
     assert client.get("/metrics").status_code == 401
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "127.0.0.2"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "127.0.0.2"]
+)
 def test_other_names_are_not_answered(serve, host):
     answer = serve(Access()).get("/", headers={"Host": host})
     assert answer.status_code == 421 and answer.json()["error"]["type"] == "wrong_host"
@@ -67,13 +69,18 @@ def test_rates_are_limited(serve):
 def test_every_answer_has_the_headers(client):
     for path in ("/", "/livez", "/nothing", "/v1/models"):
         headers = client.get(path).headers
-        assert headers["x-content-type-options"] == "nosniff" and "default-src 'none'" in headers["content-security-policy"]
+        assert (
+            headers["x-content-type-options"] == "nosniff"
+            and "default-src 'none'" in headers["content-security-policy"]
+        )
         assert headers["x-request-id"]
     assert client.get("/livez", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
     assert client.get("/livez", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
 
 
-@pytest.mark.parametrize("path", ["/page/../serve.py", "/page/%2e%2e/serve.py", "/page/..%2fserve.py", "/files/../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/page/../serve.py", "/page/%2e%2e/serve.py", "/page/..%2fserve.py", "/files/../../etc/passwd"]
+)
 def test_no_file_besides_the_page_is_sent(client, path):
     answer = client.get(path)
     assert answer.status_code in (400, 404) and "unistep" not in answer.text.lower()

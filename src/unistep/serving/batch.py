@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
+from unistep.core.finite import Watched
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom
 from unistep.generation.plan import Plan
@@ -57,7 +58,11 @@ def make_rows(
         by_place: whether a row must stand at its own place of a tile.
         device: device of the denoiser.
         unwanted: returns whether nobody wants the images any more; asked before every tile.
+
+    Raises:
+        NotFiniteError: an output of the network is not finite.
     """
+    watched = Watched(denoiser)
     made = torch.empty((len(rows), *shape), dtype=torch.uint8)
     for group in _groups(rows, tile, by_place):
         if unwanted():
@@ -67,15 +72,16 @@ def make_rows(
         filled = [rows[group.get(place, first)] for place in range(tile)]
         random = ImageRandom([row.key for row in filled], device)
         labels = _labels(filled, device)
-        images = to_uint8(plan.sample(denoiser, random.randn(*shape), labels, random))
-        made[list(group.values())] = images[list(group)].cpu()
+        x0 = plan.sample(watched, random.randn(*shape), labels, random)
+        watched.check()
+        made[list(group.values())] = to_uint8(x0[list(group)]).cpu()
     return made
 
 
 def places_matter(
     denoiser: Denoiser, plan: Plan, shape: tuple[int, int, int], num_classes: int, tile: int, device: torch.device | str
 ) -> bool:
-    """Returns whether an image changes, by a bit of its pixels' values, with its place in a tile or with its company."""
+    """Returns whether an image changes, if by one bit, with its place in a tile or with its company."""
     if tile == 1:
         return False
     rows = [Row(key + 1, key, key % num_classes if num_classes else None) for key in range(tile)]

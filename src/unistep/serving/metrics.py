@@ -22,9 +22,7 @@ class Metrics(Observer):
             "unistep_request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS, registry=self.registry
         )
         self.images = Counter("unistep_images", "Images that were made.", registry=self.registry)
-        self.batches = Histogram(
-            "unistep_batch_images", "Images of a batch.", buckets=_SIZES, registry=self.registry
-        )
+        self.batches = Histogram("unistep_batch_images", "Images of a batch.", buckets=_SIZES, registry=self.registry)
         self.model_seconds = Histogram(
             "unistep_batch_seconds", "Seconds of the model for a batch.", buckets=_SECONDS, registry=self.registry
         )

@@ -122,9 +122,7 @@ class Guard:
             self._check_origin(scope)
             self._check_rate(client)
         if self._open.get(client, 0) >= self._config.concurrency:
-            raise Refusal(
-                429, "too_many_requests", "too many requests are open at once", headers={"Retry-After": "1"}
-            )
+            raise Refusal(429, "too_many_requests", "too many requests are open at once", headers={"Retry-After": "1"})
         self._open[client] = self._open.get(client, 0) + 1
         return client
 
@@ -171,7 +169,9 @@ class Guard:
             times.popleft()
         if len(times) >= most:
             wait = str(max(1, round(times[0] + 60 - now)))
-            raise Refusal(429, "rate_limited", f"too many requests; try again in {wait} s", headers={"Retry-After": wait})
+            raise Refusal(
+                429, "rate_limited", f"too many requests; try again in {wait} s", headers={"Retry-After": wait}
+            )
         times.append(now)
         if len(self._times) > 10_000:
             self._times = {name: kept for name, kept in self._times.items() if kept and kept[-1] > now - 60}
@@ -218,7 +218,7 @@ class _Body:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.01, self._end - time.monotonic()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise Refusal(408, "timeout", "the body did not arrive in time", headers={"Connection": "close"}) from None
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))

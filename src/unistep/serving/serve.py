@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unistep.arguments import plain_arguments
 from unistep.checks import check_range, user_path
@@ -11,7 +11,6 @@ from unistep.errors import UserError
 
 if TYPE_CHECKING:
     from unistep.serving.security import Access
-    from unistep.serving.service import Service
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _MOST_TOKENS = 1 << 20
@@ -156,5 +155,3 @@ def _tokens(token_file: str | os.PathLike[str] | None) -> tuple[str, ...]:
         remedy = "use 16 or more letters, digits and signs, as `openssl rand -hex 24` prints"
         raise UserError("a token is too short, or holds other than visible ASCII", remedy) from None
     return tokens
-
-

@@ -112,7 +112,7 @@ def rows_of(model: ServedModel, options: MakeOptions, count: int, config: Server
         steps=options.steps,
         timesteps=options.timesteps,
         sigmas=options.sigmas,
-        solver=options.solver,  # pyright: ignore[reportArgumentType]
+        solver=options.solver,
     )
     check_evaluations(count * plan.nfe, config)
     labels = label_numbers(model, options.class_labels)
@@ -131,7 +131,8 @@ def rows_of(model: ServedModel, options: MakeOptions, count: int, config: Server
     if labels:
         make_labels(model.num_classes, count, labels)
         own = [labels[i % len(labels)] for i in range(count)]
-    return plan, [Row(key, index, None if own is None else own[i]) for i, (key, index) in enumerate(zip(keys, indices))]
+    labels_of_rows: Sequence[int | None] = [None] * count if own is None else own
+    return plan, [Row(*row) for row in zip(keys, indices, labels_of_rows, strict=True)]
 
 
 def check_evaluations(evaluations: int, config: ServerConfig) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
-import unistep
 from unistep.arguments import plain_arguments
 from unistep.errors import UserError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from unistep.generation.images import Images
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 
-_ASSETS = Path(unistep.__file__).parent / "assets"
+_ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = _ASSETS / "mnist"
 EMBEDDED_TEACHER = _ASSETS / "mnist-teacher"
 

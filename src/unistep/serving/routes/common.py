@@ -44,7 +44,7 @@ class GuardedRoute(APIRoute):
                 if not takes_form:
                     # Whatever a client calls it: curl's -d says that it is a form.
                     request = _as_json(request)
-                    request._json = parse_json(await request.body(), service.config)  # type: ignore[attr-defined]
+                    request._json = parse_json(await request.body(), service.config)
             return await handler(request)
 
         return guarded
@@ -52,7 +52,7 @@ class GuardedRoute(APIRoute):
 
 def _as_json(request: Request) -> Request:
     headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
-    return Request(request.scope | {"headers": [*headers, (b"content-type", b"application/json")]}, request.receive)
+    return Request({**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}, request.receive)
 
 
 def parse_json(body: bytes, config: ServerConfig) -> Any:

@@ -94,7 +94,9 @@ async def _edited(service: Service, model: ServedModel, inputs: Any, parameters:
         from unistep.serving.routes.openai import _mask, _mask_name
 
         short = len(mask) < 64
-        painted = _mask_name(mask) if short else _mask(read_upload(decoded_base64(mask, "mask"), service.config, "mask"))
+        painted = (
+            _mask_name(mask) if short else _mask(read_upload(decoded_base64(mask, "mask"), service.config, "mask"))
+        )
     stream = edit_stream(service, model, options, pictures, painted)
     async with stream:
         result = await stream.finished()

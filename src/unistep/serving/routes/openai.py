@@ -143,7 +143,9 @@ async def edits(
         images = list(result.frames)
     else:
         images = [candidate for one in result for candidate in one.candidates]
-        labels = [label for one in result for label in (one.class_labels.tolist() if one.class_labels is not None else ())]
+        labels = [
+            label for one in result for label in (one.class_labels.tolist() if one.class_labels is not None else ())
+        ]
     files = [encode(one, output_format, own) for one in images]
     as_url = response_format == "url"
     return _answer(service, files, labels, output_format, as_url, note, seconds, str(request.base_url))

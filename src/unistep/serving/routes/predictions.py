@@ -166,9 +166,7 @@ async def cancel(request: Request, id: str) -> dict[str, Any]:
 async def stream(request: Request, id: str) -> StreamingResponse:
     """Sends each image as it is made, as server-sent events."""
     prediction = _found(request, id)
-    return StreamingResponse(
-        _events(prediction), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+    return StreamingResponse(_events(prediction), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _events(prediction: Prediction) -> AsyncIterator[str]:

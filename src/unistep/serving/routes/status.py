@@ -37,7 +37,9 @@ async def docs(request: Request) -> HTMLResponse:
     for path, methods in document["paths"].items():
         for method, about in methods.items():
             text = html.escape(about.get("description", about.get("summary", "")))
-            rows.append(f"<tr><td><b>{method.upper()}</b></td><td><code>{html.escape(path)}</code></td><td>{text}</td></tr>")
+            rows.append(
+                f"<tr><td><b>{method.upper()}</b></td><td><code>{html.escape(path)}</code></td><td>{text}</td></tr>"
+            )
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>unistep: API</title>'
         '<link rel="stylesheet" href="/page/style.css"><main><h1>API</h1>'
