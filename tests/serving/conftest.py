@@ -33,7 +33,7 @@ def serve(digits):
         app = make_app(service, access or Access(hosts=("testserver",), local=True))
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
-        client.service = service
+        client.service = service  # pyright: ignore[reportAttributeAccessIssue]
         open_clients.append(client)
         return client
 

@@ -83,7 +83,8 @@ def test_interactive_requests_go_first(engine, digits):
     running.submit(bulk.ticket)
     running.submit(quick.ticket)
     gate.set()
-    bulk.wait(), quick.wait()
+    bulk.wait()
+    quick.wait()
     assert order == ["quick", "bulk"]
 
 
@@ -123,7 +124,8 @@ def test_a_failure_is_that_request_s_own(engine, digits):
         raise RuntimeError("broken")
 
     broken, whole = Collected(digits, call=fail), Collected(digits, 2)
-    running.submit(broken.ticket), running.submit(whole.ticket)
+    running.submit(broken.ticket)
+    running.submit(whole.ticket)
     assert "broken" in str(broken.wait().error) and whole.wait().error is None and running.alive
 
 

@@ -14,7 +14,9 @@ def rows_of(seed: int, count: int) -> list[Row]:
 
 def made(model, rows, by_place=True):
     plan = default_plan(model.loaded.info, 2)
-    return make_rows(model.denoiser, plan, model.shape, rows, tile=model.tile, by_place=by_place)
+    images = make_rows(model.denoiser, plan, model.shape, rows, tile=model.tile, by_place=by_place)
+    assert images is not None
+    return images
 
 
 def test_images_are_those_of_sample(digits):
@@ -40,10 +42,10 @@ def test_places_are_kept_where_they_matter(digits):
     plan = default_plan(digits.loaded.info)
     assert places_matter(Uneven(), plan, (1, 4, 4), 0, 4, "cpu")
     rows = [Row(image_seed(seed, 0), 0, None) for seed in range(3)]
-    run = dict(shape=(1, 4, 4), tile=4, by_place=True)
-    together = make_rows(Uneven(), plan, rows=rows, **run)
-    alone = torch.cat([make_rows(Uneven(), plan, rows=[row], **run) for row in rows])
-    assert torch.equal(together, alone)
+    together, *alone = (make_rows(Uneven(), plan, (1, 4, 4), part, tile=4) for part in (rows, *([row] for row in rows)))
+    assert together is not None
+    for i, image in enumerate(alone):
+        assert image is not None and torch.equal(image[0], together[i])
 
 
 def test_a_tile_of_one_has_no_places():
@@ -52,5 +54,6 @@ def test_a_tile_of_one_has_no_places():
 
 def test_nothing_more_is_made_of_what_nobody_wants(digits):
     plan = default_plan(digits.loaded.info)
-    run = dict(tile=digits.tile, unwanted=lambda: True)
-    assert make_rows(digits.denoiser, plan, digits.shape, rows_of(0, 3), **run) is None
+    unwanted = lambda: True  # noqa: E731
+    made = make_rows(digits.denoiser, plan, digits.shape, rows_of(0, 3), tile=digits.tile, unwanted=unwanted)
+    assert made is None

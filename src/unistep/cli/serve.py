@@ -9,8 +9,9 @@ def run(arguments: list[str]) -> None:
     run_command(
         arguments,
         serve,
-        lambda _: None,
+        lambda server: None,
         usage="unistep serve [MODEL ...] [options]",
         positionals=("models",),
         several=("name",),
+        leave_out=("background",),
     )

@@ -26,7 +26,7 @@ def make_app(service: Service, access: Access) -> Guard:
 
     Args:
         service: models, engine and limits.
-        access: who may ask.
+        access: tokens, hosts and origins that are admitted.
     """
 
     @asynccontextmanager

@@ -19,33 +19,86 @@ from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine
 from unistep.serving.metrics import Metrics
 from unistep.serving.model import serve_model
-from unistep.serving.security import Access
+from unistep.serving.security import Access, Guard
 from unistep.serving.service import Kept, Service
 from unistep.workflows.models import load
 
 _log = logging.getLogger("unistep")
 
 
-def run_server(
+class Server:
+    """A server that listens.
+
+    Args:
+        app: application.
+        service: models, engine and limits.
+        listening: bound socket.
+        host: address that the socket is bound to.
+    """
+
+    def __init__(self, app: Guard, service: Service, listening: socket.socket, host: str) -> None:
+        self._service, self._socket = service, listening
+        shown_host = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
+        self.address = f"http://{shown_host}:{listening.getsockname()[1]}"
+        self._thread: threading.Thread | None = None
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(service.config.grace_seconds)),
+                h11_max_incomplete_event_size=32 << 10,
+                timeout_keep_alive=15,
+                lifespan="on",
+            )
+        )
+
+    def run(self) -> None:
+        """Serves until a signal or `stop` ends it."""
+        asyncio.run(_serve(self._server, self._socket))
+
+    def start(self) -> None:
+        """Serves on a thread of its own; returns when requests are answered."""
+        self._thread = threading.Thread(target=self.run, name="unistep-server", daemon=True)
+        self._thread.start()
+        while not self._service.ready and self._thread.is_alive():
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Answers what was accepted, and ends."""
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"Server({self.address})"
+
+
+def make_server(
     places: Mapping[str, str | None],
     config: ServerConfig,
     access: Access,
     *,
     host: str,
     port: int,
-    browse: bool,
     dtype: Literal["auto", "fp32", "bf16", "fp16"],
     device: str | None,
-) -> None:
-    """Runs a server until a signal stops it.
+) -> Server:
+    """Returns a server whose models are open, and whose address is its own.
 
     Args:
         places: place of each model by its name; None for the embedded one.
         config: sizes and limits.
-        access: who may ask.
+        access: tokens, hosts and origins that are admitted.
         host: address to listen at.
         port: port to listen at; 0 takes a free one.
-        browse: whether the page is opened in a browser.
         dtype: precision of the networks.
         device: device of the networks.
 
@@ -53,28 +106,20 @@ def run_server(
         UserError: a model that cannot be opened, or an address that cannot be listened at.
     """
     listening = bound(host, port)
-    service = make_service(places, config, dtype=dtype, device=device)
-    shown_host = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
-    address = f"http://{shown_host}:{listening.getsockname()[1]}"
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(service, access),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            timeout_graceful_shutdown=max(1, round(config.grace_seconds)),
-            h11_max_incomplete_event_size=32 << 10,
-            timeout_keep_alive=15,
-            lifespan="on",
-        )
-    )
+    try:
+        service = make_service(places, config, dtype=dtype, device=device)
+    except BaseException:
+        listening.close()
+        raise
+    server = Server(make_app(service, access), service, listening, host)
     _log_requests()
-    _log.info("serving %s at %s (API: %s/docs); Ctrl-C stops", ", ".join(places), address, address)
-    if browse:
-        threading.Thread(target=_browse, args=(address,), daemon=True).start()
-    asyncio.run(_serve(server, listening))
-    _log.info("stopped")
+    _log.info("serving %s at %s (API: %s/docs); Ctrl-C stops", ", ".join(places), server.address, server.address)
+    return server
+
+
+def browse(address: str) -> None:
+    """Opens the page in a browser as soon as the server answers, without waiting for that."""
+    threading.Thread(target=_browse, args=(address,), daemon=True).start()
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:

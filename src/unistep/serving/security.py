@@ -1,4 +1,4 @@
-"""What stands before the routes: hosts, tokens, limits of bodies and rates, and the headers of every answer.
+"""Checks before the routes: hosts, tokens, limits of bodies and rates; and the headers of every answer.
 
 Pure ASGI, so that streams pass through without being held. Nothing of a request but its method, route, status and
 duration is logged.
@@ -51,7 +51,7 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Tokens, hosts and origins that are admitted.
 
     Args:
         tokens: tokens of which a request must carry one; empty for no tokens.
@@ -71,7 +71,7 @@ class Guard:
 
     Args:
         app: application with the routes.
-        access: who may ask.
+        access: tokens, hosts and origins that are admitted.
         config: limits.
         metrics: counters.
     """

@@ -10,6 +10,7 @@ from unistep.checks import check_range, user_path
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
+    from unistep.serving.run import Server
     from unistep.serving.security import Access
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -38,7 +39,8 @@ def serve(
     grace_seconds: float = 20.0,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
     device: str | None = None,
-) -> None:
+    background: bool = False,
+) -> "Server":
     """Serves models over HTTP until it is stopped, and a page on which they are tried.
 
     The addresses are those of OpenAI's images (`/v1/images/generations`, `/v1/images/edits`, `/v1/models`), of Hugging
@@ -67,9 +69,19 @@ def serve(
         grace_seconds: seconds that running requests have to end when the server stops.
         dtype: precision that the networks compute in; auto is the fastest on the device.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
+        background: return when the server answers, and leave it running until its `stop`.
+
+    Returns:
+        The server: with `background` a running one, which `with` stops; else one that has stopped.
 
     Raises:
         UserError: a model that cannot be opened, a place that is taken, a host that needs tokens.
+
+    Example:
+        >>> import unistep, urllib.request
+        >>> with unistep.serve(port=0, background=True) as server:
+        ...     urllib.request.urlopen(f"{server.address}/livez").read()
+        b'ok'
     """
     check_range("port", port, 0, 65535)
     try:
@@ -78,7 +90,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}", "pip install 'unistep[serve]'") from None
     from unistep.serving.config import ServerConfig
-    from unistep.serving.run import run_server
+    from unistep.serving.run import browse, make_server
 
     del uvicorn
     config = ServerConfig(
@@ -93,7 +105,14 @@ def serve(
     )
     access = _access(host, token_file, no_auth, allow_host, allow_origin)
     places = named_places(models or [], name or [])
-    run_server(places, config, access, host=host, port=port, browse=open, dtype=dtype, device=device)
+    server = make_server(places, config, access, host=host, port=port, dtype=dtype, device=device)
+    if open:
+        browse(server.address)
+    if background:
+        server.start()
+    else:
+        server.run()
+    return server
 
 
 def named_places(models: Sequence[str], names: Sequence[str]) -> dict[str, str | None]:

@@ -19,7 +19,7 @@ from unistep.text import nearest
 
 @dataclass
 class Service:
-    """What the routes work with.
+    """Models, engine, counters and kept results, as the routes use them.
 
     Args:
         config: sizes and limits.
