@@ -58,8 +58,7 @@ class ServedModel:
     @property
     def class_names(self) -> list[str]:
         """Name of each class: those of the data, else numbers."""
-        names = getattr(self.loaded, "class_names", None)
-        return list(names) if names else [str(number) for number in range(self.num_classes)]
+        return list(self.loaded.info.class_names) or [str(number) for number in range(self.num_classes)]
 
     def describe(self) -> dict[str, Any]:
         """Returns the model as `/v1/models` lists it."""

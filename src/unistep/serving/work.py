@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unistep.core.random import image_seeds
 from unistep.errors import UserError
+from unistep.generation.classes import class_numbers
 from unistep.generation.plan import Plan, make_labels, make_plan
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
@@ -154,19 +155,8 @@ def label_numbers(model: ServedModel, given: Label | list[Label] | None) -> list
     """
     if given is None:
         return []
-    names = model.class_names
-    numbers = []
-    for one in given if isinstance(given, list) else [given]:
-        if isinstance(one, str):
-            text = one.strip()
-            if text in names:
-                one = names.index(text)
-            elif text.isdecimal() and len(text) < 10:
-                one = int(text)
-            else:
-                raise UserError(f"{text!r} is no class of this model", "see /v1/models", field="class_labels")
-        numbers.append(one)
-    return numbers
+    numbers = class_numbers(given, model.class_names)
+    return numbers if isinstance(numbers, list) else [int(numbers or 0)]
 
 
 class Stream:
