@@ -728,6 +728,15 @@ def test_another_entry_of_a_pickle_may_be_chosen(tmp_path: Path, monkeypatch: py
         load_edm(path, weights="model")
 
 
+def test_a_network_under_another_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = {"G_ema": whole("EDMPrecond", EDM, "SongUNet", SONG, song_weights(SONG)), "loss_fn": None}
+    path = write(tmp_path / "edm.pkl", content, monkeypatch)
+    for choice in (None, "loss_fn"):
+        with pytest.raises(UserError, match="no network under '(ema|loss_fn)' but 'G_ema'; choose by `weights`"):
+            load_edm(path, weights=choice)
+    assert load_edm(path, weights="G_ema").info.kind == "diffusion"
+
+
 def test_training_states_are_named(tmp_path: Path):
     path = tmp_path / "training-state-000500.pt"
     torch.save({"net": Payload(), "optimizer_state": {"state": {}, "param_groups": []}}, path)

@@ -111,6 +111,10 @@ def _preconditioned(top: Any, weights: str | None) -> PickledObject:
         raise UserError(f"`weights` {weights!r:.60}: it holds {holds}" + ("" if there else "; leave it out"))
     found = top.get(weights or "ema") if type(top) is dict else top
     if type(found) is not PickledObject:
+        others = [name for name, value in top.items() if _is_network(value)] if type(top) is dict else []
+        if others:
+            there = ", ".join(f"{name!r:.60}" for name in others[:4])
+            raise UserError(f"it holds no network under {weights or 'ema'!r:.60} but {there}; choose by `weights`")
         keys = f"; it has {list(top)[:8]!r:.100}" if type(top) is dict else ""
         raise UserError(f"it holds no network of EDM's under {weights or 'ema'!r:.60}{keys}")
     if found.class_name not in _PRECONDITIONINGS or type(found.state) is not dict:
