@@ -156,6 +156,20 @@ def test_heic_is_passed_over_without_a_plugin(photos, no_plugins, monkeypatch):
     assert inspect_source(photos("a.png", "IMG.HEIC", "b.heif")).passed == {".heic": 1, ".heif": 1}
 
 
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_heic_of_another_name_is_named(tmp_path, no_plugins, monkeypatch, refusal, brand, suffix):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / f"IMG{suffix}").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(200))
+    refusal(lambda: open_dataset(str(tmp_path)), "(it is a HEIC image, whatever its name ends in; install pillow-heif")
+
+
+def test_a_web_page_is_named_once(tmp_path, refusal):
+    (tmp_path / "a.jpg").write_bytes(b"<!DOCTYPE html><html></html>")
+    line = refusal(lambda: open_dataset(str(tmp_path)), "(it is a web page and not an image; the download went wrong")
+    assert line.count("cannot be read") == 1
+
+
 def test_heic_is_read_where_a_plugin_is_installed(photos, no_plugins, monkeypatch, caplog):
     def register():
         from PIL import PngImagePlugin

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 from functools import cache
 
 from PIL import Image
@@ -31,6 +32,9 @@ _OPTIONAL = {
     ".jxl": ("JXL", "pillow_jxl"),
 }
 
+# The first box of a file of that family: its size, its type and its main brand. Phones' files are often renamed .jpg.
+_HEIC = re.compile(rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+
 
 def can_read(suffix: str) -> bool:
     """Returns whether files of a suffix, in lower case, are read as images here."""
@@ -44,7 +48,9 @@ def open_image(content: bytes) -> Image.Image:
     if content.startswith(SIGNATURE):
         content = without_metadata(content)
     elif found := stand_in(content[:512], "an image"):
-        raise BadImage(f"it {found}")
+        raise BadImage(f"it {found.removeprefix('cannot be read: it ')}")
+    elif _HEIC.match(content) and b"avif" not in content[8:64] and not _has("HEIF", "pillow_heif"):
+        raise BadImage("it is a HEIC image, whatever its name ends in; install pillow-heif, or save it as PNG or JPEG")
     return Image.open(io.BytesIO(content), formats=available_formats())
 
 
