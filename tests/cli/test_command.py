@@ -115,6 +115,12 @@ def test_errors_and_notes_are_spelled_in_flags(capsys):
     assert logging.getLogger("unistep").handlers == []
 
 
+def test_values_that_turn_a_flag_off_are_spelled():
+    flags = {"use_labels": "--use-labels", "progress": "--no-progress"}
+    assert spell("`use_labels=False`, `use_labels=True`", flags) == "--use-labels false, --use-labels"
+    assert spell("`progress=False`", flags) == "--no-progress"
+
+
 def test_only_names_of_the_command_are_spelled():
     assert spell("`a` and `b_c=3` and `d=True`, `e`", {"b_c": "--b-c", "d": "--d"}) == "`a` and --b-c 3 and --d, `e`"
 

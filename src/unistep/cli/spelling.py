@@ -24,12 +24,17 @@ def spelled(flags: Mapping[str, str]) -> Iterator[None]:
 
 
 def spell(message: str, flags: Mapping[str, str]) -> str:
-    """A message with `` `batch_size` `` as `--batch-size` and `` `skip_bad=True` `` as `--skip-bad`."""
+    """A message with `` `batch_size` `` as `--batch-size` and `` `skip_bad=True` `` as `--skip-bad`.
+
+    Of a key of a recipe, `` `use_labels=False` `` becomes `--use-labels false`.
+    """
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[3]
         if name not in flags:
             return match[0]
+        if value == "False" and not flags[name].startswith("--no-"):
+            return f"{flags[name]} false"
         if value in (None, "True", "False"):
             return flags[name]
         return f"{flags[name]} {value.strip(chr(34))}"
