@@ -242,11 +242,13 @@ def test_padding_is_cut_off(edit: Any):
 
 def test_walk_begins_and_ends_with_its_seeds(edit: Any, model: Path):
     from unistep import ConsistencyModelPipeline
+    from unistep.core.random import ImageRandom
 
     assert edit("walk", "--seeds", "3,8", "--frames", 4, "--output", "walk.gif", given=None).code == 0
     pipe = ConsistencyModelPipeline.from_pretrained(model)
     # The image of a seed, in a batch as large as a tile.
-    images: Any = pipe(16, seeds=[3, 8, *range(14)], output_type="np").images
+    latents = ImageRandom([3, 8, *range(14)]).randn(1, 16, 16)
+    images: Any = pipe(16, latents=latents, output_type="np").images
     with Image.open("walk.gif") as gif:
         assert gif.n_frames == 5 and gif.size == (256, 256)
         first = np.asarray(gif.convert("L").resize((16, 16), Image.Resampling.NEAREST)).astype(int)

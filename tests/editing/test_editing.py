@@ -142,7 +142,7 @@ def test_pipeline_and_model_are_the_same(grey):
     pipe = ConsistencyModelPipeline.from_model(grey)
     images = pictures(2)
     assert torch.equal(edit(pipe, images, HALF, sigmas=SIGMAS).images, edit(grey, images, HALF, sigmas=SIGMAS).images)
-    pipe.scheduler.config = type(pipe.scheduler.config)(sigma_max=40.0)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, sigma_max=40.0)
     assert edit_model(pipe.to_model()).info.sigma_max == 40.0
 
 

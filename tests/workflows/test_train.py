@@ -123,7 +123,7 @@ for arguments in {given!r}:
     assert done.returncode == 0, done.stderr
     lines, names = done.stdout.splitlines(), [list(arguments)[-1] for arguments in given]
     assert [line.split(" ")[0] for line in lines] == [f"`{name}`" for name in names]
-    assert lines[0] == "`data` a int must be a name, a path or a mapping of keys"
+    assert lines[0] == "`data` is of type int; give a path"
     assert list(tmp_path.iterdir()) == []
 
 

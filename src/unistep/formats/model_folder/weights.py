@@ -11,6 +11,7 @@ refused where it differs.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
     with path.open("wb"):  # the library's file is for its owner alone; this one has the usual permissions
         usual = path.stat().st_mode
     save_file(state, path, metadata={"format": "pt", _DIGEST: _digest_of(state)})
+    _sort_metadata(path)
     path.chmod(usual & 0o777)
 
 
@@ -132,6 +134,21 @@ def _check_digest(file: Path) -> None:
         f"{file} is damaged: its tensors are not those of its digest",
         f"{_DAMAGED}, or remove {_DIGEST} from its metadata if another program has changed it on purpose",
     )
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file in the order of their names.
+
+    The library writes them in another order each time, and the same weights would give other bytes.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        metadata = dict(sorted(header.pop("__metadata__").items()))
+        text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _digest_of(tensors: Mapping[str, Tensor]) -> str:
