@@ -125,3 +125,12 @@ def test_a_path_holds_no_nul():
 def test_home_of_nobody_is_a_name():
     assert user_path("~nobody9/x") == Path("~nobody9/x")
     assert user_path("~/x") == Path.home() / "x"
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 10**5000], ids=["large", "negative", "unprintable"])
+@pytest.mark.parametrize("arguments", [{"sigma": ...}, {"sigmas": [1.0, ...]}, {"seed": ...}], ids=",".join)
+def test_numbers_that_no_float_holds_are_one_line(number, arguments):
+    given = {k: [number if x is ... else x for x in v] if isinstance(v, list) else number for k, v in arguments.items()}
+    with pytest.raises(UserError) as error:
+        unistep.edit(None, None, "denoise", progress=False, **given)
+    assert str(error.value) == f"`{next(iter(given))}` has over 300 digits; give a smaller number"

@@ -22,6 +22,7 @@ R = TypeVar("R")
 
 _RANK = {bool: 0, int: 2, float: 3, str: 5}
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+_MOST_BITS = 1023
 _MANY = {int: "whole numbers", float: "numbers", str: "words"}
 
 
@@ -99,9 +100,17 @@ def _check_not_empty(parameter: inspect.Parameter, value: Any, passes: bool) -> 
         raise UserError("is empty", remedy if required else f"{remedy}, or leave it out", field=parameter.name)
 
 
+def _check_digits(name: str, value: Any) -> None:
+    """Refuses whole numbers that no float holds; Python refuses to print the longest of them."""
+    for one in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(one, int) and one.bit_length() > _MOST_BITS:
+            raise UserError("has over 300 digits", "give a smaller number", field=name)
+
+
 def _plain(parameter: inspect.Parameter, value: Any) -> Any:
     """The value as one of the plain members, or as it is where there are other members."""
     annotation, one = parameter.annotation, plain_scalar(value)
+    _check_digits(parameter.name, value)
     if is_path(annotation) and isinstance(value, str | os.PathLike):
         return _at_home(value)
     if value is None and type(None) in members(annotation):
