@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from unistep.cli.train import parse_run
-from unistep.config import RunConfig, StageConfig, differences, dump, find_recipe, recipe_names, run_config
+from unistep.config import RunConfig, StageConfig, differences, dump, find_recipe, read_values, recipe_names, run_config
 from unistep.config.resolve import run_keys, to_values, with_teacher
 from unistep.config.values import convert, leaves
 from unistep.errors import UserError
@@ -457,3 +457,19 @@ def test_numbers_of_numpy_and_torch(hint, value, plain):
 def test_numbers_of_numpy_of_another_kind(value):
     with pytest.raises(UserError, match="`steps` .*: expected int"):
         convert(int, value, "steps")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        ("{steps: 1, batch_size: 1, optimizer: {warmup_steps: 99999999999999999999999999}}", "give a smaller number"),
+        ("{steps: 1, batch_size: 1, objective: ''}", "it has keys of its own"),
+        ("{steps: 1, batch_size: 1, objective: 0}", "it has keys of its own"),
+        ("{steps: 1, batch_size: 1, objective: []}", "it has keys of its own"),
+    ],
+)
+def test_values_that_stand_for_nothing_or_do_not_fit(yaml, words, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"data: {{source: mnist}}\nstages:\n  student: {yaml[:-1]}, method: ict}}\n")
+    with pytest.raises(UserError, match=words):
+        run_config(read_values(path))

@@ -106,8 +106,8 @@ def command_lines(r: random.Random, good: Good) -> Case:
         return _recipe_key(r)
     command = r.choice(list(_VALID))
     parameters = [p for p in _parameters()[command] if not p.is_switch and p.name not in ("model", "samples", "recipe")]
-    # A dry run takes a teacher that is not there, and writes nothing.
-    out = ("task", "teacher", "output") if command == "train" else ("task",)
+    # A dry run takes a teacher and data that are not there, and writes nothing.
+    out = ("task", "teacher", "output", "data") if command == "train" else ("task",)
     p = r.choice([p for p in parameters if p.name not in out])
     numeric = p.kinds[0] in (int, float) or re.search(r"int|float", str(p.kinds[0]))
     value = r.choice(_NUMBERS if numeric and r.randrange(3) else _TEXTS)

@@ -212,7 +212,8 @@ def _in_order(stage: dict[str, Any]) -> dict[str, Any]:
 
 def _stage(name: str, values: Mapping[str, Any], where: str) -> StageConfig:
     row = METHODS[_method(name, values)]
-    given = values.get("objective") or {}
+    given = values.get("objective")
+    given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise not_a_section(f"{name}.objective", given, next(iter(row.published), "P_mean"), where)
     objective = build(row.config_class, {**row.published, **given}, f"{name}.objective.", where=where)

@@ -19,6 +19,8 @@ from unistep.text import did_you_mean
 
 T = TypeVar("T")
 
+_MOST_BITS = 64  # of a whole number: seeds have as many
+
 
 @dataclass(frozen=True)
 class Key:
@@ -236,7 +238,7 @@ def _as(option: Any, value: Any) -> Any:
     if isinstance(value, bool):
         return None
     if option is int:
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and value.bit_length() <= _MOST_BITS else None
     if option is float:
         with contextlib.suppress(OverflowError):  # whole numbers have no limit
             return float(value) if isinstance(value, int | float) else None
@@ -251,7 +253,9 @@ def _wrong(options: tuple[Any, ...], value: Any, key: str) -> UserError:
             near = did_you_mean(str(value), choices)
             return UserError(f"`{key}` {given}: must be one of {', '.join(choices)}{near}")
     remedy = ""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?0[\d_]+(\.\d*)?", value) and str not in options:
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MOST_BITS:
+        remedy = "give a smaller number"
+    elif isinstance(value, str) and re.fullmatch(r"[-+]?0[\d_]+(\.\d*)?", value) and str not in options:
         remedy = "write it without leading zeros"
     elif bool in options and str(value).lower() in ("yes", "no", "on", "off", "y", "n"):
         remedy = "write true or false"

@@ -156,6 +156,8 @@ class FolderFiles:
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield spelled, (spelled, status.st_size, status.st_mtime_ns)
+            elif is_document_name(name):
+                raise UserError(f"{shown(self._root / spelled)} is no file; remove or replace it")
             else:
                 self._special += 1
 
@@ -172,6 +174,8 @@ class FolderFiles:
                 continue
             seen.add(real)
             subfolders[:] = sorted(name for name in subfolders if not is_litter(name))
+            for name in filter(is_document_name, subfolders):
+                raise UserError(f"{shown(Path(folder, name))} is a folder; remove or rename it")
             for name in files:
                 yield (Path(folder) / name).relative_to(self._root).as_posix()
 

@@ -26,7 +26,7 @@ def train(recipe: Recipe = None, *, dry_run: Literal[True], **arguments: Any) ->
 def train(recipe: Recipe = None, *, dry_run: Literal[False] = False, **arguments: Any) -> "Run": ...
 @overload
 def train(recipe: Recipe = None, *, dry_run: bool, **arguments: Any) -> Union["Run", "Estimate"]: ...
-@plain_arguments(empty=["recipe", "data", "output", "resume", "teacher"])
+@plain_arguments(empty=["recipe", "output", "resume", "teacher"])
 def train(
     recipe: Recipe = None,
     *,

@@ -35,6 +35,7 @@ from unistep.metrics.features.resize import RESIZES, check_resize
 
 METADATA_KEY = "unistep"
 _BATCH = 64
+_MOST_SIDE = 4096
 _MOST_BYTES = 2 << 30  # the most that the format holds in one file
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -71,8 +72,8 @@ class Declaration:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"size {self.size} is not a number of pixels; give 1 or more")
+        if not 1 <= self.size <= _MOST_SIDE:
+            raise UserError(f"size {self.size} is not a number of pixels; give 1 to {_MOST_SIDE:,}")
         if self.channels not in (1, 3):
             raise UserError(f"channels {self.channels} are not those of images; give 1 or 3")
         for name in ("mean", "std"):
