@@ -10,6 +10,7 @@ import pytest
 from unistep.data import open_dataset
 from unistep.data.classes import MOST_LABEL, classes_line
 from unistep.data.inspect import inspect_source
+from unistep.errors import UserError
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -135,11 +136,12 @@ def test_documents_have_a_size_limit(source, refusal, name):
     refusal(lambda: open_dataset(source(files)), name, "make sense for 1 images")
 
 
-def test_an_endless_document_is_no_document(tmp_path, png):
+@pytest.mark.parametrize("name", ["metadata.csv", "dataset.json"])
+def test_an_endless_document_is_refused(tmp_path, png, name):
     (tmp_path / "a.png").write_bytes(png(np.zeros((2, 2), np.uint8)))
-    os.mkfifo(tmp_path / "metadata.csv")
-    os.symlink("/dev/zero", tmp_path / "dataset.json")
-    assert open_dataset(str(tmp_path)).labels is None
+    os.symlink("/dev/zero", tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is no file; remove or replace it"):
+        open_dataset(str(tmp_path))
 
 
 def test_few_classes_without_images_are_said(source, caplog):
