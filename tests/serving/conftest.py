@@ -1,9 +1,6 @@
 from collections.abc import Iterator
 
 import pytest
-
-pytest.importorskip("fastapi", reason="needs the extra serve")
-
 from starlette.testclient import TestClient
 
 from unistep.serving.app import make_app

@@ -182,7 +182,11 @@ def test_nothing_is_read_from_the_server_s_disk(client, tmp_path):
     mask = tmp_path / "mask.png"
     mask.write_bytes(png(np.full((28, 28), 255, np.uint8)))
     files = {"image": png(np.zeros((28, 28), np.uint8))}
-    for given in ({"mask": str(mask)}, {"options": json.dumps({"task": "inpaint", "mask": str(mask)})}):
+    for named in (str(mask), 5, ["lower"], {"path": str(mask)}):
+        given = {"options": json.dumps({"task": "inpaint", "mask": named})}
+        answer = client.post("/v1/images/edits", files=files, data=given)
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "mask", named
+    for given in ({"mask": str(mask)}, {"mask": "x" * 80}):
         answer = client.post("/v1/images/edits", files=files, data=given)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "mask"
 

@@ -127,14 +127,10 @@ class Guard:
         return client
 
     def _check_host(self, scope: Scope) -> None:
-        host = _header(scope, b"host")
-        access = self._access
-        if access.hosts and host.rsplit(":", 1)[0].lower() in access.hosts:
-            return
-        if access.local and not _LOCAL.fullmatch(host):
+        host, access = _header(scope, b"host"), self._access
+        known = host.rsplit(":", 1)[0].lower() in access.hosts or (access.local and _LOCAL.fullmatch(host))
+        if (access.local or access.hosts) and not known:
             # A page of another name that points at this machine (DNS rebinding) is not to talk to it.
-            raise Refusal(421, "wrong_host", "this server is not called that; give `allow_host`", "Host")
-        if access.hosts:
             raise Refusal(421, "wrong_host", "this server is not called that; give `allow_host`", "Host")
 
     def _check_origin(self, scope: Scope) -> None:

@@ -86,13 +86,12 @@ def serve(
     check_range("port", port, 0, 65535)
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}", "pip install 'unistep[serve]'") from None
     from unistep.serving.config import ServerConfig
     from unistep.serving.run import browse, make_server
 
-    del uvicorn
     config = ServerConfig(
         max_batch=max_batch,
         max_wait_ms=max_wait_ms,
@@ -151,7 +150,7 @@ def _access(
     if not local and not tokens and not no_auth:
         raise UserError(f"{host} is open to other machines", "give `token_file`, or `no_auth`", field="host")
     hosts = tuple(one.lower() for one in allow_host or ())
-    return Access(tokens, hosts, local and not hosts or local, tuple(allow_origin or ()))
+    return Access(tokens, hosts, local, tuple(allow_origin or ()))
 
 
 def _tokens(token_file: str | os.PathLike[str] | None) -> tuple[str, ...]:

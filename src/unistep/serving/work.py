@@ -7,7 +7,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -223,6 +223,3 @@ def decoded_base64(text: str, field: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise UserError("is no base64", "send the bytes of a PNG or JPEG in base64", field=field) from None
-
-
-Call = Callable[[], Any]

@@ -10,9 +10,8 @@ from fastapi.routing import APIRoute
 from PIL import Image
 
 from unistep.editing.result import EditResult
-from unistep.errors import UserError
 from unistep.serving.config import ServerConfig
-from unistep.serving.engine import Engine, Ticket
+from unistep.serving.engine import Ticket
 from unistep.serving.errors import Refusal
 from unistep.serving.model import ServedModel
 from unistep.serving.service import Service
@@ -132,27 +131,6 @@ def edit_stream(
     return Stream(service.engine, Ticket(model, call=call, interactive=options.interactive))
 
 
-def engine_of(service: Service) -> Engine:
-    """Returns the engine of a service."""
-    return service.engine
-
-
 def seconds_header(seconds: float) -> dict[str, str]:
     """Returns the header that browsers show as the time of the server."""
     return {"Server-Timing": f"model;dur={seconds * 1000:.1f}"}
-
-
-def class_of_prompt(model: ServedModel, prompt: str | None) -> tuple[list[int], str]:
-    """Returns the class that a prompt names, by number or name, and a note where it names none."""
-    if prompt is None or not prompt.strip():
-        return [], ""
-    if not model.num_classes:
-        return [], "the model is unconditional: the prompt was ignored"
-    try:
-        numbers = label_numbers(model, prompt.strip())
-    except UserError:
-        words = {word.strip(".,;:!?\"'").lower() for word in prompt.split()}
-        numbers = [i for i, name in enumerate(model.class_names) if name.lower() in words][:1]
-    if not numbers or not 0 <= numbers[0] < model.num_classes:
-        return [], "the prompt names no class of the model and was ignored; the classes are drawn"
-    return numbers[:1], ""

@@ -4,21 +4,20 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from unistep.errors import UserError
-from unistep.serving.errors import Refusal
 from unistep.serving.model import ServedModel
 from unistep.serving.pictures import FORMATS, encode, read_upload
 from unistep.serving.routes.common import (
     ERRORS,
     GuardedRoute,
-    class_of_prompt,
     edit_stream,
     make_stream,
     seconds_header,
     service_of,
 )
+from unistep.serving.routes.inputs import images_of, take_prompt, text_mask, validated
 from unistep.serving.service import Service
 from unistep.serving.work import EditOptions, MakeOptions, decoded_base64
 
@@ -68,10 +67,7 @@ async def infer(request: Request, name: str, body: Inference) -> Response:
 
 
 async def _made(service: Service, model: ServedModel, inputs: Any, parameters: dict[str, Any]) -> tuple[Any, str]:
-    note = ""
-    if inputs is not None and "class_labels" not in parameters:
-        numbers, note = class_of_prompt(model, str(inputs))
-        parameters |= {"class_labels": numbers} if numbers else {}
+    note = take_prompt(model, parameters, None if inputs is None else str(inputs))
     options = validated(MakeOptions, parameters)
     if options.seeds:
         raise UserError("one image is made", "give `seed`", field="seeds")
@@ -89,29 +85,8 @@ async def _edited(service: Service, model: ServedModel, inputs: Any, parameters:
     pictures = []
     if inputs:
         pictures = [read_upload(decoded_base64(str(inputs), "inputs"), service.config, "inputs")]
-    painted = None
-    if isinstance(mask, str):
-        from unistep.serving.routes.openai import _mask, _mask_name
-
-        short = len(mask) < 64
-        painted = (
-            _mask_name(mask) if short else _mask(read_upload(decoded_base64(mask, "mask"), service.config, "mask"))
-        )
+    painted = None if mask is None else text_mask(mask, service.config)
     stream = edit_stream(service, model, options, pictures, painted)
     async with stream:
         result = await stream.finished()
-    return result.frames[0] if result.frames is not None else result[0].candidates[0]
-
-
-def validated(kind: Any, given: dict[str, Any]) -> Any:
-    """Returns fields as a model of pydantic's.
-
-    Raises:
-        Refusal: a field is unknown or wrong.
-    """
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Refusal(400, "invalid_request_error", f"{where}: {first['msg']}"[:500], where[:200]) from None
+    return images_of(result)[0]

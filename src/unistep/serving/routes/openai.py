@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field, ValidationError
+from pydantic import Field
+from starlette.datastructures import UploadFile as StarletteFile
 
 from unistep.errors import UserError
 from unistep.serving.errors import Refusal, body_of, refusal_of
@@ -16,12 +17,12 @@ from unistep.serving.pictures import FORMATS, encode, parse_size, read_upload
 from unistep.serving.routes.common import (
     ERRORS,
     GuardedRoute,
-    class_of_prompt,
     edit_stream,
     make_stream,
     seconds_header,
     service_of,
 )
+from unistep.serving.routes.inputs import images_of, painted_mask, take_prompt, text_mask, validated
 from unistep.serving.service import Service
 from unistep.serving.work import EditOptions, MakeOptions, Stream
 
@@ -68,11 +69,9 @@ async def generations(request: Request, body: Generation) -> Response:
     service = service_of(request)
     model = service.model(body.model)
     size = parse_size(body.size, model.shape)
-    options, note = body, ""
-    if body.prompt and body.class_labels is None:
-        numbers, note = class_of_prompt(model, body.prompt)
-        if numbers:
-            options = body.model_copy(update={"class_labels": numbers})
+    chosen = {"class_labels": body.class_labels}
+    note = take_prompt(model, chosen, body.prompt)
+    options = body.model_copy(update=chosen)
     count = body.n or (len(body.seeds) if body.seeds else 1)
     if body.seeds is not None and "n" not in body.model_fields_set:
         count = len(body.seeds)
@@ -114,24 +113,15 @@ async def edits(
     given = _options(options) | await _form_options(request)
     given.setdefault("task", "inpaint")
     given.setdefault("candidates", n)
-    note = ""
-    if prompt and "class_labels" not in given:
-        numbers, note = class_of_prompt(chosen, prompt)
-        given |= {"class_labels": numbers} if numbers else {}
-    mask_name = given.pop("mask", None)
-    if isinstance(mask, str):
-        mask, mask_name = None, mask or None
-    try:
-        parsed = EditOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Refusal(400, "invalid_request_error", _sentence(first), ".".join(map(str, first["loc"]))) from None
+    note = take_prompt(chosen, given, prompt)
+    named = given.pop("mask", None)
+    painted: Any = mask or named
+    if isinstance(painted, StarletteFile):
+        painted = painted_mask(read_upload(await painted.read(), service.config, "mask"))
+    elif painted is not None:
+        painted = text_mask(painted, service.config)
+    parsed = validated(EditOptions, given)
     pictures = [read_upload(await one.read(), service.config) for one in image or []]
-    painted = None
-    if mask is not None:
-        painted = _mask(read_upload(await mask.read(), service.config, "mask"))
-    elif mask_name is not None:
-        painted = _mask_name(mask_name)
     stream = edit_stream(service, chosen, parsed, pictures, painted)
     started = time.perf_counter()
     async with stream:
@@ -139,14 +129,11 @@ async def edits(
     seconds = time.perf_counter() - started
     own = parse_size(size, chosen.shape)
     labels: list[int | None] = []
-    if result.frames is not None:
-        images = list(result.frames)
-    else:
-        images = [candidate for one in result for candidate in one.candidates]
+    if result.frames is None:
         labels = [
             label for one in result for label in (one.class_labels.tolist() if one.class_labels is not None else ())
         ]
-    files = [encode(one, output_format, own) for one in images]
+    files = [encode(one, output_format, own) for one in images_of(result)]
     as_url = response_format == "url"
     return _answer(service, files, labels, output_format, as_url, note, seconds, str(request.base_url))
 
@@ -232,24 +219,3 @@ async def _form_options(request: Request) -> dict[str, Any]:
         parts = value.split(",") if name in ("timesteps", "sigmas", "seeds", "class_labels", "margin") else [value]
         given[name] = parts if len(parts) > 1 or name in ("timesteps", "sigmas", "seeds") else parts[0]
     return given
-
-
-def _sentence(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
-
-
-def _mask(picture: Any) -> Any:
-    """Returns a mask that is white where to paint; OpenAI's are transparent there."""
-    if picture.has_transparency_data:
-        alpha = picture.convert("RGBA").getchannel("A")
-        if alpha.getextrema()[0] < 255:
-            return alpha.point(lambda value: 255 - value)
-    return picture.convert("L")
-
-
-def _mask_name(name: Any) -> str:
-    """Returns a mask by name; no path of the server's disk."""
-    words = ("lower", "upper", "left", "right", "centre", "random")
-    if isinstance(name, str) and (name in words or name.startswith("box:")):
-        return name
-    raise UserError(f"{str(name)[:60]!r} is none", f"send a picture, or {', '.join(words)} or box:...", field="mask")

@@ -19,13 +19,11 @@ from unistep.serving.pictures import FORMATS, data_url, encode, parse_size, read
 from unistep.serving.routes.common import (
     ERRORS,
     GuardedRoute,
-    class_of_prompt,
     edit_stream,
     make_stream,
     service_of,
 )
-from unistep.serving.routes.huggingface import validated
-from unistep.serving.routes.openai import _mask, _mask_name
+from unistep.serving.routes.inputs import images_of, take_prompt, text_mask, validated
 from unistep.serving.service import Service
 from unistep.serving.work import EditOptions, MakeOptions, Stream, decoded_base64
 
@@ -200,10 +198,8 @@ def _stream_of(
         raise UserError(f"{kind[:40]!r} is none of {', '.join(FORMATS)}", field="output_format")
     size = parse_size(None if given.get("size") is None else str(given["size"]), model.shape)
     given.pop("size", None)
-    prompt, note = given.pop("prompt", None), ""
-    if prompt is not None and "class_labels" not in given:
-        numbers, note = class_of_prompt(model, str(prompt))
-        given |= {"class_labels": numbers} if numbers else {}
+    prompt = given.pop("prompt", None)
+    note = take_prompt(model, given, None if prompt is None else str(prompt))
     if "num_inference_steps" in given:
         given["steps"] = given.pop("num_inference_steps")
     count = given.pop("num_outputs", None)
@@ -212,11 +208,7 @@ def _stream_of(
         image, mask = given.pop("image", None), given.pop("mask", None)
         listed = image if isinstance(image, list) else [] if image is None else [image]
         pictures = [read_upload(decoded_base64(str(one), "image"), service.config) for one in listed]
-        painted = None
-        if mask is not None:
-            text = str(mask)
-            small = len(text) < 64 and not text.startswith("data:")
-            painted = _mask_name(text) if small else _mask(read_upload(decoded_base64(text, "mask"), service.config))
+        painted = None if mask is None else text_mask(mask, service.config)
         return edit_stream(service, model, validated(EditOptions, given), pictures, painted), kind, size, note
     options = validated(MakeOptions, given)
     count = len(options.seeds) if count is None and options.seeds else (1 if count is None else count)
@@ -245,8 +237,7 @@ async def _run(
                 prediction.note()
         result = stream.result
         if result is not None:
-            images = result.frames if result.frames is not None else [c for one in result for c in one.candidates]
-            prediction.output += [place(one) for one in images]
+            prediction.output += [place(one) for one in images_of(result)]
         prediction.status = "succeeded"
     except asyncio.CancelledError:
         prediction.status = "canceled"
