@@ -11,7 +11,6 @@ import torch
 from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
-from unistep.pipelines.config_files import read_config
 from unistep.pipelines.numbers import as_device
 from unistep.pipelines.options import DOWNLOADING, OPENING, Download, check_options
 from unistep.pipelines.parts import SHARED
@@ -193,38 +192,6 @@ class OpenedPipeline(SwitchedPipeline):
         if use_safetensors is not None:
             _check_suffix(find_weights(folder, download.variant)[0], use_safetensors)
         return str(folder)
-
-    @classmethod
-    def load_config(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        return_unused_kwargs: bool = False,
-        return_commit_hash: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Reads the model_index.json of a model folder or of a model on the hub.
-
-        Args:
-            pretrained_model_name_or_path: the folder, or owner/name on the hub.
-            return_unused_kwargs: whether a dict of the options that are none of these comes with it.
-            return_commit_hash: whether the commit on the hub comes with it; None for a folder.
-            options: options of a download: `revision`, `token`, `cache_dir`, `local_files_only`.
-
-        Returns:
-            The entries by name.
-
-        Raises:
-            UserError: there is no such file, or it is damaged; an option that cannot be honoured.
-            TypeError: an option that does not exist.
-        """
-        return read_config(
-            pretrained_model_name_or_path,
-            cls.config_name,
-            ("",),
-            options,
-            return_unused_kwargs=return_unused_kwargs,
-            return_commit_hash=return_commit_hash,
-        )
 
 
 def _names(cls: type[OpenedPipeline]) -> tuple[str, ...]:

@@ -1,16 +1,14 @@
 """The parts of a pipeline: a network and a scheduler."""
 
-import os
 from typing import Any
 
 import torch
 from torch import nn
 
-from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION
-from unistep.pipelines.config_files import write_config
+from unistep.pipelines.config_files import ConfigFiles
 from unistep.pipelines.frozen import FrozenConfig
 from unistep.pipelines.options import unknown_argument
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
@@ -22,7 +20,7 @@ SHARED = ("sigma_min", "sigma_max", "sigma_data", "rho", "num_train_timesteps", 
 _PARTS = ("unet", "scheduler")
 
 
-class PipelineParts:
+class PipelineParts(ConfigFiles):
     """A network and its scheduler, by the names that diffusers gives them.
 
     Args:
@@ -81,11 +79,6 @@ class PipelineParts:
         """Returns the content of model_index.json."""
         entries = {name: value for name, value in self.config.items() if name != "_name_or_path"}
         return FrozenConfig(entries).to_json_string()
-
-    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
-        """Writes `config` to a file of any name."""
-        path = user_path(json_file_path)
-        write_config(path.parent, path.name, self.to_json_string())
 
     def register_modules(self, **parts: Any) -> None:
         """Replaces parts of the pipeline.

@@ -5,12 +5,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.model_folder.network import DIFFUSERS_VERSION
-from unistep.pipelines.config_files import read_config, write_config
+from unistep.pipelines.config_files import ConfigFiles
 from unistep.pipelines.frozen import SchedulerConfig, scheduler_config
-from unistep.pipelines.options import PUSHING, Download, check_options, unknown_argument
+from unistep.pipelines.options import Download, unknown_argument
 
 _log = logging.getLogger("unistep")
 _FIELDS = tuple(SchedulerConfig.__annotations__)
@@ -18,11 +17,12 @@ _OWN = "_unistep"
 _OF_MODELS = {"noise_embedding": "noise_embedding", "clip": "clip_denoised"}  # entries of a model folder's file there
 
 
-class SchedulerFiles:
+class SchedulerFiles(ConfigFiles):
     """The part of a scheduler that makes it of a config and writes its config."""
 
     config: SchedulerConfig
     config_name = "scheduler_config.json"
+    _config_folders = ("", "scheduler")
     has_compatibles = True
     _compatibles: ClassVar[list[str]] = []
 
@@ -74,39 +74,6 @@ class SchedulerFiles:
         return scheduler
 
     @classmethod
-    def load_config(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        return_unused_kwargs: bool = False,
-        return_commit_hash: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Reads the config of a scheduler.
-
-        Args:
-            pretrained_model_name_or_path: scheduler_config.json, a folder that holds one, a model folder, or owner/name
-                on the hub.
-            return_unused_kwargs: whether a dict of the options that are none of these comes with it.
-            return_commit_hash: whether the commit on the hub comes with it; None for a file.
-            options: `subfolder`, and the options of a download: `revision`, `token`, `cache_dir`, `local_files_only`.
-
-        Returns:
-            The settings by name, as they are in the file.
-
-        Raises:
-            UserError: there is no such file, or it is damaged.
-            TypeError: an option that does not exist.
-        """
-        return read_config(
-            pretrained_model_name_or_path,
-            cls.config_name,
-            ("", "scheduler"),
-            options,
-            return_unused_kwargs=return_unused_kwargs,
-            return_commit_hash=return_commit_hash,
-        )
-
-    @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
@@ -141,23 +108,6 @@ class SchedulerFiles:
         except UserError as error:
             raise UserError(f"{pretrained_model_name_or_path}: {error}") from None
 
-    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
-        """Writes scheduler_config.json, which diffusers reads as well.
-
-        Args:
-            save_directory: folder of the file, which is made if there is none.
-            push_to_hub: must be False: the hub holds whole models.
-            options: options of a push.
-
-        Raises:
-            UserError: the file cannot be written; `push_to_hub`.
-            TypeError: an option that does not exist.
-        """
-        check_options("save_config", options, PUSHING)
-        if push_to_hub:
-            raise UserError("`push_to_hub` is for whole models; call it of the pipeline")
-        write_config(save_directory, self.config_name, self.to_json_string())
-
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any
     ) -> None:
@@ -180,11 +130,6 @@ class SchedulerFiles:
         if embedding := entries.pop("noise_embedding", None):
             entries[_OWN] = {"noise_embedding": embedding}  # where model folders have it
         return type(self.config)(entries).to_json_string()
-
-    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
-        """Writes the config to a file of any name."""
-        path = user_path(json_file_path)
-        write_config(path.parent, path.name, self.to_json_string())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"

@@ -8,9 +8,7 @@ from typing import Any
 from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
-from unistep.pipelines.config_files import write_config
 from unistep.pipelines.opened import OpenedPipeline
-from unistep.pipelines.options import PUSHING, check_options
 from unistep.pipelines.parts import SHARED
 from unistep.pipelines.saving import check_saving, push_name
 from unistep.pipelines.unet import own_network
@@ -84,23 +82,6 @@ class StoredPipeline(OpenedPipeline):
             from unistep.formats.hub.push import push_folder
 
             push_folder(path, name, token=token, private=private, commit_message=commit_message)
-
-    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
-        """Writes model_index.json, the classes of the parts.
-
-        Args:
-            save_directory: folder of the file, which is made if there is none.
-            push_to_hub: must be False: the hub holds whole models.
-            options: options of a push.
-
-        Raises:
-            UserError: the file cannot be written; `push_to_hub`.
-            TypeError: an option that does not exist.
-        """
-        check_options("save_config", options, PUSHING)
-        if push_to_hub:
-            raise UserError("`push_to_hub` is for whole models; call it of the pipeline")
-        write_config(save_directory, self.config_name, self.to_json_string())
 
     def push_to_hub(
         self,
