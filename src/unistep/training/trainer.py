@@ -5,10 +5,7 @@ to step. So a resumed run equals the uninterrupted one, and image j of a step se
 processes and with any accumulation.
 """
 
-import contextlib
-import copy
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -20,10 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from unistep.core.pixels import to_float
-from unistep.core.random import ImageRandom, image_seed, image_seeds
 from unistep.data.dataset import ImageDataset
-from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
 from unistep.files import write_error
 from unistep.formats.checkpoint import remove_after, save_checkpoint
@@ -31,11 +25,11 @@ from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
 from unistep.training.config import TrainerConfig
 from unistep.training.ema import EMA
-from unistep.training.evaluation import Best, Evaluation, better
-from unistep.training.guard import Diverged, Guard
+from unistep.training.evaluation import Evaluation, better
+from unistep.training.guard import Diverged
 from unistep.training.log import RunLog
-from unistep.training.optimizer import build_optimizer
 from unistep.training.restore import newest_state, on_first
+from unistep.training.step import TrainingStep
 
 _log = logging.getLogger("unistep")
 
@@ -43,7 +37,7 @@ _FIRST_PREVIEW = 30.0  # seconds
 _SAFE_LR = 1e-4  # most published models were trained with no more
 
 
-class Trainer:
+class Trainer(TrainingStep):
     """Trains a model for a number of steps, from the newest checkpoint in its folder if there is one.
 
     Args:
@@ -84,37 +78,22 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         config.check_split(accelerator.num_processes)
-        self.folder = folder
-        self.config = config
-        self.dataset = dataset
-        self.objective = objective
-        self.seed = seed
-        self.accelerator = accelerator
-        self.use_labels = use_labels
-        self.flip = flip
-        self.preview = preview
-        self.phase_done = phase_done
-        self.evaluation = evaluation
-        self.best: Best | None = None
-        self.guard = Guard(lr=config.optimizer.lr)
-        self.title, self.settings, self.progress = title, settings or {}, progress
-        self.student = student.to(accelerator.device).train()
-        self.ema = EMA(self.student, config.ema_decays, config.ema_ramp)
-        beside = objective.parameters()
-        for p in beside:
-            p.data = p.data.to(accelerator.device)
-        groups: list[dict[str, Any]] = [{"params": list(self.student.parameters())}]
-        if beside:
-            groups.append({"params": beside, "weight_decay": 0.0})
-        # Accelerate's wrapper unscales fp16 gradients and skips the steps in which they overflowed.
-        self.optimizer = accelerator.prepare_optimizer(build_optimizer(config.optimizer, groups))
-        self.model = accelerator.prepare_model(self.student)
-        self.step = 0
-        self.seconds = 0.0
+        super().__init__(
+            folder,
+            student,
+            objective,
+            dataset,
+            config,
+            seed=seed,
+            accelerator=accelerator,
+            use_labels=use_labels,
+            flip=flip,
+            title=title,
+        )
+        self.preview, self.phase_done, self.evaluation = preview, phase_done, evaluation
+        self.settings, self.progress = settings or {}, progress
         # Weights of the beginning, until there is a checkpoint to go back to.
         self._initial: dict[str, Any] | None = None
-        # Since the last log line: the sum of the losses, and of how many steps.
-        self.loss_sum, self.since = torch.zeros((), device=accelerator.device), 0
 
     def run(self) -> nn.Module:
         """Trains to the end and returns the student with the averaged weights, in eval mode.
@@ -243,91 +222,6 @@ class Trainer:
         if self.evaluation and self.best and measured and self.accelerator.is_main_process:
             self.evaluation.keep(self.averaged(), self.best, self.seconds)
 
-    def train_step(self, step: int) -> tuple[Tensor, Tensor, float]:
-        """Makes step number `step`, or skips it where a number is not finite.
-
-        Args:
-            step: number of the step, from 0.
-
-        Returns:
-            Its loss, the gradient's norm and the learning rate.
-        """
-        c, accelerator = self.config, self.accelerator
-        first, end = self._phase(step)
-        lr = c.optimizer.lr_at(step - first, end - first) * self.guard.lr_factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        images = batch_indices(step, c.batch_size, len(self.dataset), self.seed)
-        flips = batch_flips(step, c.batch_size, self.seed) if self.flip else None
-        seeds = image_seeds(image_seed(self.seed, step), range(c.batch_size))
-        size = c.batch_size // (accelerator.num_processes * c.accumulation)
-        total = torch.zeros((), device=accelerator.device)
-        for part in range(c.accumulation):
-            start = (accelerator.process_index * c.accumulation + part) * size
-            mine = slice(start, start + size)
-            x, labels = self.dataset.batch(images[mine], None if flips is None else flips[mine])
-            x = to_float(x.to(accelerator.device))
-            labels = labels.to(accelerator.device) if self.use_labels and labels is not None else None
-            random = ImageRandom(seeds[mine], accelerator.device)
-            # Processes add up their gradients once, with the last part.
-            last = part == c.accumulation - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                with accelerator.autocast():
-                    losses = self.objective.loss(self.model, x, labels, step, random, int(seeds[start]))
-                loss = losses.float().mean() / c.accumulation
-                accelerator.backward(loss)
-            total += loss.detach()
-        self._average_gradients(self.objective.parameters())
-        limit = c.optimizer.clip_grad_norm or math.inf
-        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.student.parameters(), limit))
-        self.guard = self.guard.after(self._finite(total, norm))
-        if not self.guard.in_a_row:
-            self.optimizer.step()
-        elif accelerator.scaler is not None:
-            accelerator.scaler.update()  # a gradient that overflowed in fp16 lowers the scale
-        self.optimizer.zero_grad()
-        if self.guard.in_a_row:
-            self._tell_skipped(step, total)
-            if step + 1 == end < c.steps:
-                self.objective.after_step(self.student, step)  # the next phase begins with the weights as they are
-        else:
-            self.objective.after_step(self.student, step)
-            self.ema.update(self.student, step - first)
-        return total, norm, lr
-
-    def _finite(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether loss and gradients of a step are finite, on all processes: the one number a step waits for."""
-        beside = [p.grad.norm() for p in self.objective.parameters() if p.grad is not None]
-        numbers = torch.stack([n.detach().float().to(loss.device) for n in (loss, norm, *beside)])
-        finite = numbers.isfinite().all()
-        if self.accelerator.num_processes > 1:
-            return bool(self.accelerator.reduce(finite.float(), "mean") == 1)
-        return bool(finite)
-
-    def _tell_skipped(self, step: int, loss: Tensor) -> None:
-        """Names the first of several skipped steps; the scale of fp16 settles in some without a word."""
-        quiet = self.accelerator.scaler is not None and bool(loss.isfinite())
-        if self.guard.in_a_row == 1 and not quiet and self.accelerator.is_main_process:
-            what = "gradient" if bool(loss.isfinite()) else "loss"
-            _log.warning("%s: the %s of step %d is not finite; the step is skipped", self.title, what, step + 1)
-
-    def _phase(self, step: int) -> tuple[int, int]:
-        """The steps [start, end) that train as one with `step`."""
-        start, end = self.objective.phase(step)
-        return start, self.config.steps if end is None else end
-
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Over the processes, of what is trained beside the wrapped student."""
-        for p in parameters if self.accelerator.num_processes > 1 else ():
-            if p.grad is not None:
-                p.grad = self.accelerator.reduce(p.grad, "mean")  # pyright: ignore
-
-    def averaged(self) -> nn.Module:
-        """A copy of the student with the first average's weights, in eval mode."""
-        model = copy.deepcopy(self.student).eval().requires_grad_(False)
-        model.load_state_dict(self.ema.averages[self.config.ema_decays[0]])
-        return model
-
     def _roll_back(self, log: RunLog) -> None:
         """Goes back to the last good checkpoint, or to the beginning where there is none yet.
 
@@ -381,9 +275,7 @@ class Trainer:
         Returns:
             Whether the weights are finite.
         """
-        averages = self.ema.averages[self.config.ema_decays[0]].values()
-        finite = [v.isfinite().all() for v in (*self.student.parameters(), *averages)]
-        if not bool(torch.stack(finite).all()):
+        if not self._finite_weights():
             return False
         if self.guard.in_a_row and self._initial is not None and self.step < self.config.steps:
             return True  # nothing good is there to go back to but the beginning, which no checkpoint must take over
@@ -401,72 +293,10 @@ class Trainer:
         save_checkpoint(self.folder / "checkpoints", self.step, state, keep, self.guard.good)
         self._keep_best()
 
-    def _state(self) -> dict[str, Any]:
-        """All that a checkpoint holds."""
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "student": self.student.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
-            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "since": self.since,
-            "best": None if self.best is None else self.best.state_dict(),
-            "guard": self.guard.state_dict(),
-        }
-
     def _restore(self) -> None:
         state = newest_state(self.folder / "checkpoints", self.accelerator)
         if state is None:
-            self._initial = {
-                "student": _copy(self.student.state_dict()),
-                "objective": _copy(self.objective.state_dict()),
-            }
-            if self.accelerator.scaler is not None:
-                self._initial["scaler"] = self.accelerator.scaler.state_dict()
+            self._initial = self._beginning()
             return
         self._load(state)
         self._keep_best()
-
-    def _begin_again(self, initial: dict[str, Any]) -> None:
-        """Takes the place that `_restore` found where there was no checkpoint."""
-        self.student.load_state_dict(initial["student"])
-        self.objective.load_state_dict(initial["objective"])
-        self.ema = EMA(self.student, self.config.ema_decays, self.config.ema_ramp)
-        self.optimizer.state.clear()
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(initial["scaler"])
-        self.step, self.since, self.loss_sum = 0, 0, torch.zeros_like(self.loss_sum)
-        self.guard = replace(self.guard, good=None)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        """Takes the place of a checkpoint.
-
-        Raises:
-            UserError: it is of another network.
-        """
-        try:
-            self.student.load_state_dict(state["student"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.objective.load_state_dict(state["objective"])
-            if self.accelerator.scaler is not None and state["scaler"] is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.step, self.seconds, self.since = state["step"], state["seconds"], state.get("since", 0)
-            sums, accelerator = state.get("loss_sums", ()), self.accelerator
-            own = len(sums) == accelerator.num_processes
-            loss_sum = sums[accelerator.process_index] if own else state.get("loss_sum", self.loss_sum)
-            self.loss_sum = loss_sum.to(accelerator.device)
-            self.best = Best(**state["best"]) if state.get("best") else None
-            self.guard = Guard(**state.get("guard", {})).with_lr(self.config.optimizer.lr)
-        except (KeyError, ValueError, TypeError, RuntimeError):
-            raise UserError(
-                f"{self.folder} was trained with another network or other ema_decays; "
-                f"choose another `output` or the settings in its config.yaml"
-            ) from None
-
-
-def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in main memory."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}

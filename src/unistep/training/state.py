@@ -1,0 +1,132 @@
+"""The state of a training: all that a checkpoint holds, and its way in and out."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from unistep.errors import UserError
+from unistep.objectives.protocol import Objective
+from unistep.training.config import TrainerConfig
+from unistep.training.ema import EMA
+from unistep.training.evaluation import Best
+from unistep.training.guard import Guard
+from unistep.training.optimizer import build_optimizer
+
+
+class TrainingState:
+    """Weights, averages, optimizer and counts of a training.
+
+    Args:
+        folder: folder of the stage.
+        student: `Preconditioned` network that is trained, from the weights it has.
+        objective: loss, and the networks beside the student.
+        config: length and pace.
+        accelerator: devices, processes and precision.
+    """
+
+    def __init__(
+        self, folder: Path, student: nn.Module, objective: Objective, config: TrainerConfig, accelerator: Accelerator
+    ) -> None:
+        self.folder, self.config, self.objective, self.accelerator = folder, config, objective, accelerator
+        self.student = student.to(accelerator.device).train()
+        self.ema = EMA(self.student, config.ema_decays, config.ema_ramp)
+        beside = objective.parameters()
+        for p in beside:
+            p.data = p.data.to(accelerator.device)
+        groups: list[dict[str, Any]] = [{"params": list(self.student.parameters())}]
+        if beside:
+            groups.append({"params": beside, "weight_decay": 0.0})
+        # Accelerate's wrapper unscales fp16 gradients and skips the steps in which they overflowed.
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(config.optimizer, groups))
+        self.model = accelerator.prepare_model(self.student)
+        self.step = 0
+        self.seconds = 0.0
+        self.best: Best | None = None
+        self.guard = Guard(lr=config.optimizer.lr)
+        # Since the last log line: the sum of the losses, and of how many steps.
+        self.loss_sum, self.since = torch.zeros((), device=accelerator.device), 0
+
+    def averaged(self) -> nn.Module:
+        """A copy of the student with the first average's weights, in eval mode."""
+        model = copy.deepcopy(self.student).eval().requires_grad_(False)
+        model.load_state_dict(self.ema.averages[self.config.ema_decays[0]])
+        return model
+
+    def _finite_weights(self) -> bool:
+        """Whether all weights and those of the first average are finite."""
+        averages = self.ema.averages[self.config.ema_decays[0]].values()
+        finite = [v.isfinite().all() for v in (*self.student.parameters(), *averages)]
+        return bool(torch.stack(finite).all())
+
+    def _state(self) -> dict[str, Any]:
+        """All that a checkpoint holds."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "student": self.student.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            "since": self.since,
+            "best": None if self.best is None else self.best.state_dict(),
+            "guard": self.guard.state_dict(),
+        }
+
+    def _beginning(self) -> dict[str, Any]:
+        """Returns copies of what training changes, to begin again with."""
+        initial: dict[str, Any] = {
+            "student": _copy(self.student.state_dict()),
+            "objective": _copy(self.objective.state_dict()),
+        }
+        if self.accelerator.scaler is not None:
+            initial["scaler"] = self.accelerator.scaler.state_dict()
+        return initial
+
+    def _begin_again(self, initial: dict[str, Any]) -> None:
+        """Takes the place of `_beginning`."""
+        self.student.load_state_dict(initial["student"])
+        self.objective.load_state_dict(initial["objective"])
+        self.ema = EMA(self.student, self.config.ema_decays, self.config.ema_ramp)
+        self.optimizer.state.clear()
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(initial["scaler"])
+        self.step, self.since, self.loss_sum = 0, 0, torch.zeros_like(self.loss_sum)
+        self.guard = replace(self.guard, good=None)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Takes the place of a checkpoint.
+
+        Raises:
+            UserError: it is of another network.
+        """
+        try:
+            self.student.load_state_dict(state["student"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.objective.load_state_dict(state["objective"])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds, self.since = state["step"], state["seconds"], state.get("since", 0)
+            sums, accelerator = state.get("loss_sums", ()), self.accelerator
+            own = len(sums) == accelerator.num_processes
+            loss_sum = sums[accelerator.process_index] if own else state.get("loss_sum", self.loss_sum)
+            self.loss_sum = loss_sum.to(accelerator.device)
+            self.best = Best(**state["best"]) if state.get("best") else None
+            self.guard = Guard(**state.get("guard", {})).with_lr(self.config.optimizer.lr)
+        except (KeyError, ValueError, TypeError, RuntimeError):
+            raise UserError(
+                f"{self.folder} was trained with another network or other ema_decays; "
+                f"choose another `output` or the settings in its config.yaml"
+            ) from None
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in main memory."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
