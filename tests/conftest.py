@@ -237,3 +237,13 @@ def read_only() -> Iterator[Path]:
             if root:
                 os.seteuid(0)
             os.chmod(folder, 0o755)
+
+
+@pytest.fixture
+def no_accelerator_left() -> Iterator[None]:
+    """Each `Accelerator` of a test is the first of its process: accelerate keeps its state in the class."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from unistep.data.dataset import ImageDataset
@@ -23,6 +22,8 @@ from unistep.training import trainer as module
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.evaluation import Evaluation
 from unistep.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_accelerator_left")
 
 STEPS = 9
 
@@ -65,13 +66,6 @@ class Judge:
     def keep(self, model: nn.Module, best, seconds: float) -> None:
         self.before_keeping()
         self.kept.append((best.step, best.text, model.weight.item()))
-
-
-@pytest.fixture(autouse=True)
-def no_accelerator_left():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

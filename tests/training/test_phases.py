@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
@@ -25,6 +24,8 @@ from unistep.runtime.interrupt import Interrupted
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.optimizer import build_optimizer
 from unistep.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_accelerator_left")
 
 OPTIMIZER = OptimizerConfig("adamw", lr=0.05, warmup_steps=2, decay="cosine", weight_decay=0.1)
 DECAY = 0.9
@@ -82,13 +83,6 @@ class Phased(PlainObjective):
 def dataset() -> ImageDataset:
     images = torch.randint(256, (10, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return ImageDataset(images, torch.arange(10) % 3)
-
-
-@pytest.fixture(autouse=True)
-def no_accelerator_left():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from unistep.data.dataset import ImageDataset
@@ -25,6 +24,8 @@ from unistep.training import trainer as module
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.guard import Diverged, Guard
 from unistep.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_accelerator_left")
 
 STEPS = 12
 
@@ -61,13 +62,6 @@ class Bent(PlainObjective):
 
     def load_state_dict(self, state):
         self.average = state["average"].clone()
-
-
-@pytest.fixture(autouse=True)
-def no_accelerator_left():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +22,8 @@ from unistep.runtime.interrupt import Interrupted
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.precision import pick_precision
 from unistep.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_accelerator_left")
 
 
 class Scaled(nn.Module):
@@ -66,14 +67,6 @@ class Denoise(PlainObjective):
 def dataset() -> ImageDataset:
     images = torch.randint(256, (10, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return ImageDataset(images, torch.arange(10) % 3)
-
-
-@pytest.fixture(autouse=True)
-def no_accelerator_left():
-    """Accelerate keeps the first accelerator's device and precision for the whole process, an earlier run's too."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import importlib.util
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 
 from unistep.data import DataConfig
 from unistep.formats.model import LoadedModel
@@ -75,9 +74,3 @@ def edm_pkl(edm_makers, tmp_path, monkeypatch) -> Callable[..., Path]:
         return makers.write(path, {"ema": whole}, monkeypatch)
 
     return make
-
-
-@pytest.fixture
-def no_accelerator_left() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
