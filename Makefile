@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 PINNED = $(PIP) install --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-faults test-fuzz check format mnist classifier compare-methods install clean
+.PHONY: help demo test test-slow test-faults test-fuzz check format mnist emoji classifier compare-methods install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ format: $(VENV)/.installed-dev ## format the code and sort the imports
 
 mnist: $(VENV)/.installed-train ## make the MNIST data set
 	@$(BIN)/python scripts/make_mnist.py
+
+emoji: $(VENV)/.installed-train ## make the emoji data set
+	@$(BIN)/python scripts/make_emoji.py
 
 classifier: $(VENV)/.installed-train ## train the MNIST classifier that the metrics use
 	@$(BIN)/python scripts/train_mnist_classifier.py

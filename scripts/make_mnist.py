@@ -6,7 +6,7 @@
 The four idx files are checked against fixed SHA-256 sums, so a changed download cannot pass. The output is an
 ordinary `.npz` whose members are compressed with LZMA (9.4 MB; deflate gives 11.2 MB and is no faster to read) under
 fixed dates and attributes: the same input gives the same bytes. The script prints the SHA-256 sum of the result, which
-`unistep.data.mnist.MNIST_SHA256` repeats.
+`unistep.data.bundled` repeats.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from unistep.cli.main import main
 from unistep.cli.train import parse_run
 from unistep.config import RECIPES, RunConfig, find_recipe, recipe_names
 from unistep.config.values import plain
+from unistep.data.bundled import BUNDLED
 from unistep.formats.edm.adm import adm_config
 from unistep.formats.empty import without_weights
 from unistep.formats.model import LoadedModel
@@ -25,18 +26,20 @@ from unistep.workflows.runs.design import ImageKind, ModelDesign, design_stages
 from unistep.workflows.runs.network import build_network, shaped_network
 from unistep.workflows.train import train
 
+NAMED_BY_USE = ("emoji", "mnist-embedded", "mnist-quick")
+
 
 def shape(config: RunConfig) -> tuple[int, int, int]:
     """Channels, height, width of the recipe's images."""
-    if config.data.source.startswith("mnist"):
-        return 1, 28, 28
+    if (bundled := BUNDLED.get(config.data.source)) is not None:
+        return bundled.channels, bundled.size, bundled.size
     side = config.data.resolution or 64
     return config.data.channels or 3, side, side
 
 
 def test_all_files_are_recipes():
     assert sorted(p.name for p in RECIPES.iterdir()) == [f"{name}.yaml" for name in recipe_names()]
-    assert {"mnist-embedded", "mnist-quick"} <= set(recipe_names())
+    assert {"emoji", "mnist-embedded", "mnist-quick"} <= set(recipe_names())
 
 
 def test_the_list_shows_every_recipe_with_its_description(capsys):
@@ -53,7 +56,7 @@ def test_a_recipe_is_printed_whole_and_trains_into_a_folder_of_its_name(name, ca
     assert parse_run([name])[1] == Path("runs", name)
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in ("mnist-embedded", "mnist-quick")])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in NAMED_BY_USE])
 def test_a_recipe_trains_by_the_method_of_its_name(name):
     """Last, where a teacher is trained before; its objective holds what differs from the published numbers alone."""
     assert parse_run([name])[0].stages[-1].method == name.partition("-")[2]
@@ -98,7 +101,7 @@ def test_a_recipe_knows_its_images_without_the_data(name):
     config = parse_run([name])[0]
     network = config.network
     channels, side, _ = shape(config)
-    if not config.data.source.startswith("mnist"):
+    if config.data.source not in BUNDLED:
         assert (network.in_channels, network.sample_size) == (channels, side)
 
 
@@ -146,7 +149,7 @@ def test_a_recipe_trains(name, tmp_path):
     size = [min(side, 32) for side in size]
     np.savez(tmp_path / "images.npz", np.zeros((10, *size, channels), np.uint8), np.arange(10))
     flags = [f"--data.source={tmp_path / 'images.npz'}"]
-    if not original.data.source.startswith("mnist"):
+    if original.data.source not in BUNDLED:
         flags.append(f"--data.resolution={size[0]}")
     kind = "song" if isinstance(original.network, SongUNetConfig) else "network"
     small = [f"--network.{field}" for field in SMALL[kind] + (BLOCKS if kind == "network" else [])]

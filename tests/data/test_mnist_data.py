@@ -2,13 +2,14 @@
 
 import hashlib
 import struct
-from pathlib import Path
 
 import pytest
 from jaxtyping import TypeCheckError
 
 from unistep.data import DataConfig, open_dataset, read_dataset
-from unistep.data.mnist import MNIST_PATH, mnist_reader
+from unistep.data.bundled import BUNDLED
+
+MNIST_PATH = BUNDLED["mnist"].path
 
 # SHA-256 sums of the four published idx files, unpacked.
 TRAIN_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
@@ -54,17 +55,17 @@ def test_a_changed_copy_is_refused(tmp_path, refusal):
     content[len(content) // 2] ^= 1
     changed = tmp_path / "mnist.npz"
     changed.write_bytes(content)
-    refusal(lambda: mnist_reader("train", changed), changed, "sha256", "reinstall")
+    refusal(lambda: BUNDLED["mnist"].reader(changed), changed, "sha256", "reinstall")
 
 
 def test_a_missing_file_is_refused(tmp_path, refusal):
     missing = tmp_path / "mnist.npz"
-    refusal(lambda: mnist_reader("train", missing), missing, "reinstall")
+    refusal(lambda: BUNDLED["mnist"].reader(missing), missing, "reinstall")
 
 
 def test_file_is_small_and_its_licence_lies_beside_it():
     assert MNIST_PATH.stat().st_size < 12_000_000
-    licence = Path(MNIST_PATH).with_name("mnist.LICENSE.md").read_text()
+    licence = MNIST_PATH.with_name("mnist.LICENSE.md").read_text()
     assert "Attribution-ShareAlike 3.0" in licence
     assert "Yann LeCun" in licence
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from unistep.core.pixels import to_float
-from unistep.data.mnist import MNIST_PATH
+from unistep.data.bundled import BUNDLED
 from unistep.editing.jpeg_level import jpeg_level
 from unistep.errors import UserError
 
@@ -27,7 +27,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def digits():
-    with np.load(MNIST_PATH) as arrays:
+    with np.load(BUNDLED["mnist"].path) as arrays:
         return arrays["test_images"][:40].reshape(-1, 28, 28)
 
 

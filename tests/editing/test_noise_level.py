@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from unistep.core.pixels import to_float, to_uint8
-from unistep.data.mnist import MNIST_PATH
+from unistep.data.bundled import BUNDLED
 from unistep.editing.noise_level import clipped_moments, estimate_noise
 from unistep.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def digits():
-    with np.load(MNIST_PATH) as arrays:
+    with np.load(BUNDLED["mnist"].path) as arrays:
         return to_float(torch.from_numpy(arrays["test_images"][:100]).reshape(-1, 1, 28, 28))
 
 

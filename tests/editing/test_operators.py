@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unistep.core.pixels import to_float, to_uint8
-from unistep.data.mnist import MNIST_PATH
+from unistep.data.bundled import BUNDLED
 from unistep.editing.operators import OPERATORS, Composition, Part
 from unistep.editing.operators.deblurring import GaussianBlur
 from unistep.editing.operators.operator import EXACT, ROUNDED, Operator, agree, agree_in_range, residual
@@ -164,7 +164,7 @@ def pictures(kind: str, size: int = 32) -> Tensor:
 
 
 def digits() -> Tensor:
-    with np.load(MNIST_PATH) as arrays:
+    with np.load(BUNDLED["mnist"].path) as arrays:
         return to_float(torch.from_numpy(arrays["test_images"][:4]).view(4, 1, 28, 28))
 
 

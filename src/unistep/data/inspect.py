@@ -114,7 +114,7 @@ def inspect_source(source: str) -> DatasetReport:
     Unlike `open_dataset` it takes images of any sizes, lists bad files, and reports unusable labels without stopping.
 
     Args:
-        source: folder, .zip or .npz, or mnist or mnist-test.
+        source: folder, .zip or .npz, or the name of a bundled dataset.
 
     Raises:
         UserError: the source is not there, is of no known kind, or has no images.

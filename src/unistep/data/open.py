@@ -9,11 +9,11 @@ import torch
 
 from unistep.arguments import plain_arguments
 from unistep.checks import user_path
+from unistep.data.bundled import BUNDLED
 from unistep.data.config import DataConfig
 from unistep.data.dataset import ImageDataset
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import FolderFiles, ZipFiles
-from unistep.data.mnist import mnist_reader
 from unistep.data.npz import NpzReader
 from unistep.data.store import load_images
 from unistep.errors import UserError
@@ -21,9 +21,6 @@ from unistep.files import check_regular_file
 from unistep.text import nearest, nearest_path, shown
 
 _LOG = logging.getLogger(__name__)
-
-BUNDLED = ("mnist", "mnist-test")
-"""Bundled datasets; a folder of the same name is reached as `./mnist`."""
 
 
 @plain_arguments(empty=["path"])
@@ -40,8 +37,8 @@ def open_dataset(
     """Reads a dataset: all its images as uint8 of one shape, and their labels if it has any.
 
     Args:
-        path: folder of images, .zip of images (with or without EDM's dataset.json) or .npz of uint8 images; or mnist or
-            mnist-test, which are bundled.
+        path: folder of images, .zip of images (with or without EDM's dataset.json) or .npz of uint8 images; or mnist,
+            mnist-test or emoji, which are bundled.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
@@ -109,17 +106,15 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
     """Opens a source of images without decoding them.
 
     Args:
-        source: folder, .zip or .npz, or mnist or mnist-test.
+        source: folder, .zip or .npz, or the name of a bundled dataset.
 
     Raises:
         UserError: the source is not there or of no known kind.
     """
-    if source == "mnist":
-        return mnist_reader("train")
-    if source == "mnist-test":
-        return mnist_reader("test")
+    if source in BUNDLED:
+        return BUNDLED[source].reader()
     if not source.strip():
-        raise UserError("the name of the dataset is empty; give mnist or the path of a folder, .zip or .npz")
+        raise UserError("the name of the dataset is empty; give mnist, emoji or the path of a folder, .zip or .npz")
     path = user_path(source)
     if os.path.isdir(path):
         return EncodedReader(FolderFiles(path, source))
@@ -135,5 +130,5 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
 def _missing(source: str, path: Path) -> str:
     similar = nearest(source, BUNDLED) if len(path.parts) == 1 else None
     similar = similar or nearest_path(path)
-    hint = f"did you mean {shown(similar)}?" if similar else f"bundled are {' and '.join(BUNDLED)}"
+    hint = f"did you mean {shown(similar)}?" if similar else f"bundled are {', '.join(BUNDLED)}"
     return f"{shown(source)}: there is no such file, folder or bundled dataset; {hint}"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unistep.checks import check_path, check_range, user_path
 from unistep.data import DataConfig, ImageDataset
-from unistep.data.open import BUNDLED, read_dataset
+from unistep.data.bundled import BUNDLED
+from unistep.data.open import read_dataset
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.classes import ClassLabels, class_numbers

@@ -46,7 +46,7 @@ def inspect_dataset(path: str | os.PathLike[str]) -> "DatasetReport":
     that cannot be used instead of stopping.
 
     Args:
-        path: folder, .zip or .npz of images, or mnist or mnist-test (bundled).
+        path: folder, .zip or .npz of images, or mnist, mnist-test or emoji (bundled).
 
     Returns:
         The report, with mean and standard deviation of each channel.

@@ -74,7 +74,7 @@ def search(
         model: model folder, run directory, OpenAI .pt, or owner/name on the Hugging Face hub, of a consistency model;
             in Python also a loaded model or a pipeline; default: the embedded MNIST model.
         steps: numbers of network evaluations, of a task those of noise levels: 2, or 2,4, or 2..8.
-        reference: images to compare with (a folder, a .zip, an .npz, mnist or mnist-test), or an .npz of statistics.
+        reference: images to compare with (a folder, a .zip, an .npz, or a bundled dataset), or an .npz of statistics.
         task: task of editing whose noise levels are searched; default: the sampler's timesteps are.
         images: whole images for a task, as `reference` takes them, brought to the model's size; some, spread over all
             of them, are searched with, and as many others judge.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from unistep.config import RunConfig
-from unistep.data.open import BUNDLED
+from unistep.data.bundled import BUNDLED
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.networks.lpips import LPIPS
@@ -17,8 +17,6 @@ from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, d
 from unistep.workflows.runs.models import check_images, named_models, open_models
 from unistep.workflows.runs.network import build_network, shaped_network
 
-_MNIST = (28, 1, 10)  # side, channels, classes
-
 
 def image_kind(config: RunConfig, model: LoadedModel | None = None) -> ImageKind:
     """The images by what the config tells, else by the bundled data, a model that a stage names, or the network.
@@ -28,7 +26,8 @@ def image_kind(config: RunConfig, model: LoadedModel | None = None) -> ImageKind
     """
     network, data = config.network, config.data
     if data.source in BUNDLED:
-        size, channels, classes, origin = *_MNIST, "those of mnist"
+        row = BUNDLED[data.source]
+        size, channels, classes, origin = row.size, row.channels, len(row.class_names), f"those of {row.name}"
     elif model is not None:
         (channels, size, _), classes, origin = model.image_shape, model.num_classes, "those of the teacher"
     elif network is not None or not config.models:

@@ -22,8 +22,8 @@ from unistep.config.resolve import to_values
 from unistep.config.values import leaves
 from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, read_dataset
+from unistep.data.bundled import BUNDLED
 from unistep.data.classes import classes_line
-from unistep.data.open import BUNDLED
 from unistep.errors import UserError
 from unistep.files import write_error
 from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps
@@ -53,8 +53,6 @@ from unistep.workflows.runs.models import open_models
 from unistep.workflows.runs.repair import clean_stage, damage_of, make_room
 
 _log = logging.getLogger("unistep")
-
-_LICENCES = {name: "MNIST, CC BY-SA 3.0" for name in BUNDLED}
 
 
 def build_accelerator(precision: Precision) -> Accelerator:
@@ -324,7 +322,8 @@ class StageRun:
         data = self.config.data.source
         # With the size, channels and classes that the images have given the network.
         config = dump(replace(self.config, network=network.config))
-        terms = [f"the data ({_LICENCES.get(data, data)})", *self.config.models]
+        title = BUNDLED[data].title if data in BUNDLED else data
+        terms = [f"the data ({title})", *self.config.models]
         training = Training(data, compute, config, terms, quality)
         picture = self.folder / "samples" / f"step-{steps:08d}.png"
         found = picture if picture.exists() else None

