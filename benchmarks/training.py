@@ -17,8 +17,8 @@ its memory is free before the next. Columns:
     images/s     of whole steps, many queued one after the other; the median over turns
     to published the median of the turns' ratios to the published loop in the same precision, else in fp32
     host ms      time until a step returns whose predecessor is done: on a GPU that of the host alone, if nothing waits
-    TFLOP/s      FLOPs that the step needs, counted by `dry_run`, over its time; evaluations of the target at levels of 0
-                 are not needed, whoever makes them
+    TFLOP/s      FLOPs that the step needs, counted as `dry_run` does, over its time; evaluations at levels of 0 are not
+                 needed, whoever makes them
     of matrix    the part of the rate of products in the run's precision that this is
 """
 
