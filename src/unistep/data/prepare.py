@@ -74,6 +74,22 @@ def read_header(content: bytes) -> Header:
         raise BadImage(_reason(error)) from error
 
 
+def stored_size(content: bytes) -> tuple[int, int]:
+    """Returns width and height of an image file as its header has them, not turned; no pixels are decoded.
+
+    Args:
+        content: the file.
+
+    Raises:
+        BadImage: the file is no image of a known format.
+    """
+    try:
+        with quiet(), open_image(content) as image:
+            return image.size
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
 def decode(content: bytes, *, side: int | None = None, bits: int | None = None) -> Image.Image:
     """Decodes an image file to upright 8-bit pixels in mode `L` or `RGB`.
 

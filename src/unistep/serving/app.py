@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from unistep.errors import UserError
 from unistep.serving.errors import Refusal, body_of, refusal_of
 from unistep.serving.routes import huggingface, openai, predictions, status
+from unistep.serving.routes.documents import without_422
 from unistep.serving.security import Access, Guard
 from unistep.serving.service import Service
 
@@ -41,7 +42,7 @@ def make_app(service: Service, access: Access) -> Guard:
         for task in [*service.tasks]:
             task.cancel()
 
-    app = FastAPI(
+    app = _Application(
         title="unistep",
         description="Images in one network evaluation.",
         version="1",
@@ -63,6 +64,14 @@ def make_app(service: Service, access: Access) -> Guard:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(UserError, _refused)
     return Guard(app, access, service.config, service.metrics)
+
+
+class _Application(FastAPI):
+    """FastAPI with the document of what the server answers."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Returns the API's document."""
+        return without_422(super().openapi())
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

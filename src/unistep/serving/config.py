@@ -16,7 +16,7 @@ class ServerConfig:
         max_images: images of one request.
         max_evaluations: network evaluations of one request, over all its images.
         max_body: bytes of a request's body.
-        max_pixels: pixels of an uploaded picture.
+        max_pixels: pixels of an uploaded picture, and of all enlarged results of a request.
         max_side: longer side of an uploaded picture in pixels.
         max_depth: depth of nested values in a JSON body.
         rate: requests a second that one token or address may make over a minute; 0 for no limit.

@@ -1,13 +1,15 @@
 """Pictures that come and go: uploads decoded within limits, results encoded."""
 
+import asyncio
 import base64
 import io
 import re
-import warnings
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from unistep.data.prepare import decode, decode_transparent, stored_size
+from unistep.data.reader import BadImage
 from unistep.errors import UserError
 from unistep.images.grid import to_pil
 from unistep.serving.config import ServerConfig
@@ -15,16 +17,23 @@ from unistep.serving.config import ServerConfig
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """Formats of results and their media types."""
 
-_UPLOADS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _MOST_SIDE = 4096
+_LARGE = 1 << 17  # pixels from which on a file takes longer than a change of threads
 
 
-def read_upload(content: bytes, config: ServerConfig, field: str = "image") -> Image.Image:
-    """Returns an uploaded picture, upright, of at most the configured size.
+async def read_upload(content: bytes, config: ServerConfig, field: str = "image") -> Image.Image:
+    """Returns an uploaded picture, decoded on a thread, so that other requests go on; see `decode_upload`."""
+    return await asyncio.to_thread(decode_upload, content, config, field)
+
+
+def decode_upload(content: bytes, config: ServerConfig, field: str = "image") -> Image.Image:
+    """Returns an uploaded picture, upright and of 8 bits, in mode `L`, `RGB` or, where it has transparency, `RGBA`.
+
+    It is decoded as an image file of `unistep.edit` is: by what it holds, whatever it is called.
 
     Args:
-        content: bytes of a PNG, JPEG, WebP, GIF (its first frame) or BMP.
+        content: bytes of a PNG, JPEG, WebP, GIF (its first frame) or another format that is read from files.
         config: limits.
         field: name of the field in messages.
 
@@ -34,19 +43,13 @@ def read_upload(content: bytes, config: ServerConfig, field: str = "image") -> I
     if not content:
         raise UserError("is empty", "send the bytes of a PNG or JPEG", field=field)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=_UPLOADS)
-            width, height = image.size
-            if width * height > config.max_pixels or max(width, height) > config.max_side:
-                most = f"{config.max_pixels:,} pixels and sides of {config.max_side:,}"
-                raise UserError(f"is {width}x{height}; at most {most} are taken", "send a smaller one", field=field)
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except UserError:
-        raise
-    except Exception:  # Pillow's readers raise whatever the damage leads to
-        raise UserError("is no picture that can be read", "send a whole PNG, JPEG or WebP", field=field) from None
+        width, height = stored_size(content)
+        if width * height > config.max_pixels or max(width, height) > config.max_side:
+            most = f"{config.max_pixels:,} pixels and sides of {config.max_side:,}"
+            raise UserError(f"is {width}x{height}; at most {most} are taken", "send a smaller one", field=field)
+        return decode_transparent(content) or decode(content)
+    except BadImage as error:
+        raise UserError(f"is no picture that can be read: {error}", "send a whole PNG or JPEG", field=field) from None
 
 
 def parse_size(size: str | None, shape: tuple[int, int, int]) -> tuple[int, int] | None:
@@ -64,7 +67,31 @@ def parse_size(size: str | None, shape: tuple[int, int, int]) -> tuple[int, int]
     return int(match[1]), int(match[2])
 
 
-def encode(pixels: Tensor, kind: str = "png", size: tuple[int, int] | None = None) -> bytes:
+def check_results(count: int, size: tuple[int, int] | None, config: ServerConfig) -> None:
+    """Refuses more enlarged pixels than one request may ask for.
+
+    Args:
+        count: number of images.
+        size: width and height of each; None for the model's own.
+        config: limits.
+
+    Raises:
+        UserError: they are too many.
+    """
+    if size is not None and count * size[0] * size[1] > config.max_pixels:
+        message = f"{size[0]}x{size[1]} is too large for {count} images"
+        raise UserError(message, f"{config.max_pixels:,} pixels are made for one request", field="size")
+
+
+async def encode(pixels: Tensor, kind: str = "png", size: tuple[int, int] | None = None) -> bytes:
+    """Returns an image as a file; a large one is encoded on a thread. The arguments are those of `encode_now`."""
+    width, height = size or (pixels.shape[2], pixels.shape[1])
+    if width * height < _LARGE:
+        return encode_now(pixels, kind, size)
+    return await asyncio.to_thread(encode_now, pixels, kind, size)
+
+
+def encode_now(pixels: Tensor, kind: str = "png", size: tuple[int, int] | None = None) -> bytes:
     """Returns an image as a file.
 
     Args:

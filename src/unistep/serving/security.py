@@ -39,6 +39,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_MOST_HELD = 16  # bodies of the largest size that are held at once
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -79,6 +80,7 @@ class Guard:
     def __init__(self, app: App, access: Access, config: ServerConfig, metrics: Metrics) -> None:
         self._app, self._access, self._config, self._metrics = app, access, config, metrics
         self._open: dict[str, int] = {}
+        self._held = _Held(config.max_body * _MOST_HELD)
         self._times: dict[str, deque[float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,13 +91,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send, scope, self._cors(scope))
-        started, client = time.monotonic(), ""
+        started, client, body = time.monotonic(), "", None
         try:
             client = self._admit(scope)
             if scope["method"] == "OPTIONS" and _header(scope, b"access-control-request-method"):
                 await answer.plain(204)
                 return
-            await self._app(scope, _Body(scope, receive, self._config).receive, answer.send)
+            body = _Body(scope, receive, self._config, self._held)
+            await self._app(scope, body.receive, answer.send)
         except Refusal as refusal:
             await answer.refuse(refusal)
         except asyncio.CancelledError:
@@ -104,6 +107,8 @@ class Guard:
             _log.exception("request %s failed", answer.id)
             await answer.refuse(Refusal(500, "internal_error", "the server failed; its log has the reason"))
         finally:
+            if body is not None:
+                body.release()
             if client:
                 self._open[client] -= 1
                 if not self._open[client]:
@@ -199,14 +204,27 @@ class Guard:
         )
 
 
+@dataclass
+class _Held:
+    """Bytes of the bodies of all requests that are open.
+
+    Args:
+        most: bytes that are held at once.
+        now: bytes that are held.
+    """
+
+    most: int
+    now: int = 0
+
+
 class _Body:
     """The body of a request, counted while it arrives."""
 
-    def __init__(self, scope: Scope, receive: Receive, config: ServerConfig) -> None:
+    def __init__(self, scope: Scope, receive: Receive, config: ServerConfig, held: _Held) -> None:
         length = _header(scope, b"content-length")
         if length and (not length.isdecimal() or int(length[:20]) > config.max_body):
             raise _too_large(config)
-        self._receive, self._config, self._bytes, self._whole = receive, config, 0, False
+        self._receive, self._config, self._held, self._bytes, self._whole = receive, config, held, 0, False
         self._end = time.monotonic() + config.body_seconds
 
     async def receive(self) -> MutableMapping[str, Any]:
@@ -218,10 +236,18 @@ class _Body:
             raise Refusal(408, "timeout", "the body did not arrive in time", headers={"Connection": "close"}) from None
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
+            self._held.now += len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
             if self._bytes > self._config.max_body:
                 raise _too_large(self._config)
+            if self._held.now > self._held.most:
+                message = "too many large bodies arrive at once; try again in 2 s"
+                raise Refusal(429, "overloaded", message, headers={"Retry-After": "2", "Connection": "close"})
         return message
+
+    def release(self) -> None:
+        """Gives back the bytes, as the request has ended."""
+        self._held.now -= self._bytes
 
 
 class _Answer:

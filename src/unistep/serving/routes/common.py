@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,12 +20,6 @@ from unistep.serving.work import EditOptions, MakeOptions, Stream, check_evaluat
 from unistep.workflows.edit import edit
 
 _log = logging.getLogger("unistep.serving")
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "A refusal, with `error.message`, `error.type` and `error.param`."},
-    503: {"description": "The server is loading, stopping, or its worker failed."},
-}
-"""Answers besides the usual one, for the API's document."""
 
 
 class GuardedRoute(APIRoute):
@@ -68,6 +63,8 @@ def parse_json(body: bytes, config: ServerConfig) -> Any:
         raise Refusal(400, "invalid_request_error", "the body is no JSON, or nested too deep") from None
     level = [value]
     for _ in range(config.max_depth):
+        if not all(map(_can_be_written, level)):
+            raise Refusal(400, "invalid_request_error", "the body holds half a character, or a number too large")
         level = [inner for one in level for inner in _inside(one)]
         if not level:
             return value
@@ -78,9 +75,18 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
+def _can_be_written(value: Any) -> bool:
+    """Whether an answer could hold a value: no infinity, and no half of a surrogate pair."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str) and not value.isascii():
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return True
+
+
 def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
-        return list(value.values())
+        return [*value.keys(), *value.values()]
     return value if isinstance(value, list) else []
 
 
@@ -129,6 +135,12 @@ def edit_stream(
         return edit(model.loaded, images or None, options.task, progress=False, **given)
 
     return Stream(service.engine, Ticket(model, call=call, interactive=options.interactive))
+
+
+def most_results(options: EditOptions, pictures: int) -> int:
+    """Returns the number of images that an edit makes, at most."""
+    stops = max(options.stops or 0, len(options.seeds or ()), pictures, 1)
+    return max(stops * (options.frames or 1), stops * options.candidates)
 
 
 def seconds_header(seconds: float) -> dict[str, str]:

@@ -10,18 +10,18 @@ from unistep.errors import UserError
 from unistep.serving.model import ServedModel
 from unistep.serving.pictures import FORMATS, encode, read_upload
 from unistep.serving.routes.common import (
-    ERRORS,
     GuardedRoute,
     edit_stream,
     make_stream,
     seconds_header,
     service_of,
 )
+from unistep.serving.routes.documents import IMAGE_FILE, WORK
 from unistep.serving.routes.inputs import images_of, take_prompt, text_mask, validated
 from unistep.serving.service import Service
 from unistep.serving.work import EditOptions, MakeOptions, decoded_base64
 
-router = APIRouter(route_class=GuardedRoute, responses=ERRORS, tags=["Hugging Face"])
+router = APIRouter(route_class=GuardedRoute, tags=["Hugging Face"])
 
 _IGNORED = ("guidance_scale", "negative_prompt", "scheduler", "width", "height", "target_size", "prompt")
 
@@ -43,7 +43,7 @@ class Inference(BaseModel):
 @router.post(
     "/models/{name:path}",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}}},
+    responses={200: IMAGE_FILE} | WORK,
 )
 async def infer(request: Request, name: str, body: Inference) -> Response:
     """Makes one image, or edits one."""
@@ -63,7 +63,7 @@ async def infer(request: Request, name: str, body: Inference) -> Response:
     if ignored:
         note = "; ".join(filter(None, [note, f"without effect: {', '.join(ignored)}"]))
     headers = seconds_header(time.perf_counter() - started) | ({"X-Unistep-Note": note} if note else {})
-    return Response(encode(pixels, kind), media_type=FORMATS[kind], headers=headers)
+    return Response(await encode(pixels, kind), media_type=FORMATS[kind], headers=headers)
 
 
 async def _made(service: Service, model: ServedModel, inputs: Any, parameters: dict[str, Any]) -> tuple[Any, str]:
@@ -84,8 +84,8 @@ async def _edited(service: Service, model: ServedModel, inputs: Any, parameters:
     options = validated(EditOptions, parameters)
     pictures = []
     if inputs:
-        pictures = [read_upload(decoded_base64(str(inputs), "inputs"), service.config, "inputs")]
-    painted = None if mask is None else text_mask(mask, service.config)
+        pictures = [await read_upload(decoded_base64(str(inputs), "inputs"), service.config, "inputs")]
+    painted = None if mask is None else await text_mask(mask, service.config)
     stream = edit_stream(service, model, options, pictures, painted)
     async with stream:
         result = await stream.finished()

@@ -66,7 +66,7 @@ def painted_mask(picture: Image.Image) -> Image.Image:
     return picture.convert("L")
 
 
-def text_mask(text: Any, config: ServerConfig) -> Image.Image | str:
+async def text_mask(text: Any, config: ServerConfig) -> Image.Image | str:
     """Returns a mask that is given as text: the name of one, or a picture in base64; never a path of the server's disk.
 
     Raises:
@@ -78,7 +78,7 @@ def text_mask(text: Any, config: ServerConfig) -> Image.Image | str:
         return text
     if len(text) < _LONGEST_NAME and not text.startswith("data:"):
         raise UserError(f"{text!r} is none", f"send a picture, or {', '.join(_MASKS)} or box:...", field="mask")
-    return painted_mask(read_upload(decoded_base64(text, "mask"), config, "mask"))
+    return painted_mask(await read_upload(decoded_base64(text, "mask"), config, "mask"))
 
 
 def images_of(result: EditResult) -> list[Tensor]:

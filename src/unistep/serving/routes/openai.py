@@ -12,21 +12,24 @@ from pydantic import Field
 from starlette.datastructures import UploadFile as StarletteFile
 
 from unistep.errors import UserError
+from unistep.serving.config import ServerConfig
 from unistep.serving.errors import Refusal, body_of, refusal_of
-from unistep.serving.pictures import FORMATS, encode, parse_size, read_upload
+from unistep.serving.pictures import FORMATS, check_results, encode, parse_size, read_upload
 from unistep.serving.routes.common import (
-    ERRORS,
     GuardedRoute,
     edit_stream,
     make_stream,
+    most_results,
+    parse_json,
     seconds_header,
     service_of,
 )
+from unistep.serving.routes.documents import EVENTS, IMAGE_FILE, WORK, ImagesBody, ModelBody, ModelsBody, refusals
 from unistep.serving.routes.inputs import images_of, painted_mask, take_prompt, text_mask, validated
 from unistep.serving.service import Service
 from unistep.serving.work import EditOptions, MakeOptions, Stream
 
-router = APIRouter(route_class=GuardedRoute, responses=ERRORS, tags=["OpenAI"])
+router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
 Format = Literal["png", "jpeg", "webp"]
 
@@ -50,20 +53,20 @@ class Generation(MakeOptions):
     partial_images: Annotated[int | None, Field(ge=0, le=10, description="has no effect")] = None
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses={200: {"model": ModelsBody}} | refusals())
 async def models(request: Request) -> dict[str, Any]:
     """Lists the models, with their sizes, classes and noise ranges."""
     service = service_of(request)
     return {"object": "list", "data": [model.describe() for model in service.models.values()]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", responses={200: {"model": ModelBody}} | refusals(404))
 async def model(request: Request, name: str) -> dict[str, Any]:
     """Describes one model."""
     return service_of(request).model(name).describe()
 
 
-@router.post("/v1/images/generations")
+@router.post("/v1/images/generations", responses={200: {"model": ImagesBody, "content": EVENTS}} | WORK)
 async def generations(request: Request, body: Generation) -> Response:
     """Makes images from noise."""
     service = service_of(request)
@@ -75,6 +78,7 @@ async def generations(request: Request, body: Generation) -> Response:
     count = body.n or (len(body.seeds) if body.seeds else 1)
     if body.seeds is not None and "n" not in body.model_fields_set:
         count = len(body.seeds)
+    check_results(count, size, service.config)
     stream = make_stream(service, model, options, count)
     kind = body.output_format or "png"
     as_url = body.response_format == "url"
@@ -85,13 +89,13 @@ async def generations(request: Request, body: Generation) -> Response:
     made: dict[int, bytes] = {}
     async with stream:
         async for image in stream.images():
-            made[image.number] = encode(image.pixels, kind, size)
+            made[image.number] = await encode(image.pixels, kind, size)
     seconds = time.perf_counter() - started
     files = [made[i] for i in range(count)]
     return _answer(service, files, stream.labels, kind, as_url, note, seconds, str(request.base_url))
 
 
-@router.post("/v1/images/edits")
+@router.post("/v1/images/edits", responses={200: {"model": ImagesBody}} | WORK)
 async def edits(
     request: Request,
     image: Annotated[list[UploadFile] | None, File(description="picture, or several")] = None,
@@ -110,35 +114,36 @@ async def edits(
     """Edits pictures: the task and its options are in `options`, or are form fields of their own."""
     service = service_of(request)
     chosen = service.model(model)
-    given = _options(options) | await _form_options(request)
+    own = parse_size(size, chosen.shape)
+    given = _options(options, service.config) | await _form_options(request)
     given.setdefault("task", "inpaint")
     given.setdefault("candidates", n)
     note = take_prompt(chosen, given, prompt)
     named = given.pop("mask", None)
     painted: Any = mask or named
     if isinstance(painted, StarletteFile):
-        painted = painted_mask(read_upload(await painted.read(), service.config, "mask"))
+        painted = painted_mask(await read_upload(await painted.read(), service.config, "mask"))
     elif painted is not None:
-        painted = text_mask(painted, service.config)
+        painted = await text_mask(painted, service.config)
     parsed = validated(EditOptions, given)
-    pictures = [read_upload(await one.read(), service.config) for one in image or []]
+    pictures = [await read_upload(await one.read(), service.config) for one in image or []]
+    check_results(most_results(parsed, len(pictures)), own, service.config)
     stream = edit_stream(service, chosen, parsed, pictures, painted)
     started = time.perf_counter()
     async with stream:
         result = await stream.finished()
     seconds = time.perf_counter() - started
-    own = parse_size(size, chosen.shape)
     labels: list[int | None] = []
     if result.frames is None:
         labels = [
             label for one in result for label in (one.class_labels.tolist() if one.class_labels is not None else ())
         ]
-    files = [encode(one, output_format, own) for one in images_of(result)]
+    files = [await encode(one, output_format, own) for one in images_of(result)]
     as_url = response_format == "url"
     return _answer(service, files, labels, output_format, as_url, note, seconds, str(request.base_url))
 
 
-@router.get("/files/{name}")
+@router.get("/files/{name}", response_class=Response, responses={200: IMAGE_FILE} | refusals(404))
 async def file(request: Request, name: str) -> Response:
     """Sends an image that was asked for by `response_format` url."""
     found = service_of(request).kept.get(name.partition(".")[0])
@@ -181,7 +186,7 @@ async def _events(
     try:
         async with stream:
             async for image in stream.images():
-                datum = _datum(service, encode(image.pixels, kind, size), kind, as_url, base)
+                datum = _datum(service, await encode(image.pixels, kind, size), kind, as_url, base)
                 event = {
                     "type": f"{name}.completed",
                     "index": image.number,
@@ -196,16 +201,13 @@ async def _events(
         yield f"event: error\ndata: {json.dumps(body_of(refusal_of(error)))}\n\n"
 
 
-def _options(text: str | None) -> dict[str, Any]:
+def _options(text: str | None, config: ServerConfig) -> dict[str, Any]:
     if not text:
         return {}
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
+    value = parse_json(text.encode("utf-8", "surrogatepass"), config)
     if not isinstance(value, dict):
         raise UserError("is no JSON object", 'as {"task": "inpaint"}', field="options")
-    return {str(key): one for key, one in value.items()}
+    return value
 
 
 async def _form_options(request: Request) -> dict[str, Any]:

@@ -15,19 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from unistep.errors import UserError
 from unistep.serving.errors import Refusal, refusal_of
 from unistep.serving.model import ServedModel
-from unistep.serving.pictures import FORMATS, data_url, encode, parse_size, read_upload
+from unistep.serving.pictures import FORMATS, check_results, data_url, encode, parse_size, read_upload
 from unistep.serving.routes.common import (
-    ERRORS,
     GuardedRoute,
     edit_stream,
     make_stream,
+    most_results,
     service_of,
 )
+from unistep.serving.routes.documents import EVENTS, WORK, PredictionBody, refusals
 from unistep.serving.routes.inputs import images_of, take_prompt, text_mask, validated
 from unistep.serving.service import Service
 from unistep.serving.work import EditOptions, MakeOptions, Stream, decoded_base64
 
-router = APIRouter(route_class=GuardedRoute, responses=ERRORS, tags=["Replicate"])
+router = APIRouter(route_class=GuardedRoute, tags=["Replicate"])
 
 
 class PredictionRequest(BaseModel):
@@ -91,11 +92,15 @@ class Prediction:
         }
 
 
+_MADE: dict[int | str, dict[str, Any]] = {
+    201: {"model": PredictionBody, "description": "The prediction has ended, or `wait` is over."},
+    202: {"model": PredictionBody, "description": "The prediction has begun."},
+}
 Prefer = Annotated[str | None, Header(max_length=200, description="respond-async, or wait=SECONDS")]
 
 
-@router.post("/predictions", responses={201: {}, 202: {}})
-@router.post("/v1/predictions", responses={201: {}, 202: {}}, include_in_schema=False)
+@router.post("/predictions", status_code=201, responses=_MADE | WORK)
+@router.post("/v1/predictions", status_code=201, include_in_schema=False)
 async def create(request: Request, body: PredictionRequest, prefer: Prefer = None) -> Response:
     """Makes or edits images; answers when they are there, or at once with `Prefer: respond-async`."""
     service = service_of(request)
@@ -119,7 +124,7 @@ async def _create(
 ) -> Response:
     if body.webhook:
         raise UserError("is not called: the server asks nobody", "leave it out, and poll", field="webhook")
-    stream, kind, size, note = _stream_of(service, model, dict(body.input))
+    stream, kind, size, note = await _stream_of(service, model, dict(body.input))
     prediction = Prediction(model.name, body.input, logs=f"{note}\n" if note else "")
     prediction.id = service.kept.put(prediction)
     as_files = prefer is not None and ("respond-async" in prefer or "wait" in prefer)
@@ -142,14 +147,14 @@ async def _create(
     return JSONResponse(prediction.describe(base), status_code=201)
 
 
-@router.get("/predictions/{id}")
+@router.get("/predictions/{id}", responses={200: {"model": PredictionBody}} | refusals(404))
 @router.get("/v1/predictions/{id}", include_in_schema=False)
 async def read(request: Request, id: str) -> dict[str, Any]:
     """Describes a prediction."""
     return _found(request, id).describe(str(request.base_url))
 
 
-@router.post("/predictions/{id}/cancel")
+@router.post("/predictions/{id}/cancel", responses={200: {"model": PredictionBody}} | WORK)
 @router.post("/v1/predictions/{id}/cancel", include_in_schema=False)
 async def cancel(request: Request, id: str) -> dict[str, Any]:
     """Ends a prediction that is not done."""
@@ -160,7 +165,7 @@ async def cancel(request: Request, id: str) -> dict[str, Any]:
     return prediction.describe(str(request.base_url))
 
 
-@router.get("/predictions/{id}/stream")
+@router.get("/predictions/{id}/stream", response_class=Response, responses={200: {"content": EVENTS}} | refusals(404))
 async def stream(request: Request, id: str) -> StreamingResponse:
     """Sends each image as it is made, as server-sent events."""
     prediction = _found(request, id)
@@ -189,7 +194,7 @@ def _found(request: Request, name: str) -> Prediction:
     return found
 
 
-def _stream_of(
+async def _stream_of(
     service: Service, model: ServedModel, given: dict[str, Any]
 ) -> tuple[Stream, str, tuple[int, int] | None, str]:
     """Returns the work of an input, the format and size of its images, and a note."""
@@ -207,13 +212,16 @@ def _stream_of(
         given.setdefault("candidates", count or 1)
         image, mask = given.pop("image", None), given.pop("mask", None)
         listed = image if isinstance(image, list) else [] if image is None else [image]
-        pictures = [read_upload(decoded_base64(str(one), "image"), service.config) for one in listed]
-        painted = None if mask is None else text_mask(mask, service.config)
-        return edit_stream(service, model, validated(EditOptions, given), pictures, painted), kind, size, note
+        pictures = [await read_upload(decoded_base64(str(one), "image"), service.config) for one in listed]
+        painted = None if mask is None else await text_mask(mask, service.config)
+        edited = validated(EditOptions, given)
+        check_results(most_results(edited, len(pictures)), size, service.config)
+        return edit_stream(service, model, edited, pictures, painted), kind, size, note
     options = validated(MakeOptions, given)
     count = len(options.seeds) if count is None and options.seeds else (1 if count is None else count)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise UserError("is no positive number", "give how many images to make", field="num_outputs")
+    check_results(count, size, service.config)
     return make_stream(service, model, options, count), kind, size, note
 
 
@@ -222,8 +230,8 @@ async def _run(
 ) -> None:
     """Follows a stream until its end; files are addresses where `base` is one, else `data:` URLs."""
 
-    def place(pixels: Any) -> str:
-        content = encode(pixels, kind, size)
+    async def place(pixels: Any) -> str:
+        content = await encode(pixels, kind, size)
         return f"{base}files/{service.kept.put((content, kind))}.{kind}" if base else data_url(content, kind)
 
     prediction.status, prediction.started = "processing", datetime.now(UTC)
@@ -231,13 +239,13 @@ async def _run(
     try:
         async with stream:
             async for image in stream.images():
-                numbered[image.number] = place(image.pixels)
+                numbered[image.number] = await place(image.pixels)
                 while len(prediction.output) in numbered:
                     prediction.output.append(numbered.pop(len(prediction.output)))
                 prediction.note()
         result = stream.result
         if result is not None:
-            prediction.output += [place(one) for one in images_of(result)]
+            prediction.output += [await place(one) for one in images_of(result)]
         prediction.status = "succeeded"
     except asyncio.CancelledError:
         prediction.status = "canceled"

@@ -1,22 +1,28 @@
 """Life, readiness, counters, and the page of the API."""
 
 import html
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from unistep.serving.routes.common import service_of
+from unistep.serving.routes.documents import ReadyBody, refusals
 
 router = APIRouter(tags=["status"])
+_READY: dict[int | str, dict[str, Any]] = {
+    200: {"model": ReadyBody},
+    503: {"model": ReadyBody, "description": "Models load, the worker is dead, or the server stops."},
+}
 
 
-@router.get("/livez")
+@router.get("/livez", response_class=PlainTextResponse, responses=refusals())
 async def livez() -> PlainTextResponse:
     """Answers as long as the process does."""
     return PlainTextResponse("ok")
 
 
-@router.get("/readyz", responses={503: {"description": "Models load, the worker is dead, or the server stops."}})
+@router.get("/readyz", responses=_READY | refusals())
 async def readyz(request: Request) -> JSONResponse:
     """Says whether requests are answered."""
     service = service_of(request)
@@ -24,7 +30,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"ready": ready, "queue": service.engine.queue_length}, status_code=200 if ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, responses=refusals())
 async def metrics(request: Request) -> Response:
     """Counters, as Prometheus reads them."""
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
