@@ -3,11 +3,13 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
+import unistep
 from unistep.serving.app import make_app
 from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine
 from unistep.serving.metrics import Metrics
 from unistep.serving.model import ServedModel, serve_model
+from unistep.serving.run import Server
 from unistep.serving.security import Access
 from unistep.serving.service import Kept, Service
 from unistep.workflows.models import load
@@ -42,3 +44,10 @@ def serve(digits):
 @pytest.fixture
 def client(serve) -> Iterator[TestClient]:
     return serve()
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[Server]:
+    """A server of the embedded model that listens."""
+    with unistep.serve(port=0, device="cpu", background=True) as server:
+        yield server

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from unistep.errors import UserError
 from unistep.serving.errors import Refusal, body_of, refusal_of
 from unistep.serving.routes import huggingface, openai, predictions, status
-from unistep.serving.routes.documents import without_422
+from unistep.serving.routes.documents import finished
 from unistep.serving.security import Access, Guard
 from unistep.serving.service import Service
 
@@ -71,7 +71,7 @@ class _Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Returns the API's document."""
-        return without_422(super().openapi())
+        return finished(super().openapi())
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

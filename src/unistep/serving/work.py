@@ -56,7 +56,9 @@ class MakeOptions(Schedule):
     seed: Annotated[Seed, Field(description="seed of the run; image i uses the stream (seed, i)")] = 0
     seeds: Annotated[
         list[Seed] | None,
-        Field(max_length=100_000, description="seed of each image instead of `seed`: image 0 of that run"),
+        Field(
+            min_length=1, max_length=100_000, description="seed of each image instead of `seed`: image 0 of that run"
+        ),
     ] = None
     first: Annotated[int, Field(ge=0, lt=2**40, description="number of the first image in its run")] = 0
     interactive: Annotated[bool, Field(description="go before bulk requests")] = False
@@ -77,7 +79,7 @@ class EditOptions(Schedule):
     candidates: Annotated[int, Field(ge=1, le=256)] = 1
     class_labels: Label | list[Label] | None = None
     seed: Seed = 0
-    seeds: Annotated[list[Seed] | None, Field(max_length=1000)] = None
+    seeds: Annotated[list[Seed] | None, Field(min_length=1, max_length=1000)] = None
     stops: int | None = None
     frames: Annotated[int | None, Field(ge=1, le=1000)] = None
     loop: bool = False

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong with a request."""
+    """Fault of a request."""
 
     message: str = Field(description="reason and remedy, one line")
     type: str = Field(description="a word for programs, as invalid_request_error")
@@ -94,7 +94,7 @@ IMAGE_FILE: dict[str, Any] = {
 }
 """An answer that is an image file."""
 
-EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENTS: dict[str, Any] = {"text/event-stream": {}}
 """Content of an answer that is a stream of server-sent events."""
 
 _REFUSALS = {
@@ -115,18 +115,22 @@ _ANY = (401, 405, 413, 421, 429)
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Returns the refusals of a route for the API's document: those of every route, and the given ones."""
-    return {one: {"model": ErrorBody, "description": _REFUSALS[one]} for one in sorted({*_ANY, *statuses})}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {one: {"description": _REFUSALS[one], "content": content} for one in sorted({*_ANY, *statuses})}
 
 
 WORK = refusals(400, 403, 404, 408, 500, 503)
 """Refusals of a route that computes."""
 
 
-def without_422(document: dict[str, Any]) -> dict[str, Any]:
-    """Returns the API's document without FastAPI's own answer to fields that are wrong: here they are status 400."""
+def finished(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns the API's document with the body of refusals, and without FastAPI's own one: it is not answered here."""
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["responses"].pop("422", None)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
-        document.get("components", {}).get("schemas", {}).pop(name, None)
+        schemas.pop(name, None)
+    body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(body.pop("$defs"), ErrorBody=body)
     return document
