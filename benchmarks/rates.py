@@ -3,7 +3,7 @@
     python benchmarks/rates.py                      the GPU if there is one, else the CPU
     python benchmarks/rates.py --size 8192 --json rates.json
 
-Products are of square matrices of random numbers, 2 n^3 FLOPs each; bytes of a copy within the device are those read and
+Products are of square matrices of random numbers, 2 n^3 FLOPs each; a copy within the device counts the bytes read and
 those written. Medians of several measurements; on a GPU timed between events of the device's own clock.
 """
 
