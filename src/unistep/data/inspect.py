@@ -13,10 +13,10 @@ from unistep.data.encoded import EncodedReader
 from unistep.data.files import full_name
 from unistep.data.frames import further_frames
 from unistep.data.inventory import passed_over
-from unistep.data.npz import NpzReader
 from unistep.data.open import open_reader
 from unistep.data.parallel import ordered_map
 from unistep.data.prepare import Header, decode, read_header
+from unistep.data.raw import RawReader
 from unistep.data.reader import BadImage, Labels
 from unistep.errors import UserError
 from unistep.text import html_table, shown
@@ -127,8 +127,8 @@ def inspect_source(source: str) -> DatasetReport:
     except UserError as error:
         label_error = str(error)
     classes = None if labels is None else _class_counts(labels)
-    if isinstance(reader, NpzReader):
-        return _inspect_npz(source, reader, classes, label_error)
+    if isinstance(reader, RawReader):
+        return _inspect_raw(source, reader, classes, label_error)
     return _inspect_files(source, reader, classes, label_error)
 
 
@@ -183,8 +183,8 @@ def _inspect_files(
     )
 
 
-def _inspect_npz(
-    source: str, reader: NpzReader, classes: dict[str, int] | None, label_error: str | None
+def _inspect_raw(
+    source: str, reader: RawReader, classes: dict[str, int] | None, label_error: str | None
 ) -> DatasetReport:
     shape = reader.shape(None, None, skip_bad=False)
     total = np.zeros((shape[0], 256), np.int64)

@@ -6,21 +6,19 @@ import io
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from unistep.arrays import ArrayError, ArrayHeader, read_array, read_header
 from unistep.data.archive import ArchiveError, check_member, open_archive
 from unistep.data.classes import check_classes, check_label
 from unistep.data.names import brief
-from unistep.data.parallel import cpu_count
-from unistep.data.prepare import MAX_PIXELS, composite_on_white, fit, to_pixels
-from unistep.data.reader import Labels, Pixels, Shape, Skipped
+from unistep.data.prepare import MAX_PIXELS
+from unistep.data.raw import RawReader
+from unistep.data.reader import Labels, Pixels, Shape
 from unistep.errors import UserError
 from unistep.text import shown
 
@@ -29,7 +27,7 @@ _BLOCK_BYTES = 8 << 20
 _MOST_AT_ONCE = 4 << 30  # of an array in Fortran order, which is read as a whole
 
 
-class NpzReader:
+class NpzReader(RawReader):
     """uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W] (C = 1, 3 or 4) with integer labels [N] or [N, 1].
 
     If both layouts fit, as in [N, 3, 32, 3], the last axis is that of the channels.
@@ -52,8 +50,7 @@ class NpzReader:
         label_keys: Sequence[str] = ("arr_1", "labels"),
         class_names: list[str] | None = None,
     ) -> None:
-        self.location = location
-        self.remarks: list[str] = []
+        super().__init__(location)
         self._file = file
         self._label_keys = label_keys
         self._class_names = class_names
@@ -80,24 +77,13 @@ class NpzReader:
             raise UserError(f"{shown(location)}: {key} has the shape {shape} and so holds no images")
         if member.file_size != self._offset + math.prod(shape):
             raise UserError(f"{shown(location)}: {key} does not hold as many pixels as its shape {shape} says")
-        _, height, width = self._native_shape
+        _, height, width = self.native_shape
         if height * width > MAX_PIXELS or (self._fortran and member.file_size > _MOST_AT_ONCE):
             most = f"{MAX_PIXELS:,} pixels an image, or {_MOST_AT_ONCE:,} bytes in Fortran order, are read"
             raise UserError(f"{shown(location)}: {key} has the shape {shape}; at most {most}")
 
     def __len__(self) -> int:
         return self._array_shape[0]
-
-    @property
-    def mode(self) -> str:
-        """Pillow's name for the kind of pixels: L, RGB or RGBA."""
-        return {1: "L", 3: "RGB", 4: "RGBA"}[self._native_shape[0]]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the images in the file."""
-        _, height, width = self._native_shape
-        return width, height
 
     @property
     def num_bytes(self) -> int:
@@ -129,36 +115,7 @@ class NpzReader:
     def fingerprint(self) -> str:
         return f"npz {self._checksum}"
 
-    def passed_over(self) -> str:
-        return ""
-
-    def shape(self, resolution: int | None, channels: int | None, skip_bad: bool) -> Shape:
-        native, height, width = self._native_shape
-        return channels or min(native, 3), resolution or height, resolution or width
-
-    def blocks(self, shape: Shape, resolution: int | None, skipped: list[Skipped] | None) -> Iterator[Pixels]:
-        def convert(row: Pixels) -> Pixels:
-            image = Image.fromarray(row.transpose(1, 2, 0) if row.shape[0] > 1 else row[0])
-            if image.mode == "RGBA":
-                image = composite_on_white(image)
-            return to_pixels(fit(image, resolution), shape[0])
-
-        def convert_all(rows: Pixels) -> Pixels:
-            return np.stack([convert(row) for row in rows])
-
-        workers = cpu_count()
-        with ThreadPoolExecutor(workers) as pool:
-            for rows in self._rows():
-                if rows.shape[1:] == shape:
-                    yield rows
-                elif rows.shape[1:] == (1, *shape[1:]):
-                    yield np.repeat(rows, shape[0], axis=1)
-                else:
-                    parts = np.array_split(rows, min(workers, len(rows)))
-                    yield np.concatenate(list(pool.map(convert_all, parts)))
-
-    def _rows(self) -> Iterator[Pixels]:
-        """The stored images as [k, C, H, W] blocks."""
+    def rows(self) -> Iterator[Pixels]:
         with self._archive() as archive, archive.open(f"{self._key}.npy") as stream:
             if self._fortran:
                 # The first axis varies fastest, so no image is whole before the end of the file.
@@ -182,7 +139,7 @@ class NpzReader:
         return rows.transpose(0, 3, 1, 2) if self._channels_last else rows
 
     @property
-    def _native_shape(self) -> Shape:
+    def native_shape(self) -> Shape:
         _, *shape = self._array_shape
         if len(shape) == 2:
             return 1, shape[0], shape[1]
