@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unistep.workflows.evaluate import evaluate
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
+    from unistep.workflows.pack import pack_dataset
     from unistep.workflows.sample import sample
     from unistep.workflows.search import search
     from unistep.workflows.train import train
@@ -34,6 +35,7 @@ __all__ = [
     "inspect",
     "load",
     "open_dataset",
+    "pack_dataset",
     "sample",
     "search",
     "serve",
@@ -52,6 +54,7 @@ _MODULES = {
     "inspect": "unistep.workflows.inspect",
     "load": "unistep.workflows.models",
     "open_dataset": "unistep.data.open",
+    "pack_dataset": "unistep.workflows.pack",
     "sample": "unistep.workflows.sample",
     "search": "unistep.workflows.search",
     "serve": "unistep.serving.serve",

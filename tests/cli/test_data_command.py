@@ -89,3 +89,14 @@ def test_wrong_arguments(refused, photos):
     refused(["data", "photos"], "'photos'", "data inspect")
     refused(["data", "inspect", "photos", "more"], "unexpected argument more")
     refused(["data", "inspect", "photos", "--skpi-bad"], "unknown option --skpi-bad", "did you mean --skip-bad?")
+
+
+def test_packing_and_reading_again(run, refused, photos):
+    outcome = run("data", "pack", "photos", "packed", "--max-part-mb", "0.01")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[0].startswith("packed: 3 images, 0.0 MB (")
+    assert "part-1-of-1.zip" in outcome.out
+    assert "cat: 2" in run("data", "inspect", "packed").out
+    refused(["data", "pack", "photos", "packed"], "packed is already there", "OUTPUT")
+    refused(["data", "pack", "photos"], "OUTPUT")
+    refused(["data", "pack", "photos", "other", "--max-part-mb", "0"], "--max-part-mb", "at least 0.01")

@@ -13,7 +13,8 @@ class DataConfig:
 
     Args:
         source: mnist, mnist-test or emoji (bundled), or the path of a folder of images, of a .zip of images (with or
-            without EDM's dataset.json), or of an .npz of uint8 images; a folder that is itself called mnist is ./mnist.
+            without EDM's dataset.json), of an .npz of uint8 images, or of a folder of packed parts; a folder that is
+            itself called mnist is ./mnist.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized with a Lanczos
             filter, as EDM's `--transform=center-crop` does; null keeps the images as they are, all of one size.
         channels: 1 makes every image grey, 3 makes every image colour; null keeps colour, and grey if all are grey.

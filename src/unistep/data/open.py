@@ -15,6 +15,8 @@ from unistep.data.dataset import ImageDataset
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import FolderFiles, ZipFiles
 from unistep.data.npz import NpzReader
+from unistep.data.packed import PackedReader, is_part, parts_in
+from unistep.data.raw import RawReader
 from unistep.data.store import load_images
 from unistep.errors import UserError
 from unistep.files import check_regular_file
@@ -37,8 +39,8 @@ def open_dataset(
     """Reads a dataset: all its images as uint8 of one shape, and their labels if it has any.
 
     Args:
-        path: folder of images, .zip of images (with or without EDM's dataset.json) or .npz of uint8 images; or mnist,
-            mnist-test or emoji, which are bundled.
+        path: folder of images, .zip of images (with or without EDM's dataset.json), .npz of uint8 images, or folder of
+            packed parts; or mnist, mnist-test or emoji, which are bundled.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
@@ -102,7 +104,7 @@ def read_dataset(config: DataConfig) -> ImageDataset:
     return ImageDataset(images, torch.from_numpy(values), labels.names, texts)
 
 
-def open_reader(source: str) -> EncodedReader | NpzReader:
+def open_reader(source: str) -> EncodedReader | RawReader:
     """Opens a source of images without decoding them.
 
     Args:
@@ -117,6 +119,8 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
         raise UserError("the name of the dataset is empty; give mnist, emoji or the path of a folder, .zip or .npz")
     path = user_path(source)
     if os.path.isdir(path):
+        if parts := parts_in(path):
+            return PackedReader(parts, source)
         return EncodedReader(FolderFiles(path, source))
     if not os.path.exists(path):
         raise UserError(_missing(source, path))
@@ -124,6 +128,8 @@ def open_reader(source: str) -> EncodedReader | NpzReader:
     if suffix not in (".zip", ".npz"):
         raise UserError(f"{shown(source)}: data must be a folder of images, a .zip or an .npz; put images in a folder")
     check_regular_file(path, "give a folder of images, a .zip or an .npz")
+    if suffix == ".zip" and is_part(path):
+        return PackedReader([path], source)
     return EncodedReader(ZipFiles(path, source)) if suffix == ".zip" else NpzReader(path, source)
 
 
