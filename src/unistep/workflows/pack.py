@@ -69,7 +69,7 @@ def pack_dataset(
     three parts of 30 MB, a little more than half of their pixels.
 
     Args:
-        source: dataset: folder, .zip or .npz of images, or mnist or mnist-test (bundled).
+        source: dataset: folder, .zip or .npz of images, or mnist, mnist-test or emoji (bundled).
         output: folder for the parts; it is made.
         max_part_mb: size of the largest part in millions of bytes; default: 30.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized; default: as they
