@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unistep.formats.embedded import EMBEDDED_MODELS
+
+STUDENTS = [row.title for row in EMBEDDED_MODELS.values() if row.teacher]
+
 
 def test_the_picture_and_the_table(run, here):
     outcome = run("demo", "--rows", "1", "--output", "new/picture.png")
     assert outcome.code == 0
     rows = re.findall(r"(consistency model|its teacher) +\W +(\d+) +\W +(\d\.\d{4})", outcome.out)
-    assert [row[:2] for row in rows] == [("consistency model", "1"), ("consistency model", "2"), ("its teacher", "35")]
+    assert [row[:2] for row in rows] == len(STUDENTS) * [
+        ("consistency model", "1"),
+        ("consistency model", "2"),
+        ("its teacher", "35"),
+    ]
+    assert [title for title in STUDENTS if f"{title}, from the same noise" not in outcome.out] == []
     assert str(here / "new" / "picture.png") in outcome.out
     assert "unistep train mnist-quick" in outcome.out
     with Image.open("new/picture.png") as picture:

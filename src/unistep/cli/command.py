@@ -149,7 +149,7 @@ def _with_options(values: dict[str, Any], model: str, options: Sequence[str], re
     given = {name: values.pop(name) for name in options}
     given = {name: value for name, value in given.items() if value is not None and value is not False}  # 0 is a value
     if isinstance(values[model], str) and not values[model].strip():
-        alone = "" if required else ", or leave it out for the embedded MNIST model"
+        alone = "" if required else ", or leave it out for the embedded model of digits"
         raise UserError(f"`{model}` is empty; name one{alone}")
     for name, value in given.items():
         if isinstance(value, str) and not value.strip():

@@ -1,4 +1,4 @@
-"""`unistep demo`: the embedded MNIST models in one picture."""
+"""`unistep demo`: the embedded models in one picture."""
 
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,10 @@ def _show(made: "Demo") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "evaluations", "seconds per image", title="MNIST digits, from the same noise")
-    for row in made.rows:
-        table.add_row(row.model, str(row.evaluations), f"{row.seconds:.4f}")
-    Console().print(table)
+    for kind in dict.fromkeys(row.images for row in made.rows):
+        table = Table("model", "evaluations", "seconds per image", title=f"{kind}, from the same noise")
+        for row in made.rows:
+            if row.images == kind:
+                table.add_row(row.model, str(row.evaluations), f"{row.seconds:.4f}")
+        Console().print(table)
     print(f"picture: {made.path.resolve()}\nnext: unistep train mnist-quick   trains one from scratch in minutes")

@@ -17,7 +17,7 @@ from unistep.text import did_you_mean
 
 COMMANDS = {
     "train": "train a model by a recipe or a YAML file; resume a run",
-    "sample": "make images with a model, a run, or the embedded MNIST model",
+    "sample": "make images with a model, a run, or an embedded model",
     "edit": "inpaint, colorize, upscale, deblur, denoise, ... images with a consistency model; walks",
     "evaluate": "measure images or a model against a reference: FID, KID, precision, recall, ...",
     "search": "find the timesteps that a consistency model is best sampled with",
@@ -39,7 +39,7 @@ commands:
 `unistep COMMAND --help` lists a command's options.  `unistep --version` prints the version.
 
 examples:
-  unistep demo                                    digits from the embedded model
+  unistep demo                                    images from the embedded models
   unistep sample --steps 2 --num-images 100       the same, your way
   unistep train mnist-quick                       train one from scratch in minutes
   unistep train mnist-quick --data.source photos/ --data.resolution 32

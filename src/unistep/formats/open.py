@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unistep.errors import UserError
+from unistep.formats.embedded import embedded_model
 from unistep.formats.hub.address import is_hub_name
 from unistep.formats.location import Location, locate
 from unistep.formats.table import DOWNLOAD_OPTIONS, FILE_SUFFIXES, FORMATS, Format, phrases, recognise
@@ -24,14 +25,15 @@ def open_model(name: str | os.PathLike[str], device: "torch.device | str" = "cpu
     """Opens a model of any row of `FORMATS`.
 
     Args:
-        name: path, or owner/name on the hub; a path that exists has precedence.
+        name: path, name of an embedded model, or owner/name on the hub; a path that exists has precedence.
         device: device of the model; "meta" opens it without the values of its weights.
         options: options of the rows, which are those of `unistep.load`; None is an option that is not given.
 
     Raises:
         UserError: there is no such model, it is damaged or of an unknown kind, or an option does not apply to it.
     """
-    location = locate(os.fspath(name), phrases())
+    embedded = embedded_model(name)
+    location = locate(os.fspath(embedded.folder if embedded else name), phrases())
     row = recognise(location)
     if row is None:
         raise refusal(location)
@@ -47,7 +49,12 @@ def open_model(name: str | os.PathLike[str], device: "torch.device | str" = "cpu
 
 
 def names_a_model(name: str) -> bool:
-    """Returns whether a name means a model rather than images: by the file or folder of that name, or by its form."""
+    """Returns whether a name means a model rather than images: by the file or folder of that name, or by its form.
+
+    A name of an embedded model means that model, unless there is a file or folder of that name.
+    """
+    if embedded_model(name):
+        return True
     path = Path(name)
     if path.is_dir():
         return recognise(locate(path, phrases())) is not None

@@ -2,9 +2,11 @@
 
 from unistep.errors import UserError
 from unistep.files import stand_in
+from unistep.formats.embedded import EMBEDDED_NAMES
 from unistep.formats.location import Location
 from unistep.formats.model_folder.files import INDEX
 from unistep.formats.table import FILE_SUFFIXES, phrases
+from unistep.text import nearest
 
 
 def refusal(location: Location) -> UserError:
@@ -61,4 +63,6 @@ def _missing(location: Location) -> str:
         return f"{name} is an address; fetch the file and give its path, or give owner/name of the Hugging Face hub"
     if str(parent) != "." and not parent.exists():
         return f"{name} does not exist, nor does the folder {parent}; {phrases()}"
-    return f"{name} does not exist; {phrases()}"
+    near = nearest(name, EMBEDDED_NAMES) if str(parent) == "." else None
+    meant = f"did you mean the embedded {near}? Else " if near else ""
+    return f"{name} does not exist; {meant}{phrases()}"

@@ -48,7 +48,8 @@ def serve(
     alone or among a thousand others.
 
     Args:
-        models: model folders, run directories, files or names on the hub; default: the embedded MNIST model.
+        models: model folders, run directories, files, names of embedded models or names on the hub; default: mnist,
+            the embedded model of digits.
         name: names of models for clients, as digits=PATH; a model in `models` is called by the end of its path.
         host: address to listen at; others than this machine's need tokens or `no_auth`.
         port: port to listen at, from 0 to 65535; 0 takes a free one.

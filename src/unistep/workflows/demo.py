@@ -1,4 +1,4 @@
-"""The embedded MNIST models in one picture: what a network evaluation is worth."""
+"""The embedded models in one picture: what a network evaluation is worth."""
 
 import os
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ class DemoRow:
     """One model and number of evaluations.
 
     Args:
+        images: kind of images, as MNIST digits.
         model: name of the model for people.
         evaluations: network evaluations an image.
         seconds: seconds an image.
     """
 
+    images: str
     model: str
     evaluations: int
     seconds: float
@@ -38,9 +40,9 @@ class Demo:
 
 @plain_arguments(empty=["output"])
 def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, seed: int = 0) -> Demo:
-    """Makes digits of all ten classes in one and in two network evaluations, and by the teacher's 35.
+    """Makes images of all classes in one and in two network evaluations, and by the teacher's 35.
 
-    All are made by the embedded MNIST models from the same noise, and timed; they are written as one picture.
+    All are made by the embedded models, each pair from the same noise, and timed; they are written as one picture.
 
     Args:
         output: picture to be written, a .png.
@@ -56,23 +58,28 @@ def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, 
     check_range("rows", rows, 1, 100)
     check_range("seed", seed, 0, MAX_SEED)
     check_file("output", output, (".png",))
+    from unistep.formats.embedded import EMBEDDED_MODELS
     from unistep.images.sheet import Panel, save_sheet
-    from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, load
+    from unistep.workflows.models import load
     from unistep.workflows.sample import sample
 
-    student, teacher = load(EMBEDDED), load(EMBEDDED_TEACHER)
-    classes = list(range(student.num_classes))
-    count, panels, timed = rows * len(classes), [], []
-    for name, model, steps in (
-        ("consistency model", student, 1),
-        ("consistency model", student, 2),
-        ("its teacher", teacher, 18),
-    ):
-        sample(model, num_images=1, steps=steps, progress=False)  # the first call prepares buffers
-        images = sample(model, num_images=count, steps=steps, class_labels=classes, seed=seed, progress=False)
-        seconds = images.seconds or 0.0
-        evaluations = f"{images.evaluations} evaluation{'s' * (images.evaluations > 1)}"
-        title = f"{name}, {evaluations}: {seconds * 1000:.1f} ms an image"
-        panels.append(Panel(title, images.pixels, len(classes)))
-        timed.append(DemoRow(name, images.evaluations, seconds))
+    panels, timed = [], []
+    for row in EMBEDDED_MODELS.values():
+        if not row.teacher:
+            continue
+        student, teacher = load(row.folder), load(EMBEDDED_MODELS[row.teacher].folder)
+        classes = list(range(student.num_classes))
+        for name, model, steps in (
+            ("consistency model", student, 1),
+            ("consistency model", student, 2),
+            ("its teacher", teacher, 18),
+        ):
+            sample(model, num_images=1, steps=steps, progress=False)  # the first call prepares buffers
+            count = rows * len(classes)
+            images = sample(model, num_images=count, steps=steps, class_labels=classes, seed=seed, progress=False)
+            seconds = images.seconds or 0.0
+            evaluations = f"{images.evaluations} evaluation{'s' * (images.evaluations > 1)}"
+            title = f"{name}, {evaluations}: {seconds * 1000:.1f} ms an image"
+            panels.append(Panel(title, images.pixels, len(classes)))
+            timed.append(DemoRow(row.title, name, images.evaluations, seconds))
     return Demo(save_sheet(panels, user_path(output)), tuple(timed))

@@ -10,7 +10,8 @@ from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_one_of, check_range
 from unistep.editing.tasks import make_task
 from unistep.errors import UserError
-from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER, ModelLike, as_model, open_any
+from unistep.formats.embedded import embedded_at
+from unistep.workflows.models import EMBEDDED_TEACHER, ModelLike, as_model, open_any
 
 if TYPE_CHECKING:
     import torch
@@ -70,8 +71,8 @@ def edit(
     than the model's images, `fit="tiles"` keeps their size. The embedded model makes grey digits of 28x28 pixels only.
 
     Args:
-        model: model folder, run directory, OpenAI .pt, or owner/name on the Hugging Face hub; in Python also a loaded
-            model or a pipeline; default: the embedded MNIST model.
+        model: model folder, run directory, OpenAI .pt, name of an embedded model, or owner/name on the Hugging Face
+            hub; in Python also a loaded model or a pipeline; default: mnist, the embedded model of digits.
         image: images or folders of images; in Python also Pillow images and uint8 tensors [C, H, W] or [N, C, H, W].
         task: name of a task; in Python also an operator of `unistep.editing.operators` or one an image, whose
             measurement is kept.
@@ -237,9 +238,10 @@ def _opener(teacher: "str | os.PathLike[str] | LoadedModel") -> "Callable[[torch
 
 def _advice(model: "LoadedModel") -> str:
     """Returns the note for images that are not of the model's kind."""
-    if model.path.resolve() != EMBEDDED.resolve():
+    row = embedded_at(model.path)
+    if row is None:
         return ""
-    return "the embedded model makes grey digits of 28x28 pixels and nothing else; name a `model` of images like yours"
+    return f"the embedded model makes {row.images} and nothing else; name a `model` of images like yours"
 
 
 def _bar(active: bool) -> "Callable[[int], AbstractContextManager[Callable[[int], None]]]":

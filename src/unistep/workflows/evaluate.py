@@ -62,9 +62,9 @@ def evaluate(
     and on several processes (torchrun).
 
     Args:
-        samples: images (a folder, a .zip or an .npz), or a model (folder, run, file or hub name); in
-            Python also a tensor, images of `unistep.sample`, a loaded model or a pipeline; default: the embedded MNIST
-            model.
+        samples: images (a folder, a .zip, an .npz or a bundled dataset), or a model (folder, run, file, embedded one as
+            mnist-student, or hub name); in Python also a tensor, images of `unistep.sample`, a loaded model or a
+            pipeline; default: mnist-student, the embedded model of digits.
         reference: images to compare with (a folder, a .zip, an .npz, or a bundled dataset), or an .npz of statistics:
             OpenAI's, EDM's, pytorch-fid's or one of `save_reference`; default: none, for metrics without a reference.
         metrics: names of metrics or of their groups, as fd,kd,pr; default: all that the network and the reference

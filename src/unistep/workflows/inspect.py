@@ -18,8 +18,8 @@ def inspect(model: ModelLike = None) -> "ModelReport":
     The values of the weights are not used: a large model costs no more than a small one.
 
     Args:
-        model: model folder, run directory, OpenAI .pt, EDM .pkl, or owner/name on the Hugging Face hub; in Python also
-            a loaded model or a pipeline; default: the embedded MNIST model.
+        model: model folder, run directory, OpenAI .pt, EDM .pkl, name of an embedded model, or owner/name on the
+            Hugging Face hub; in Python also a loaded model or a pipeline; default: mnist, the embedded model of digits.
 
     Returns:
         The report, which a notebook shows as a table.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 from unistep.arguments import plain_arguments
 from unistep.errors import UserError
+from unistep.formats.embedded import EMBEDDED_MODELS, embedded_at
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
     from unistep.generation.images import Images
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 
-_ASSETS = Path(__file__).parents[1] / "assets"
-EMBEDDED = _ASSETS / "mnist"
-EMBEDDED_TEACHER = _ASSETS / "mnist-teacher"
+EMBEDDED = EMBEDDED_MODELS["mnist"].folder
+EMBEDDED_TEACHER = EMBEDDED_MODELS["mnist-teacher"].folder
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -79,8 +79,8 @@ def load(
     """Opens a model of any format or place.
 
     Args:
-        model: run directory, model folder, OpenAI .pt, EDM .pkl, or owner/name on the Hugging Face hub; default: the
-            embedded MNIST model.
+        model: run directory, model folder, OpenAI .pt, EDM .pkl, name of an embedded model, or owner/name on the
+            Hugging Face hub; default: mnist, the embedded model of digits.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         dtype: precision that the network computes in; auto is the fastest on the device.
         kind: kind of the model in a .pt whose content and name leave it open.
@@ -228,7 +228,7 @@ def open_any(
     """Opens whatever can be opened: the embedded model (None), and all that `open_model` takes.
 
     Args:
-        name: run directory, model folder, .pt or .pkl file, or owner/name on the hub.
+        name: run directory, model folder, .pt or .pkl file, name of an embedded model, or owner/name on the hub.
         device: device of the model.
         options: keyword arguments of `unistep.formats.open.open_model`.
 
@@ -260,7 +260,7 @@ def own_schedule_file(name: str | None, model: "LoadedModel") -> Path:
     from unistep.formats.model_folder.schedule import schedule_file
 
     remedy = f"make a folder of it first: unistep convert {name or model.path} FOLDER"
-    if name is None or model.path.resolve() in (EMBEDDED.resolve(), EMBEDDED_TEACHER.resolve()):
+    if name is None or embedded_at(model.path):
         raise UserError(f"`write`: the embedded model is part of the package and stays as it is; {remedy}")
     if not Path(name).exists():
         raise UserError(f"`write`: {name} is on the hub, not here; {remedy}")

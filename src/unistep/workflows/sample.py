@@ -62,8 +62,8 @@ def sample(
     are made; the same call goes on with a run that was broken off, wherever that was.
 
     Args:
-        model: model folder, run directory, OpenAI .pt, EDM .pkl, or owner/name on the Hugging Face hub; in Python also
-            a loaded model or a pipeline; default: the embedded MNIST model.
+        model: model folder, run directory, OpenAI .pt, EDM .pkl, name of an embedded model, or owner/name on the
+            Hugging Face hub; in Python also a loaded model or a pipeline; default: mnist, the embedded model of digits.
         num_images: number of images.
         steps: network evaluations of a consistency model (default 1), solver steps of a diffusion model (default: the
             number that it was distilled for, else 18).

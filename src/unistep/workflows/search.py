@@ -71,8 +71,9 @@ def search(
     or repeated, goes on where it was, also with other numbers of steps.
 
     Args:
-        model: model folder, run directory, OpenAI .pt, or owner/name on the Hugging Face hub, of a consistency model;
-            in Python also a loaded model or a pipeline; default: the embedded MNIST model.
+        model: model folder, run directory, OpenAI .pt, name of an embedded model, or owner/name on the Hugging Face
+            hub, of a consistency model; in Python also a loaded model or a pipeline; default: mnist, the embedded model
+            of digits.
         steps: numbers of network evaluations, of a task those of noise levels: 2, or 2,4, or 2..8.
         reference: images to compare with (a folder, a .zip, an .npz, or a bundled dataset), or an .npz of statistics.
         task: task of editing whose noise levels are searched; default: the sampler's timesteps are.
