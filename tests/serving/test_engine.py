@@ -13,7 +13,7 @@ from unistep.serving.errors import Busy, Stopping, WorkerFailed
 
 
 class Collected:
-    """What a ticket hands over."""
+    """Images, result and error of a ticket."""
 
     def __init__(self, model, count=0, seed=0, call=None, **given):
         self.images, self.error, self.result, self.ended = {}, None, None, threading.Event()

@@ -67,7 +67,7 @@ def test_an_upload_is_the_picture_that_its_file_is(name, tmp_path):
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says to be large, and holds nothing."""
+    """A PNG of a large size by its header, with no pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

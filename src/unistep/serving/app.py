@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from unistep.errors import UserError
 from unistep.serving.errors import Refusal, body_of, refusal_of
@@ -63,6 +64,7 @@ def make_app(service: Service, access: Access) -> Guard:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(UserError, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
     return Guard(app, access, service.config, service.metrics)
 
 
@@ -85,6 +87,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     message = f"{where}: {first['msg']}" if where else first["msg"]
     return await _refused(request, Refusal(400, "invalid_request_error", message[:500], where[:200]))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; it is counted
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

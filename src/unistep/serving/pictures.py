@@ -63,7 +63,9 @@ def parse_size(size: str | None, shape: tuple[int, int, int]) -> tuple[int, int]
     match = _SIZE.fullmatch(size)
     if not match or max(int(match[1]), int(match[2])) > _MOST_SIDE:
         own = f"{shape[2]}x{shape[1]}"
-        raise UserError(f"{size!r} is no size up to {_MOST_SIDE}x{_MOST_SIDE}", f"give auto, or {own}", field="size")
+        raise UserError(
+            f"{size[:20]!r} is no size up to {_MOST_SIDE}x{_MOST_SIDE}", f"give auto, or {own}", field="size"
+        )
     return int(match[1]), int(match[2])
 
 

@@ -19,6 +19,7 @@ from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine
 from unistep.serving.metrics import Metrics
 from unistep.serving.model import serve_model
+from unistep.serving.protocol import Protocol
 from unistep.serving.security import Access, Guard
 from unistep.serving.service import Kept, Service
 from unistep.workflows.models import load
@@ -51,6 +52,8 @@ class Server:
                 h11_max_incomplete_event_size=32 << 10,
                 timeout_keep_alive=15,
                 lifespan="on",
+                http=Protocol,
+                ws="none",
             )
         )
 

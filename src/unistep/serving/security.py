@@ -90,6 +90,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Files are sent whole, as HTTP allows: ranges are nothing but another way to ask for what is not there.
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
         answer = _Answer(send, scope, self._cors(scope))
         started, client, body = time.monotonic(), "", None
         try:
@@ -143,7 +145,7 @@ class Guard:
         origin = _header(scope, b"origin")
         if not origin or self._allowed(origin):
             return
-        if origin == "null" or urlsplit(origin).netloc.lower() != _header(scope, b"host").lower():
+        if _host_of(origin) != _header(scope, b"host").lower():
             raise Refusal(403, "wrong_origin", "pages of other origins may not ask; see `allow_origin`", "Origin")
 
     def _check_token(self, scope: Scope) -> str:
@@ -280,6 +282,14 @@ class _Answer:
         """Answers with no body."""
         await self.send({"type": "http.response.start", "status": status, "headers": []})
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _host_of(origin: str) -> str:
+    """Host and port of an origin; empty for none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _header(scope: Scope, name: bytes) -> str:

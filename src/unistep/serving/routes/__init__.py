@@ -1,1 +1,1 @@
-"""The routes of the server, one file an API that clients already speak."""
+"""The routes of the server, one file for each API."""
