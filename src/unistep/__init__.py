@@ -3,8 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from importlib.metadata import version
-
     from unistep.core.denoiser import Denoiser
     from unistep.data.open import open_dataset
     from unistep.errors import UserError
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from unistep.workflows.search import search
     from unistep.workflows.train import train
 
-    __version__ = version("unistep")
+    __version__ = ""
 
 __all__ = [
     "CMStochasticIterativeScheduler",
@@ -66,7 +64,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("unistep")
+        return importlib.import_module("unistep.text").version_of()
     if name not in _MODULES:
         raise AttributeError(f"module 'unistep' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Names in messages, the nearest name for one that does not exist, and tables for notebooks."""
+"""Names in messages, the nearest name for one that does not exist, versions, and tables for notebooks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ def shown(name: object) -> str:
     """`name` on one line of printable text: control characters and undecodable bytes are escaped."""
     text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def version_of(package: str = "unistep") -> str:
+    """The installed version of a package; `source` for one that runs from its sources and is not installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -9,11 +9,10 @@ import io
 import os
 import sys
 import warnings
-from importlib.metadata import version
 from typing import NoReturn
 
 from unistep.errors import UserError
-from unistep.text import did_you_mean
+from unistep.text import did_you_mean, version_of
 
 COMMANDS = {
     "train": "train a model by a recipe or a YAML file; resume a run",
@@ -84,7 +83,7 @@ def _run(arguments: list[str]) -> None:
         print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())), end="")
         return
     if arguments[0] == "--version":
-        print(f"unistep {version('unistep')}")
+        print(f"unistep {version_of()}")
         return
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:

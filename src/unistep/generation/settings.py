@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from unistep.formats.model import ModelInfo
 from unistep.generation.plan import Plan
+from unistep.text import version_of
 
 
 def run_settings(
@@ -45,7 +45,7 @@ def run_settings(
         "shape": shape,
         "model's weights": weights,
         "model's noise range and scaling": info.settings(),
-        "unistep": version("unistep"),
+        "unistep": version_of(),
     }
 
 

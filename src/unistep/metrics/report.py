@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.info import KINDS, FeatureInfo, Kind
 from unistep.metrics.metric import Better
 from unistep.metrics.moments import Moments
+from unistep.text import version_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Report(Mapping[str, Result]):
             "warnings": list(self.warnings),
             "made": {
                 "on": datetime.date.today().isoformat(),
-                **{name: version(name) for name in ("unistep", "torch", "numpy", "pillow")},
+                **{name: version_of(name) for name in ("unistep", "torch", "numpy", "pillow")},
                 "python": platform.python_version(),
                 "machine": platform.machine(),
             },

@@ -13,7 +13,6 @@ fits.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ from unistep.searching.full_reference import FullReferenceMetric
 from unistep.searching.golden_section import search_timesteps
 from unistep.searching.record import Schedule, SearchRecord
 from unistep.searching.scores import USUAL, Found, Scores, listed
+from unistep.text import version_of
 
 _LEVELS = 40
 _LOWEST = 0.002
@@ -123,7 +123,7 @@ def task_settings(
         "model's weights": weights_digest(model.denoiser),
         "model's noise range and scaling": info,
         "features": metric.digest,
-        "unistep": version("unistep"),
+        "unistep": version_of(),
     }
 
 

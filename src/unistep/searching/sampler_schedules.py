@@ -4,7 +4,6 @@ The images of the search are 0 to n - 1 of a seed, the fresh ones n to 2n - 1 (s
 schedule that was found is compared with one that is evenly spaced and with the model's own.
 """
 
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from unistep.searching.golden_section import search_timesteps
 from unistep.searching.metric import SearchMetric
 from unistep.searching.record import Schedule, SearchRecord
 from unistep.searching.scores import EVEN, OWN, Found, Scores, listed
+from unistep.text import version_of
 
 
 def search_settings(
@@ -51,7 +51,7 @@ def search_settings(
         "model's weights": weights_digest(model.denoiser),
         "model's noise range and scaling": info,
         "reference and features": metric.digest,
-        "unistep": version("unistep"),
+        "unistep": version_of(),
     }
 
 

@@ -10,7 +10,6 @@ fetched, with one set of weights. The Hub is not trusted, as it may be a mirror:
 - A failure is one line with its remedy, and a Hub that does not answer, or hardly does, is given up.
 """
 
-import importlib.metadata
 import logging
 import os
 import re
@@ -44,7 +43,7 @@ from unistep.formats.model_folder.files import (
     is_whole,
     shards_of,
 )
-from unistep.text import shown
+from unistep.text import shown, version_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -286,7 +285,7 @@ def api_of(address: HubAddress) -> Any:
         endpoint=address.endpoint,
         token=address.token,
         library_name="unistep",
-        library_version=importlib.metadata.version("unistep"),
+        library_version=version_of(),
     )
 
 

@@ -1,6 +1,5 @@
 """The files of a revision, as the Hub lists them and states them with each file; nothing in it is trusted."""
 
-import importlib.metadata
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from urllib.parse import quote
 
 from unistep.formats.hub.address import HubAddress
 from unistep.formats.hub.transfer import AnswerError, read_headers, read_json
+from unistep.text import version_of
 
 _MOST_BYTES = 16 << 20  # of a listing; that of ten thousand files takes two
 _MOST_SIZE = 1 << 50  # bytes of a file
@@ -32,8 +32,7 @@ def request_headers(address: HubAddress) -> dict[str, str]:
     """Returns the headers of requests, with the token if there is any."""
     from huggingface_hub.utils import build_hf_headers
 
-    version = importlib.metadata.version("unistep")
-    return build_hf_headers(token=address.token, library_name="unistep", library_version=version)
+    return build_hf_headers(token=address.token, library_name="unistep", library_version=version_of())
 
 
 def file_url(address: HubAddress, commit: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 import datetime
 import html
-import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from unistep.formats.model import ModelInfo, num_classes
 from unistep.networks.table import NetworkConfig
-from unistep.text import shown
+from unistep.text import shown, version_of
 
 PICTURE = "samples.png"
 """Name of the sample picture in a model folder."""
@@ -62,7 +61,7 @@ def model_card(
 - Network: {type(network).__name__.removesuffix("Config")}, {compute["parameters"]:,} parameters
 - Compute: {compute["steps"]:,} steps, {compute["images"]:,} images seen, {minutes:.1f} minutes
 - Licence: {terms}
-- Made with unistep {_version()} on {_today()}
+- Made with unistep {version_of()} on {_today()}
 {training.quality}
 {_usage(info, network)}
 
@@ -88,7 +87,7 @@ def plain_card(name: str, info: ModelInfo, source: str = "", network: NetworkCon
         + f"""A {info.kind} model.
 
 {origin}{_facts(info, network)}
-- Written by unistep {_version()} on {_today()}
+- Written by unistep {version_of()} on {_today()}
 
 {_usage(info, network)}
 """
@@ -158,10 +157,6 @@ images.save("samples.png")
 ```
 unistep sample PATH-OF-THIS-FOLDER
 ```"""
-
-
-def _version() -> str:
-    return importlib.metadata.version("unistep")
 
 
 def _today() -> str:
