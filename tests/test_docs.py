@@ -56,7 +56,7 @@ def test_a_command_parses(words, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         shutil.copy("mine.yaml", folder / "config.yaml")
     assert words[1] in COMMANDS
-    for module in ("command", "train"):
+    for module in ("train", "command"):  # the first is imported with the real one, which is put back in the end
         monkeypatch.setattr(f"unistep.cli.{module}.interruptible", parsed)
     with pytest.raises(_Parsed):
         importlib.import_module(f"unistep.cli.{words[1]}").run(words[2:])
