@@ -9,7 +9,7 @@ import torch
 from unistep.cli.train import parse_run
 from unistep.config import recipe_names
 from unistep.errors import UserError
-from unistep.workflows.estimate.design import image_kind
+from unistep.workflows.estimate.design import designed, image_kind
 from unistep.workflows.estimate.estimate import estimate
 from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Measurement
 from unistep.workflows.runs.design import ImageKind
@@ -217,6 +217,27 @@ def test_the_images(flags, expected):
     images = image_kind(parse_run(["mnist-quick", *flags])[0])
     assert (images.size, images.channels, images.classes) == expected
     assert images == ImageKind(*expected, origin=images.origin)
+
+
+@pytest.mark.parametrize(
+    ("flags", "classes", "note"),
+    [
+        ([], 0, "none are counted"),
+        (["--teacher.objective.label_dropout", "0.1"], 10, "10 are counted"),
+        (
+            ["--teacher.objective.label_dropout", "0.1", *CD, "--student.objective.guidance", "1.5"],
+            10,
+            "10 are counted",
+        ),
+        (["--teacher.objective.label_dropout", "0.1", "--network.num_class_embeds", "7"], 7, ""),
+    ],
+)
+def test_classes_of_data_that_are_not_read(flags, classes, note):
+    """Where a stage needs some, some are counted: a network has a null class beside them."""
+    data = ["--data.source", "images.npz", "--data.resolution", "28", "--data.channels", "1"]
+    _, designs, notes = designed(parse_run(["mnist-quick", *TINY, *data, *flags])[0])
+    assert [d.network.num_class_embeds or 0 for d in designs] == [classes + (len(flags) > 0), classes]
+    assert (note in notes[-1]) if note else not notes
 
 
 def test_a_network_that_is_not_here_is_refused():

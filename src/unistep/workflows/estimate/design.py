@@ -17,6 +17,7 @@ from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, d
 from unistep.workflows.runs.models import check_images, named_models, open_models
 from unistep.workflows.runs.network import build_network, shaped_network
 
+_CLASSES = 10  # of data whose number of classes is not known, where a stage needs some
 
 def image_kind(config: RunConfig, model: LoadedModel | None = None) -> ImageKind:
     """The images by what the config tells, else by the bundled data, a model that a stage names, or the network.
@@ -59,11 +60,25 @@ def designed(config: RunConfig) -> tuple[ImageKind, list[StageDesign], list[str]
     if missing and config.network is None:
         raise UserError(f"the network is that of {missing[0]}, which is not here; fetch it, or give a `network`")
     notes = [f"{name} is not here; its network is taken to be the student's" for name in missing]
+    if _open_classes(config, images) and not opened and _needs_classes(config):
+        images = replace(images, classes=_CLASSES)
+        notes.append(f"how many classes there are is not known before the data are read; {_CLASSES} are counted")
+    elif _open_classes(config, images):
+        notes.append("how many classes there are is not known before the data are read; none are counted")
     models = {name: ModelDesign.of(model) for name, model in opened.items()}
     models |= {name: _supposed(config, images, name) for name in missing}
-    if images.classes == 0 and config.use_labels and config.data.use_labels and config.data.source not in BUNDLED:
-        notes.append("how many classes there are is not known before the data are read; none are counted")
     return images, design_stages(config, images, models), notes
+
+
+def _open_classes(config: RunConfig, images: ImageKind) -> bool:
+    """Whether the data may have classes whose number the config does not tell."""
+    labels = config.use_labels and config.data.use_labels
+    return images.classes == 0 and labels and config.data.source not in BUNDLED
+
+
+def _needs_classes(config: RunConfig) -> bool:
+    """Whether a stage hides labels from its network, or is guided."""
+    return any(stage.objective.null_class or stage.objective.guidance != 1 for stage in config.stages)
 
 
 def _supposed(config: RunConfig, images: ImageKind, name: str) -> ModelDesign:
