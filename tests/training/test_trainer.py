@@ -74,7 +74,8 @@ def trainer(dataset, tmp_path) -> Callable[..., Trainer]:
     """trainer(objective, name="run", **fields of TrainerConfig or Trainer)"""
 
     def build(objective: Denoise, name: str = "run", **fields) -> Trainer:
-        own = {key: fields.pop(key) for key in ("use_labels", "flip", "preview", "student") if key in fields}
+        names = ("use_labels", "flip", "preview", "student", "deadline")
+        own = {key: fields.pop(key) for key in names if key in fields}
         student = own.pop("student", None) or Scaled()
         config = TrainerConfig(**({"steps": 7, "batch_size": 4, "log_every": 1, "checkpoint_every": 3} | fields))
         accelerator = Accelerator(cpu=True, mixed_precision="no")
@@ -263,6 +264,33 @@ def test_signal_at_the_very_end_is_heard(trainer, where):
     assert again.seen == []
 
 
+@pytest.mark.parametrize("deadline", [0.0, 3.5, 6.0])
+def test_the_time_is_up(trainer, monkeypatch, deadline):
+    """After the step under way, with a checkpoint; and what goes on from there is the uninterrupted run."""
+    now = [0.0]
+
+    def bend(loss, step):
+        now[0] += 1.0
+        return loss
+
+    whole = trainer(Denoise(), "whole").run()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = trainer(Denoise(bend), deadline=deadline)
+    so_far = first.run()
+    assert first.step == max(1, math.ceil(deadline)) < 7
+    assert checkpoints(first)[-1] == f"step-{first.step:08d}.pt"
+    assert torch.equal(so_far.weight, first.averaged().weight) and not torch.equal(so_far.weight, whole.weight)
+    now[0] = 0.0
+    second = trainer(Denoise(bend), deadline=100.0)
+    assert torch.equal(second.run().weight, whole.weight) and second.step == 7
+    assert [line["step"] for line in logged(second)] == [*range(1, 8)]
+
+
+def test_the_time_that_is_up_at_the_end_changes_nothing(trainer):
+    whole, late = trainer(Denoise(), "whole", steps=1), trainer(Denoise(), steps=1, deadline=0.0)
+    assert torch.equal(whole.run().weight, late.run().weight) and late.step == 1
+
+
 def test_previews_show_the_average_at_their_steps(trainer):
     shown = []
     run = trainer(Denoise(), sample_every=3, preview=lambda model, path: shown.append((path, model.weight.item())))
@@ -271,6 +299,20 @@ def test_previews_show_the_average_at_their_steps(trainer):
         Path("samples", f"step-{step:08d}.png") for step in (3, 6, 7)
     ]
     assert shown[-1][1] == run.averaged().weight.item()
+
+
+def test_without_previews(trainer, monkeypatch):
+    """Neither the regular ones, nor an early first one, nor that of the end."""
+    now = [0.0]
+
+    def bend(loss, step):
+        now[0] += 40.0
+        return loss
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    run = trainer(Denoise(bend), sample_every=0, preview=lambda model, path: pytest.fail(f"{path} is made"))
+    run.run()
+    assert run.step == 7 and not (run.folder / "samples").exists()
 
 
 @pytest.mark.parametrize(
@@ -347,7 +389,7 @@ def test_checkpoint_of_another_run_is_refused(trainer, change):
         ({"batch_size": -1}, "`batch_size` -1 must be at least 1"),
         ({"accumulation": 0}, "`accumulation` 0 must"),
         ({"log_every": 0}, "`log_every` 0 must"),
-        ({"sample_every": 0}, "`sample_every` 0 must"),
+        ({"sample_every": -1}, "`sample_every` -1 must"),
         ({"checkpoint_every": 0}, "`checkpoint_every` 0 must"),
         ({"keep_checkpoints": 0}, "`keep_checkpoints` 0 must"),
         ({"ema_decays": ()}, "`ema_decays` .* at least one"),

@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
     given, values = _given(base, flags)
     with _spelled(values):
         changes = nested(flags, values, _PROGRAM)
-        with notes_shown():
+        with notes_shown({"resume": "--resume"}):
             _show(interruptible(_train, given, changes))
 
 
@@ -64,7 +64,8 @@ def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
     with _spelled(values):
         found = _arguments(given, nested(flags, values, _PROGRAM))
         own = {name: found.pop(name) for name in ("recipe", "data", "output", "resume", "teacher", "skip_to")}
-        return prepared(**own, overrides={k: v for k, v in found.items() if k not in ("dry_run", "progress")})
+        of_call = ("max_minutes", "dry_run", "progress")
+        return prepared(**own, overrides={k: v for k, v in found.items() if k not in of_call})
 
 
 def _given(base: list[str], flags: Flags = ()) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -154,7 +155,10 @@ def _show(result: Union[Run, "Estimate"]) -> None:
         print(result)
         return
     folder, stages = result.folder, result.stages
-    print(f"done: {shown(folder / stages[-1] / 'model')}")
+    if not result.finished:  # the time was up, and a note tells how to go on
+        print(f"not finished: {shown(repr(result))}")
+    else:
+        print(f"done: {shown(folder / stages[-1] / 'model')}")
     print(f"look at samples with: unistep sample {shown(folder)} --output samples.png")
     if result.best is not None:
         print(f"the best by its evaluations: {result.best}")

@@ -79,7 +79,7 @@ class TrainerConfig:
         ema_decays: decay rates of the averages of the weights; the first average is the model that is saved and shown.
         ema_ramp: growth of the decay rates at the beginning: "steps", EDM's "half-life", or "none".
         log_every: number of steps between two lines of the log.
-        sample_every: number of steps between two grids of samples.
+        sample_every: number of steps between two grids of samples; 0 makes none.
         checkpoint_every: number of steps between two checkpoints.
         keep_checkpoints: number of checkpoints that stay, the newest ones, at least 2.
         max_skipped: number of steps in a row that may be skipped because loss or gradient is not finite; after that the
@@ -106,10 +106,11 @@ class TrainerConfig:
     max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every")
+        counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every")
         for name in (*counts, "keep_checkpoints", "max_skipped"):
             check_range(name, getattr(self, name), 1, math.inf)
-        check_range("max_rollbacks", self.max_rollbacks, 0, math.inf)
+        for name in ("sample_every", "max_rollbacks"):
+            check_range(name, getattr(self, name), 0, math.inf)
         if not 0 < self.rollback_lr <= 1:
             raise UserError(f"{self.rollback_lr} must lie in (0, 1]", field="rollback_lr")
         if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):

@@ -56,6 +56,8 @@ class Trainer(TrainingStep):
         title: name of the stage in the progress display.
         settings: settings of the stage by dotted name, for TensorBoard.
         progress: whether progress is shown on stderr.
+        deadline: time of `time.monotonic` after which no further step begins; the step under way is finished, and a
+            checkpoint written. None is none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Trainer(TrainingStep):
         title: str = "train",
         settings: Mapping[str, Any] | None = None,
         progress: bool = True,
+        deadline: float | None = None,
     ) -> None:
         config.check_split(accelerator.num_processes)
         super().__init__(
@@ -90,13 +93,16 @@ class Trainer(TrainingStep):
             flip=flip,
             title=title,
         )
-        self.preview, self.phase_done, self.evaluation = preview, phase_done, evaluation
-        self.settings, self.progress = settings or {}, progress
+        self.preview = preview if config.sample_every else None
+        self.phase_done, self.evaluation = phase_done, evaluation
+        self.settings, self.progress, self.deadline = settings or {}, progress, deadline
         # Weights of the beginning, until there is a checkpoint to go back to.
         self._initial: dict[str, Any] | None = None
 
     def run(self) -> nn.Module:
-        """Trains to the end and returns the student with the averaged weights, in eval mode.
+        """Trains to the end, or until the time is up, and returns the student with the averaged weights, in eval mode.
+
+        The time was up where `step` is less than the length of the stage.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
@@ -153,10 +159,13 @@ class Trainer(TrainingStep):
                     self._preview(log)
                     previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
-                if self._agree(stop.signal is not None):
+                stopped, over = self._agree(stop.signal is not None, self._time_is_up())
+                if stopped or (over and self.step < c.steps):
                     if not due and not self._save():
                         self._roll_back(log)
-                    raise Interrupted(stop.signal or signal.SIGTERM, self.step)
+                    if stopped:
+                        raise Interrupted(stop.signal or signal.SIGTERM, self.step)
+                    break
         if self.guard.skipped and main:
             last = f"; the last {self.guard.in_a_row} among them" if self.guard.in_a_row else ""
             _log.warning("%s: %d steps were skipped, of %d%s", self.title, self.guard.skipped, c.steps, last)
@@ -180,8 +189,9 @@ class Trainer(TrainingStep):
 
     def _due_preview(self) -> bool:
         """Whether a grid belongs to the steps that are done."""
-        done = self.step > 0 and (self.step % self.config.sample_every == 0 or self.step == self.config.steps)
-        return done and self.preview is not None and self.accelerator.is_main_process
+        if self.preview is None or not self.accelerator.is_main_process:
+            return False
+        return self.step > 0 and (self.step % self.config.sample_every == 0 or self.step == self.config.steps)
 
     def _early(self, seconds: float, steps: int) -> bool:
         """Whether a first grid is due because the regular one would let people wait for more than a minute.
@@ -262,12 +272,15 @@ class Trainer(TrainingStep):
         """Over the processes."""
         return self.accelerator.reduce(self.loss_sum, "mean")  # pyright: ignore
 
-    def _agree(self, stop: bool) -> bool:
-        """True on every process if it is on one: all must leave the loop at the same step."""
+    def _time_is_up(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """Each is true on every process if it is on one: all must leave the loop at the same step."""
         if self.accelerator.num_processes == 1:
-            return stop
-        flag = torch.tensor([float(stop)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item() > 0)  # pyright: ignore
+            return list(flags)
+        numbers = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
+        return [bool(number) for number in self.accelerator.reduce(numbers, "sum").tolist()]  # pyright: ignore
 
     def _save(self) -> bool:
         """Writes a checkpoint; not of weights that are no numbers, which would push out the last good one.

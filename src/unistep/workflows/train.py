@@ -1,13 +1,15 @@
 """`unistep.train`: the stages of a recipe, into a run directory that outlives a kill."""
 
+import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
 from unistep.arguments import plain_arguments
-from unistep.checks import check_path, user_path
+from unistep.checks import check_path, check_range, user_path
 from unistep.config import RunConfig, changed, find_recipe, read_run, read_values, run_config, with_teacher
 from unistep.errors import UserError
 
@@ -35,6 +37,7 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     teacher: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     skip_to: str | None = None,
+    max_minutes: float | None = None,
     dry_run: bool = False,
     progress: bool = True,
     **overrides: Any,
@@ -53,6 +56,8 @@ def train(
         teacher: diffusion model in place of the recipe's teacher: a model folder, a run, a file, or owner/name on the
             hub; "null" is none; a mapping holds keys of the stage of that name.
         skip_to: stage of a resumed run to go on with; those before it end where they are.
+        max_minutes: time of this call in minutes, all stages together; when it is over, the run stops after the step
+            under way, with a checkpoint to go on from and the model that it has come to; default: none.
         dry_run: count parameters, FLOPs and memory, measure the time of a step, and train nothing.
         progress: show how far it is.
         **overrides: keys of the recipe, nested; a stage has its name, as student={"steps": 500}.
@@ -75,6 +80,7 @@ def train(
         ...     run.stages, run.model().info.kind, len(run.curves["student"]["loss"])
         (('teacher', 'student'), 'consistency', 1)
     """
+    deadline = _deadline(max_minutes)
     if dry_run and resume is not None:
         raise UserError("`dry_run` and `resume` exclude each other; give the recipe")
     from unistep.runtime.lock import FolderLock
@@ -84,20 +90,26 @@ def train(
             lock.acquire(user_path(resume))  # before its config may change
         config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides)
         if not dry_run:
-            _train(config, folder, progress, lock)
+            _train(config, folder, progress, lock, deadline)
             return Run(folder)
     from unistep.workflows.estimate.estimate import estimate
 
     return estimate(config, name=folder.name)
 
 
-def _train(config: RunConfig, folder: Path, progress: bool, lock: "FolderLock") -> None:
+def _deadline(max_minutes: float | None) -> float | None:
+    """The time of `time.monotonic` at which so many minutes are over."""
+    check_range("max_minutes", max_minutes, 0, math.inf)
+    return None if max_minutes is None else time.monotonic() + 60 * max_minutes
+
+
+def _train(config: RunConfig, folder: Path, progress: bool, lock: "FolderLock", deadline: float | None) -> None:
     from unistep.files import write_error
     from unistep.runtime.interrupt import Interrupted
     from unistep.workflows.runs.loop import train_stages
 
     try:
-        train_stages(config, folder, progress=progress, lock=lock)
+        train_stages(config, folder, progress=progress, lock=lock, deadline=deadline)
     except Interrupted as stopped:
         begun = (folder / "config.yaml").is_file()
         stopped.add_note(f"go on with unistep.train(resume={str(folder)!r})" if begun else "nothing was written")
@@ -238,6 +250,14 @@ class Run:
     def stages(self) -> tuple[str, ...]:
         """Names of the stages, in their order."""
         return tuple(stage.name for stage in self.config.stages)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last stage has made all its steps."""
+        from unistep.workflows.runs.folder import steps_done
+
+        last = self.config.stages[-1]
+        return steps_done(self.folder, last) >= last.steps and (self.folder / last.name / "model").is_dir()
 
     @property
     def curves(self) -> dict[str, dict[str, Curve]]:

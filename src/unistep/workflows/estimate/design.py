@@ -19,6 +19,7 @@ from unistep.workflows.runs.network import build_network, shaped_network
 
 _CLASSES = 10  # of data whose number of classes is not known, where a stage needs some
 
+
 def image_kind(config: RunConfig, model: LoadedModel | None = None) -> ImageKind:
     """The images by what the config tells, else by the bundled data, a model that a stage names, or the network.
 

@@ -1,16 +1,17 @@
 """The stages of a run, trained one after the other.
 
-Every stage ends in its `model/` folder. A killed run goes on from its newest checkpoint; a finished stage is not
-trained again. Where a stage is measured in training, its best model is in `best/`. A method of phases leaves a model of
-every phase too, as `model-8-steps/`.
+Every stage ends in its `model/` folder; one that the time was up for has the model that it has come to there. A killed
+run goes on from its newest checkpoint; a finished stage is not trained again. Where a stage is measured in training,
+its best model is in `best/`. A method of phases leaves a model of every phase too, as `model-8-steps/`.
 """
 
 import logging
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -54,6 +55,9 @@ from unistep.workflows.runs.repair import clean_stage, damage_of, make_room
 
 _log = logging.getLogger("unistep")
 
+Outcome = Literal["trained", "finished before", "unfinished"]
+"""Outcome of a stage: in the end it is trained, it was so before, or the time is up."""
+
 
 def build_accelerator(precision: Precision) -> Accelerator:
     """Devices and processes as the launcher gave them; gradients are split by the trainer.
@@ -94,7 +98,14 @@ def dataset_of(config: RunConfig) -> ImageDataset:
     return read_dataset(config.data if config.use_labels else replace(config.data, use_labels=False))
 
 
-def train_stages(config: RunConfig, folder: Path, *, progress: bool = True, lock: FolderLock | None = None) -> None:
+def train_stages(
+    config: RunConfig,
+    folder: Path,
+    *,
+    progress: bool = True,
+    lock: FolderLock | None = None,
+    deadline: float | None = None,
+) -> None:
     """Trains what is left of a run.
 
     Args:
@@ -102,6 +113,7 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True, lock
         folder: its folder; a new one is made.
         progress: whether to show how far it is.
         lock: lock of the folder, which the caller releases; None takes one for as long as the run is trained.
+        deadline: time of `time.monotonic` after which no further step begins, but the first; None is none.
 
     Raises:
         UserError: the config does not fit the data, the folder holds another run, or another process trains it.
@@ -109,7 +121,7 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True, lock
     """
     if lock is None:
         with FolderLock("train") as own:
-            train_stages(config, folder, progress=progress, lock=own)
+            train_stages(config, folder, progress=progress, lock=own, deadline=deadline)
         return
     accelerator = build_accelerator(config.precision)
     for stage in config.stages:
@@ -134,12 +146,19 @@ def train_stages(config: RunConfig, folder: Path, *, progress: bool = True, lock
     if accelerator.is_main_process and images.class_names:
         _log.info("%s has %s", config.data.source, classes_line(images.class_names))
     later = {name for stage in config.stages for name in (stage.init, stage.taught_by)}
+    trained = False
     for design in designs:
         stage = design.stage
-        run = StageRun(config, design, folder, accelerator, dataset, evaluation, progress)
-        model = run.run(opened.get(stage.init or ""), opened.get(stage.taught_by or ""))
+        run = StageRun(config, design, folder, accelerator, dataset, evaluation, progress, deadline)
+        if trained and on_first(accelerator, run.time_is_up):
+            run.say(f"{stage.name}: not begun, the time is up; {run.go_on()}")
+            return
+        outcome = run.run(opened.get(stage.init or ""), opened.get(stage.taught_by or ""))
+        if outcome == "unfinished":
+            return
+        trained = trained or outcome == "trained"
         if stage.name in later:
-            opened[stage.name] = load_model(model)
+            opened[stage.name] = load_model(run.model)
 
 
 def stage_settings(config: RunConfig, stage: StageConfig) -> dict[str, Any]:
@@ -160,6 +179,7 @@ class StageRun:
         dataset: images and labels.
         evaluation: measurement of the last stage; None where there is none.
         progress: whether to show how far it is.
+        deadline: time of `time.monotonic` after which no further step begins; None is none.
     """
 
     def __init__(
@@ -171,42 +191,69 @@ class StageRun:
         dataset: ImageDataset,
         evaluation: TrainingEvaluation | None,
         progress: bool,
+        deadline: float | None = None,
     ) -> None:
         self.config, self.design, self.stage, self.info = config, design, design.stage, design.info
         self.run_folder, self.folder = folder, folder / design.stage.name
+        self.model, self.deadline = self.folder / "model", deadline
         self.accelerator, self.dataset, self.evaluation, self.progress = accelerator, dataset, evaluation, progress
 
-    def run(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Path:
-        """Trains what is left of the stage.
+    def run(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Outcome:
+        """Trains what is left of the stage, as far as the time goes.
 
         Args:
             init: model that it begins from.
             teacher: model that teaches it.
 
-        Returns:
-            Its model folder.
-
         Raises:
             UserError: it diverged, or its files cannot be read or written.
         """
-        main, stage, model = self.accelerator.is_main_process, self.stage, self.folder / "model"
+        main, stage, model = self.accelerator.is_main_process, self.stage, self.model
         finished, done = on_first(self.accelerator, self.look)
         if finished:
             self.say(f"{stage.name}: finished before, {model}")
-            return model
+            return "finished before"
         trainer = self.trainer(init, teacher)
         on_first(self.accelerator, lambda: self.outline(trainer.student, trainer.objective, done))
         try:
             averaged = trainer.run()
         except Diverged as error:
             raise UserError(error.problem, self.remedy(error)) from None
+        if trainer.step < stage.steps:
+            on_first(self.accelerator, lambda: self.save_unfinished(averaged, trainer))
+            return "unfinished"
         on_first(self.accelerator, lambda: self.save(model, averaged, trainer.step, trainer.seconds))
         if main:
             self.say(f"{stage.name}: {stage.steps} steps in {trainer.seconds / 60:.1f} minutes, {model}")
             if trainer.evaluation and (best := trainer.best):
                 path = self.folder / "best"
                 self.say(f"{stage.name}: best {trainer.evaluation.name} {best.text} at step {best.step}, {path}")
-        return model
+        return "trained"
+
+    def time_is_up(self) -> bool:
+        """Whether no further step may begin."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def save_unfinished(self, averaged: nn.Module, trainer: Trainer) -> None:
+        """Writes the model that the stage has come to, beside the checkpoint that it goes on from.
+
+        Args:
+            averaged: the averaged model.
+            trainer: its trainer, which the time was up for.
+        """
+        step, steps = trainer.step, self.stage.steps
+        if checkpoint_path(self.folder / "checkpoints", step).exists():  # or no step was good
+            _, fields = trainer.objective.phase_model(step - 1) or ("", {})
+            quality = f"- Not finished: step {step:,} of {steps:,}\n"
+            self.save(self.model, averaged, step, trainer.seconds, info=replace(self.info, **fields), quality=quality)
+            so_far = f"its model so far is {self.model}"
+        else:
+            so_far = "it has no model yet"
+        self.say(f"{self.stage.name}: the time is up after step {step} of {steps}; {so_far}; {self.go_on()}")
+
+    def go_on(self) -> str:
+        """The command that goes on with the run, in words."""
+        return f"go on with: unistep train `resume={shlex.quote(str(self.run_folder))}`"
 
     def look(self) -> tuple[bool, int]:
         """Looks at what is there of the stage, and removes what is half-written.
@@ -214,7 +261,7 @@ class StageRun:
         Returns:
             Whether it has ended and its model is whole; number of steps in its newest checkpoint.
         """
-        stage, model = self.stage, self.folder / "model"
+        stage, model = self.stage, self.model
         clean_stage(self.folder)
         done = max(checkpoint_steps(self.folder / "checkpoints"), default=0)
         begun_after = any(
@@ -266,6 +313,7 @@ class StageRun:
             title=self.stage.name,
             settings=stage_settings(self.config, self.stage),
             progress=self.progress,
+            deadline=self.deadline,
         )
 
     def outline(self, student: nn.Module, objective: Objective, step: int) -> None:
