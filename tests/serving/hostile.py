@@ -62,6 +62,14 @@ BODIES = (
     b"--x\r\n\r\n--x--",
 )
 
+ODD_PATHS = b"""
+/../../etc/passwd /page/../serve.py /page/%2e%2e/serve.py /page/..%2f..%2fserve.py /page/..%5cserve.py //etc/passwd
+/page//etc/passwd /%00 /page/%00 /%ff%fe /%F0%9F%98%80 /page/.%00./x /page /page/ /./livez /files/../../x
+/files/%2e%2e /files/a%00b /predictions/.. /predictions/%2e%2e/cancel /models/ /models// /v1/models/%2e%2e%2fmnist
+/v1/models/mnist%00 /livez?a=%ff&b[]=1 /metrics?%s%s%n http://127.0.0.1/livez http://evil.example/ /a;b=c
+/%c0%ae%c0%ae/ /.git/config /.env /wp-login.php /cgi-bin/test * example.com:443
+"""
+
 
 def post(path: str, body: bytes, kind: bytes = b"application/json", more: bytes = b"") -> bytes:
     head = b"POST %b HTTP/1.1\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n"
@@ -163,21 +171,7 @@ def forms(picture: bytes) -> Iterator[tuple[str, bytes]]:
 
 def paths() -> Iterator[tuple[str, bytes]]:
     odd = (
-        *(
-            b"/../../etc/passwd /page/../serve.py /page/%2e%2e/serve.py /page/..%2f..%2fserve.py /page/..%5cserve.py".split()
-        ),
-        *(
-            b"//etc/passwd /page//etc/passwd /%00 /page/%00 /%ff%fe /%F0%9F%98%80 /page/.%00./x /page /page/ /./livez".split()
-        ),
-        *(
-            b"/files/../../x /files/%2e%2e /files/a%00b /predictions/.. /predictions/%2e%2e/cancel /models/ /models//".split()
-        ),
-        *(
-            b"/v1/models/%2e%2e%2fmnist /v1/models/mnist%00 /livez?a=%ff&b[]=1 /metrics?%s%s%n http://127.0.0.1/livez".split()
-        ),
-        *(
-            b"http://evil.example/ /a;b=c /%c0%ae%c0%ae/ /.git/config /.env /wp-login.php /cgi-bin/test * example.com:443".split()
-        ),
+        *ODD_PATHS.split(),
         b"/" + b"a" * 8000,
         b"/livez?" + b"a=1&" * 2000,
         b"/models/" + b"%2e%2e%2f" * 300,
@@ -218,7 +212,7 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "no host", get(b"/livez", head=close)
     yield "two hosts", get(b"/livez", head=local + local + close)
     more = {
-        "upgrade": b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n",
+        "upgrade": b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\n",
         "h2c": b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
         "injected": b"X-Request-Id: a\r\n b: c\r\n",
         "injected id": b"X-Request-Id: a%0d%0aSet-Cookie: x\r\n",
