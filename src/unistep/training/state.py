@@ -109,7 +109,10 @@ class TrainingState:
         try:
             self.student.load_state_dict(state["student"])
             self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if state["optimizer"] is None:  # weights that were exported, and begin with no moments
+                self.optimizer.state.clear()
+            else:
+                self.optimizer.load_state_dict(state["optimizer"])
             self.objective.load_state_dict(state["objective"])
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
