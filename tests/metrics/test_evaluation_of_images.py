@@ -201,6 +201,11 @@ def test_copies_are_found(samples, reference, linear, tmp_path):
     gained = report.results[0].estimate.value - clean.results[0].estimate.value
     assert report.results[0].name == "copies"
     assert gained == pytest.approx(0.05, abs=0.005)
+    # Near are all that copy, and of the others about as many as before.
+    assert [found.name for found in report.results] == ["copies", "copies_in_reference", "copies_near"]
+    more = report.results[2].estimate.value - clean.results[2].estimate.value
+    assert 0.04 < more <= 0.05
+    assert report.results[0].notes["near_distance"] < report.results[0].notes["median_distance_in_reference"]
 
 
 def test_the_cache_is_where_it_is_said(samples, reference, linear, tmp_path: Path):

@@ -8,7 +8,7 @@ from PIL import Image
 from unistep.data import open_dataset
 from unistep.errors import UserError
 from unistep.metrics.features.mnist_classifier import load_mnist_classifier
-from unistep.metrics.neighbours import Neighbours, memorised, nearest_neighbours, save_neighbours
+from unistep.metrics.neighbours import Neighbours, memorised, near, near_distance, nearest_neighbours, save_neighbours
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -84,6 +84,30 @@ def test_a_copy_of_an_image_that_exists_twice_is_a_copy():
     own = nearest_neighbours(training, training.split(10), 2, own=torch.arange(30))
     assert (own.ratio == 0).nonzero().flatten().tolist() == [4, 21]
     assert memorised(own).value == pytest.approx(2 / 30)
+
+
+def test_images_drawn_as_the_training_images_are_near_in_five_of_a_hundred():
+    training, fresh = normal(2000, 8), normal(2000, 8, seed=1)
+    own = nearest_neighbours(training, training.split(500), 1, own=torch.arange(2000))
+    threshold = near_distance(own)
+    assert (own.distance[:, 0] < threshold).double().mean() == pytest.approx(0.05, abs=1e-3)
+    found = nearest_neighbours(fresh, training.split(500), 1)
+    assert near(found, threshold).value == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_copy_of_an_image_with_a_likeness_in_the_set_is_near_though_no_ratio_shows_it():
+    training = normal(400, 16)
+    training[200] = training[4] + 0.2 * normal(16, seed=2)
+    copy = (training[[4]] + training[[200]]) / 2
+    own = nearest_neighbours(training, training.split(100), 2, own=torch.arange(400))
+    found = nearest_neighbours(copy, training.split(100), 2)
+    assert (memorised(found).value, near(found, near_distance(own)).value) == (0, 1)
+
+
+def test_the_share_of_the_threshold_may_be_chosen():
+    own = Neighbours(torch.arange(1.0, 102.0, dtype=torch.float64)[:, None], torch.zeros(101, 1, dtype=torch.int64))
+    assert [near_distance(own, share) for share in (0, 0.05, 0.5, 1)] == [1, 6, 51, 101]
+    assert near(own, near_distance(own, 0.5)).value == pytest.approx(50 / 101)
 
 
 @pytest.mark.parametrize("features", [True, False], ids=["features", "pixels"])

@@ -85,7 +85,11 @@ def test_the_outcome_of_sample_is_evaluated(files):
 def test_a_report_is_a_mapping_and_shows_itself(files, caplog):
     caplog.set_level(logging.WARNING, "unistep")
     report = evaluate("fake.npz", "real.npz", metrics=["fd", "kd", "nn"], num_images=100)
-    assert list(report) == ["fd", "kd", "copies", "copies_in_reference"] and "fd" in report and "sfd" not in report
+    assert (
+        list(report) == ["fd", "kd", "copies", "copies_in_reference", "copies_near"]
+        and "fd" in report
+        and "sfd" not in report
+    )
     assert float(report["fd"]) == report["fd"].value and report["fd"].interval[0] < report["fd"].value
     with pytest.raises(KeyError, match="sfd; there are fd, kd"):
         report["sfd"]

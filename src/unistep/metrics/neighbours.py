@@ -7,6 +7,10 @@ pixels; any vectors will do here, and features also find a copy that is shifted 
 
 Some training sets hold near-copies of their own. The share of training images that would count as memorised, each
 compared with the others, is the one to compare the model's share with.
+
+The ratio overlooks a copy of an image that has a near-copy in the set. A second share has a threshold that the set
+gives: a sample is near where its nearest training image is nearer than 95% of the training images have theirs, each
+compared with the others. Of images drawn as the set was, that copy nothing, 5% are near.
 """
 
 from collections.abc import Iterable
@@ -26,20 +30,31 @@ from unistep.metrics.measurement import Inputs, Measurement, More, spread
 from unistep.metrics.sources import ImageSource
 
 MEMORISED_RATIO = 1 / 3
+NEAR_SHARE = 0.05
 _SHOWN = 12  # samples in the picture
 _NEAREST = 6  # reference images beside each of them
 
 
 def compute(inputs: Inputs) -> Measurement:
-    """Returns the share of the samples that copy an image of the reference, and the reference's own share.
+    """Returns the share of the samples that copy an image of the reference, the reference's own, and the share near it.
 
-    The latter is of no more of its images than there are samples. A picture shows the samples nearest to the reference.
+    The reference's own share and the distance of what is near are of no more of its images than there are samples. A
+    picture shows the samples nearest to the reference.
     """
     reference = inputs.reference
     found = nearest_neighbours(inputs.samples.all(), reference.blocks(), _NEAREST)
     chosen = spread(len(reference), len(inputs.samples))
     own = nearest_neighbours(reference.all()[chosen], reference.blocks(), 2, own=chosen)
-    more = More("in_reference", "copies in the reference", memorised(own))
+    threshold = near_distance(own)
+    more = [
+        More("in_reference", "copies in the reference", memorised(own)),
+        More("near", f"samples nearer than {1 - NEAR_SHARE:.0%} of the reference", near(found, threshold)),
+    ]
+    notes = {
+        "near_distance": threshold,
+        "median_distance": found.distance[:, 0].median().item(),
+        "median_distance_in_reference": own.distance[:, 0].median().item(),
+    }
 
     def draw(path: Path, samples: ImageSource, images: ImageSource) -> Path:
         shown = found.closest(_SHOWN)
@@ -47,7 +62,7 @@ def compute(inputs: Inputs) -> Measurement:
         drawn = torch.stack([_image(samples, int(i)) for i in shown])
         return save_neighbours(path, drawn, near, found.distance[shown], rows=_SHOWN)
 
-    return Measurement(memorised(found), more=[more], pictures={"neighbours": draw})
+    return Measurement(memorised(found), notes=notes, more=more, pictures={"neighbours": draw})
 
 
 def _image(source: ImageSource, number: int) -> UInt8[Tensor, "C H W"]:
@@ -163,6 +178,31 @@ def memorised(neighbours: Neighbours, ratio: float = MEMORISED_RATIO) -> Estimat
     if neighbours.distance.shape[1] < 2:
         raise UserError("whether a sample is a copy needs its 2 nearest training images; ask for at least 2")
     return proportion(int((neighbours.ratio < ratio).sum()), len(neighbours.distance))
+
+
+def near_distance(own: Neighbours, share: float = NEAR_SHARE) -> float:
+    """Returns the distance below which the nearest neighbours of a share of training images lie.
+
+    Args:
+        own: neighbours of training images among the other ones.
+        share: quantile of their nearest distances, in [0, 1].
+
+    Raises:
+        UserError: there are no training images.
+    """
+    if len(own.distance) == 0:
+        raise UserError("which samples are near needs at least one training image; give more")
+    return own.distance[:, 0].quantile(share).item()
+
+
+def near(neighbours: Neighbours, distance: float) -> Estimate:
+    """Returns the share of samples nearer to a training image than `distance`, with its standard error.
+
+    Args:
+        neighbours: neighbours of the samples.
+        distance: threshold in units of the features, as `near_distance` finds it.
+    """
+    return proportion(int((neighbours.distance[:, 0] < distance).sum()), len(neighbours.distance))
 
 
 _TEXT, _GAP, _SIDE, _HEADING = 15, 4, 96, 236

@@ -112,7 +112,7 @@ _ROWS = (
     Metric(
         "copies",
         "copies among samples",
-        text="share of the samples that copy a reference image, and of the reference itself, with a picture",
+        text="shares of the samples that copy a reference image and that are near one, with a picture",
         error="binomial",
         better="lower",
         compute="neighbours.compute",

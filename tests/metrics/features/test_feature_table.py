@@ -8,7 +8,9 @@ from unistep.errors import UserError
 from unistep.metrics.features.table import FEATURES, default_features, open_features
 
 
-@pytest.mark.parametrize(("name", "label"), [("mnist", "MNIST"), ("effnet-lite0", "EffNetLite0@224")])
+@pytest.mark.parametrize(
+    ("name", "label"), [("mnist", "MNIST"), ("pixels", "pixels@32"), ("effnet-lite0", "EffNetLite0@224")]
+)
 def test_networks_of_packages(name: str, label: str):
     info = open_features(name).info
     assert (info.name, info.label) == (name, label)
@@ -34,7 +36,7 @@ def test_options_reach_the_network(tmp_path: Path):
         ("inceptoin", {}, "did you mean inception"),
         ("DINOv2", {}, "did you mean dinov2"),
         ("effnet", {}, "did you mean effnet-lite0"),
-        ("xyz", {}, "choose inception, dinov2, effnet-lite0, mnist, onnx:FILE"),
+        ("xyz", {}, "choose inception, dinov2, effnet-lite0, mnist, pixels, onnx:FILE"),
         ("nets/vgg.onnx", {}, "did you mean onnx:nets/vgg.onnx"),
         ("a\nb", {}, r"`features` a\\nb is unknown"),
         ("onnx:", {}, "give onnx:FILE"),
@@ -42,6 +44,8 @@ def test_options_reach_the_network(tmp_path: Path):
         ("mnist:f", {}, "did you mean mnist"),
         ("mnist", {"path": "g"}, "`features_path` is not for mnist"),
         ("mnist", {"resize": "clean"}, "`resize` is not for mnist"),
+        ("pixels", {"path": "g"}, "`features_path` is not for pixels"),
+        ("pixels", {"resize": "clean"}, "`resize` is not for pixels"),
     ],
 )
 def test_mistakes_in_one_line(name: str, options: dict[str, str], message: str):

@@ -84,6 +84,15 @@ _ROWS = (
         shapes=((1, 28, 28), (1, 32, 32)),
     ),
     FeatureRow(
+        "pixels",
+        "pixels.Pixels",
+        text="copies of training images, without a network",
+        weights="nothing",
+        frechet="FD-pixels@32",
+        no_path="it has no weights",
+        no_resize="its images have 32 pixels a side by the clean resize",
+    ),
+    FeatureRow(
         "onnx",
         "onnx.ONNX",
         text="a network of your own",
