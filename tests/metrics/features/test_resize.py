@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.metrics.features.resize import RESIZES, check_resize, clean, legacy_tensorflow
+from unistep.metrics.features.resize import RESIZES, check_resize, clean, filtered, legacy_tensorflow
 
 SIZES = [(32, 32, 299), (64, 48, 299), (300, 301, 299), (512, 400, 299), (7, 5, 3), (1, 2, 8), (299, 299, 299)]
 
@@ -50,6 +50,20 @@ def test_legacy_tensorflow_by_hand():
     found = legacy_tensorflow(torch.tensor([[[[0, 100], [200, 40]]]], dtype=torch.uint8), 4)
     expected = [[0, 50, 100, 100], [100, 85, 70, 70], [200, 120, 40, 40], [200, 120, 40, 40]]
     assert found[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [*SIZES, (32, 32, 224)])
+def test_the_filter_of_accelerators_is_pillows(height: int, width: int, size: int):
+    batch = images(height, width, count=2)
+    torch.testing.assert_close(filtered(batch, size, torch.float64), clean(batch, size), rtol=0, atol=1e-4)
+    torch.testing.assert_close(filtered(batch, size, torch.float32), clean(batch, size), rtol=0, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_clean_on_a_gpu_is_pillows():
+    batch = images(32, 32, count=8)
+    torch.testing.assert_close(clean(batch.cuda(), 224).cpu(), clean(batch, 224), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)

@@ -14,6 +14,7 @@ along rows, then along columns. The second widens its filter where it makes an i
 overshoots at edges, where it is clamped to [0, 255], as the released clean-FID does.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -47,16 +48,41 @@ def legacy_tensorflow(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Te
 def clean(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S S"]:
     """Resizes by Pillow's bicubic filter, every channel as an image of floats; values in [0, 255].
 
+    On an accelerator the filter is a product of matrices, which agrees with Pillow's to 1e-3: the CPU would keep the
+    device waiting.
+
     Args:
-        images: images on any device; the work is done on the CPU.
+        images: images on any device.
         size: side of the result in pixels.
     """
-    channels = images.cpu().flatten(0, 1).numpy().astype(np.float32)
+    if images.device.type != "cpu":
+        # Apple's GPUs have no float64.
+        return filtered(images, size, torch.float32 if images.device.type == "mps" else torch.float64)
+    channels = images.flatten(0, 1).numpy().astype(np.float32)
     resized = np.empty((len(channels), size, size), np.float32)
     for target, channel in zip(resized, channels, strict=True):
         target[:] = np.asarray(Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC))
     resized.clip(0, 255, out=resized)
-    return torch.from_numpy(resized).unflatten(0, images.shape[:2]).to(images.device)
+    return torch.from_numpy(resized).unflatten(0, images.shape[:2])
+
+
+def filtered(images: UInt8[Tensor, "B C H W"], size: int, dtype: torch.dtype) -> Float32[Tensor, "B C S S"]:
+    """Resizes as `clean` by two products with the filter's matrices, on the images' device; values in [0, 255].
+
+    Args:
+        images: images on any device.
+        size: side of the result in pixels.
+        dtype: precision of the products.
+    """
+    down, across = (_bicubic(length, size).to(images.device, dtype) for length in images.shape[2:])
+    return (down @ (images.to(dtype) @ across.T)).float().clamp_(0, 255)
+
+
+@functools.lru_cache(maxsize=8)
+def _bicubic(before: int, after: int) -> Float32[Tensor, "S L"]:
+    """The matrix of Pillow's bicubic filter along one axis: what it makes of every single pixel."""
+    rows = Image.fromarray(np.eye(before, dtype=np.float32)).resize((after, before), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(rows).T.copy())
 
 
 def none(images: UInt8[Tensor, "B C H W"], size: int) -> Float32[Tensor, "B C S S"]:
