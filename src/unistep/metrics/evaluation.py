@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unistep.errors import UserError
 from unistep.generation.collect import share
 from unistep.metrics.features.extract import extract
@@ -105,7 +107,8 @@ def evaluate_images(
                 ours[kind] = Features(of_samples[kind], grouped=grouped.get(kind))
             if kind in of_reference or kind in known:
                 theirs[kind] = Features(of_reference.get(kind), moments=known.get(kind))
-        report = _report(samples, reference, network.info, _measured(metrics, network.info, ours, theirs, progress))
+        measured = _measured(metrics, network.info, ours, theirs, progress, samples.labels)
+        report = _report(samples, reference, network.info, measured)
         report = replace(report, reference_moments=known)
     if processes.count > 1:
         shared = processes.broadcast(report and replace(report, pictures={}, reference_moments={}))
@@ -120,6 +123,7 @@ def _measured(
     samples: dict[Kind, Features],
     reference: dict[Kind, Features],
     progress: Progress,
+    labels: Tensor | None,
 ) -> list[tuple[Metric, Measurement]]:
     """The outcome of every metric, in order."""
     caches: dict[Kind, dict[Any, Any]] = {}
@@ -133,6 +137,7 @@ def _measured(
             [m.name for m in metrics if m.kind == metric.kind],
             progress,
             caches.setdefault(metric.kind, {}),
+            labels,
         )
         found.append((metric, function_at(metric.compute)(inputs)))
     return found
@@ -177,6 +182,9 @@ def _check(
     save_kinds: Sequence[Kind],
 ) -> None:
     """Refuses what cannot be computed, before anything is."""
+    for metric in metrics:
+        if metric.classes:
+            _check_classes(samples, info, metric)
     if reference is None:
         if needing := [m.name for m in metrics if m.needs != "nothing"]:
             raise UserError(f"{', '.join(needing)} need a `reference`; give a dataset or statistics")
@@ -188,6 +196,25 @@ def _check(
     for kind in save_kinds:
         if reference.images is None and (statistics is None or kind not in statistics.moments):
             raise UserError(f"{reference.name} has no {kind} statistics to save; give its images")
+
+
+def _check_classes(samples: ImageSource, info: FeatureInfo, metric: Metric) -> None:
+    count = info.dims.get("probabilities", 0)
+    if not info.classifies:
+        raise UserError(
+            f"{metric.name} needs a classifier of the samples' classes, which {info.name} is not; "
+            "give `features` mnist, cifar10 or onnx:FILE"
+        )
+    if samples.labels is None:
+        raise UserError(
+            f"{metric.name} needs the class of each sample, and {samples.name} has none; "
+            "give a class-conditional model, or images with labels"
+        )
+    if (most := int(samples.labels.max())) >= count:
+        raise UserError(
+            f"{samples.name} has a class {most}, and those of {info.name} are 0 to {count - 1}; give `features` that "
+            "tell its classes apart"
+        )
 
 
 def _moments(entry: StoredFeatures, processes: Processes) -> GroupedMoments | None:

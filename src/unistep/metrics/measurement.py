@@ -120,6 +120,7 @@ class Inputs:
         names: names of all metrics of the evaluation, for those that are computed together.
         progress: called with a description, the work done and the whole.
         cache: results of `once`, shared by the metrics that take the same features.
+        labels: class of each sample; None where there are none.
     """
 
     title: str
@@ -128,6 +129,7 @@ class Inputs:
     names: Sequence[str] = ()
     progress: Callable[[str, int, int], None] = _silent
     cache: dict[Any, Any] = field(default_factory=dict)
+    labels: Int64[Tensor, " N"] | None = None
 
     def once(self, compute: "Callable[[Inputs], T]") -> T:
         """Returns `compute(self)`, computed once for all metrics of the evaluation that ask for it."""

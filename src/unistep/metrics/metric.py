@@ -34,6 +34,7 @@ class Metric:
         group: name that asks for several metrics at once; empty where there is none.
         default: whether it is computed where no metrics are named.
         searchable: whether a search can optimise it.
+        classes: whether it needs the class of each sample, and a network that classifies such images.
         least, most: bounds of the number.
     """
 
@@ -51,6 +52,7 @@ class Metric:
     group: str = ""
     default: bool = True
     searchable: bool = True
+    classes: bool = False
     least: float = float("-inf")
     most: float = float("inf")
 

@@ -53,6 +53,11 @@ class ImageSource(Protocol):
         """Number of images that are best asked for at once: a multiple of 64, up to 256."""
         ...
 
+    @property
+    def labels(self) -> Int64[Tensor, " N"] | None:
+        """Class of each image; None where there are no classes."""
+        ...
+
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
         """Returns the images of `part` on the CPU."""
         ...
@@ -70,6 +75,7 @@ class DataSource:
         pixels: images, uint8 [N, C, H, W], in memory or memory-mapped.
         name: name in messages.
         first: number of images to take, from the first on; None takes all.
+        classes: class of each of the pixels' images; None where they have none, or where nobody asks.
 
     Raises:
         UserError: they are not uint8, not of that shape, or fewer than `first`.
@@ -78,6 +84,7 @@ class DataSource:
     pixels: Tensor
     name: str
     first: int | None = None
+    classes: Int64[Tensor, " N"] | None = None
 
     def __post_init__(self) -> None:
         pixels = self.pixels
@@ -115,6 +122,10 @@ class DataSource:
     @property
     def batch(self) -> int:
         return 64
+
+    @property
+    def labels(self) -> Int64[Tensor, " N"] | None:
+        return None if self.classes is None else self.classes[: self.count]
 
     def images(self, part: range) -> UInt8[Tensor, "B C H W"]:
         return self.pixels[part.start : part.stop]

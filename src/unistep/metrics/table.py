@@ -110,6 +110,21 @@ _ROWS = (
         most=1,
     ),
     Metric(
+        "agreement",
+        "agreement",
+        text="share of the samples that the network, a classifier, assigns to the class asked for",
+        error="binomial",
+        better="higher",
+        compute="agreement.compute",
+        kind="probabilities",
+        needs="nothing",
+        default=False,
+        searchable=False,
+        classes=True,
+        least=0,
+        most=1,
+    ),
+    Metric(
         "copies",
         "copies among samples",
         text="shares of the samples that copy a reference image and that are near one, with a picture",
@@ -130,6 +145,11 @@ if TYPE_CHECKING:
 else:
     # What may be minimised of few images: the model of the lowest number is kept.
     TrainingMetricName = Literal[*(row.name for row in _ROWS if row.better == "lower" and row.searchable)]
+
+
+def need_classes(names: Sequence[str]) -> bool:
+    """Whether one of the names is of a metric that needs the class of each sample."""
+    return any(row.classes for row in _ROWS if {row.name, row.group} & set(names))
 
 
 def choose_metrics(names: Sequence[str], info: FeatureInfo) -> list[Metric]:
@@ -164,7 +184,9 @@ def _meant(name: str, info: FeatureInfo) -> list[Metric]:
                 f"`metrics` {name} is computed from the features of inception, not of {info.name}; name {row.name} "
                 "for theirs, or give `features` inception"
             )
-    near = nearest(name, [known for row in _ROWS for known in (row.name, row.group, row.alias) if known])
+    # A name with another first letter is no misspelling: frechet is not agreement.
+    names = [known for row in _ROWS for known in (row.name, row.group, row.alias)]
+    near = nearest(name, [known for known in names if known[:1] == name[:1].lower()])
     hint = f"did you mean {near}?" if near else f"choose from {', '.join(METRICS)}"
     raise UserError(f"`metrics` {shown(name) or repr('')} is unknown; {hint}")
 

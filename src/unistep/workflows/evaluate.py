@@ -68,7 +68,7 @@ def evaluate(
         reference: images to compare with (a folder, a .zip, an .npz, or a bundled dataset), or an .npz of statistics:
             OpenAI's, EDM's, pytorch-fid's or one of `save_reference`; default: none, for metrics without a reference.
         metrics: names of metrics or of their groups, as fd,kd,pr; default: all that the network and the reference
-            allow, but copies.
+            allow, but agreement and copies.
         features: name of the feature network, as inception or onnx:FILE; default: mnist for grey images of 28 or 32
             pixels, else inception.
         features_path: file of the network's weights; default: they are downloaded once.
@@ -130,7 +130,7 @@ def evaluate(
     from unistep.metrics.features.table import default_features, open_features
     from unistep.metrics.reference import check_alike
     from unistep.metrics.statistics import write_statistics
-    from unistep.metrics.table import choose_metrics
+    from unistep.metrics.table import choose_metrics, need_classes
     from unistep.runtime.interrupt import Interrupted
     from unistep.runtime.processes import join_processes
     from unistep.runtime.progress import work_bar
@@ -160,7 +160,8 @@ def evaluate(
         dtype=dtype,
         device=device,
     )
-    source, place = open_samples(samples, preparation, num_images, sampling, processes)
+    use_labels = need_classes(metrics or ())
+    source, place = open_samples(samples, preparation, num_images, sampling, processes, use_labels=use_labels)
     check_used(preparation, (samples, source), (reference, None if held is None else held.images))
     check_alike(source.name, source.shape, held)  # before a network is fetched
     if metrics is None and held is None:

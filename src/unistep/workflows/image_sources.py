@@ -93,6 +93,8 @@ def open_samples(
     count: int | None,
     sampling: Sampling,
     processes: Processes,
+    *,
+    use_labels: bool = False,
 ) -> tuple[ImageSource, torch.device]:
     """Opens the images to evaluate.
 
@@ -102,6 +104,7 @@ def open_samples(
         count: number of images to take, from the first on; None takes all. Of a model `sampling` has the number.
         sampling: options of a model's images.
         processes: processes of this run.
+        use_labels: whether the class labels of images of files are read.
 
     Returns:
         The source of the images, and the device for the features.
@@ -115,7 +118,7 @@ def open_samples(
     if isinstance(samples, ImageDataset | Images | Tensor):
         images = _in_memory(samples, "samples", count)
     elif isinstance(name, str | os.PathLike) and ((path := os.fspath(name)) in BUNDLED or not is_model(path)):
-        images = open_images(path, preparation, count)
+        images = open_images(path, preparation, count, use_labels=use_labels)
     else:
         return _model_images(samples, sampling, processes)
     given = [option for option in _MODELS_ALONE if getattr(sampling, option) is not None]
@@ -170,7 +173,8 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
 
 def _in_memory(images: ImageDataset | Images | Tensor, name: str, count: int | None = None) -> DataSource:
     place = images.path if isinstance(images, Images) else None
-    return DataSource(pixels_of(images), name if place is None else str(place), count)
+    labels = None if isinstance(images, Tensor) or images.labels is None else images.labels.cpu()
+    return DataSource(pixels_of(images), name if place is None else str(place), count, labels)
 
 
 def pixels_of(images: ImageDataset | Images | Tensor) -> Tensor:
@@ -179,13 +183,16 @@ def pixels_of(images: ImageDataset | Images | Tensor) -> Tensor:
     return pixels.cpu()
 
 
-def open_images(source: str, preparation: Preparation, count: int | None = None) -> DataSource:
+def open_images(
+    source: str, preparation: Preparation, count: int | None = None, *, use_labels: bool = False
+) -> DataSource:
     """Opens the images of a dataset: the bundled ones, a folder, a .zip or an .npz.
 
     Args:
         source: name of the dataset.
         preparation: changes to the images.
         count: number of images to take, from the first on; None takes all.
+        use_labels: whether class labels are read.
 
     Raises:
         UserError: there are none, one cannot be read, or their sizes differ.
@@ -195,10 +202,11 @@ def open_images(source: str, preparation: Preparation, count: int | None = None)
         resolution=preparation.resolution,
         channels=preparation.channels,
         skip_bad=preparation.skip_bad,
-        use_labels=False,
+        use_labels=use_labels,
         memory_limit=_MEMORY,
     )
-    return DataSource(read_dataset(config).images, source, count)
+    dataset = read_dataset(config)
+    return DataSource(dataset.images, source, count, dataset.labels)
 
 
 def open_reference(source: ImagesLike, preparation: Preparation) -> Reference:

@@ -36,7 +36,7 @@ def test_options_reach_the_network(tmp_path: Path):
         ("inceptoin", {}, "did you mean inception"),
         ("DINOv2", {}, "did you mean dinov2"),
         ("effnet", {}, "did you mean effnet-lite0"),
-        ("xyz", {}, "choose inception, dinov2, effnet-lite0, mnist, pixels, onnx:FILE"),
+        ("xyz", {}, "choose inception, dinov2, effnet-lite0, mnist, cifar10, pixels, onnx:FILE"),
         ("nets/vgg.onnx", {}, "did you mean onnx:nets/vgg.onnx"),
         ("a\nb", {}, r"`features` a\\nb is unknown"),
         ("onnx:", {}, "give onnx:FILE"),

@@ -6,12 +6,16 @@ train your ResNet"): a convolution, then three stages that halve the image. 2.3 
 multiply-adds an image.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from unistep.errors import UserError
+from unistep.formats.published.file import expanded, sha256_of
+from unistep.formats.tensor_file import read_tensors
 
 SIZE = 32
 NUM_CLASSES = 10
@@ -101,3 +105,30 @@ class _Bypass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layer(x)
+
+
+def load_cifar10_classifier(
+    path: str | Path | None, device: str | torch.device = "cpu"
+) -> tuple[CIFAR10Classifier, str]:
+    """Returns a trained classifier, in eval mode and without gradients, and the SHA-256 of its weights.
+
+    Args:
+        path: weights of `scripts/train_cifar10_classifier.py`.
+        device: device of the classifier.
+
+    Raises:
+        UserError: there is no path, or the file is missing, damaged, or of another network.
+    """
+    remedy = "scripts/train_cifar10_classifier.py makes the weights"
+    if path is None:
+        raise UserError("cifar10 needs a file of weights, `features_path`", remedy)
+    file = expanded(path)
+    model = CIFAR10Classifier()
+    shapes = {name: value.shape for name, value in model.state_dict().items() if value.is_floating_point()}
+    state = read_tensors(file, list(shapes), remedy)
+    for name, shape in shapes.items():
+        if state[name].shape != shape:
+            raise UserError(f"{file}: tensor {name} is {list(state[name].shape)}, not {list(shape)}", remedy)
+    model.load_state_dict(state, strict=False)  # num_batches_tracked is left out
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (missing in torch's overloads)
+    return model.to(device).requires_grad_(False).eval(), sha256_of(file)

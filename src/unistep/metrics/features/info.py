@@ -31,6 +31,7 @@ class FeatureInfo:
         dims: length of the vectors of each kind that the network has; "pool" always.
         channels: channels of the images that it takes: 1, 3, or None for both (grey images are then repeated to three
             channels).
+        classifies: whether its probabilities are of the classes that the images are labelled with.
     """
 
     name: str
@@ -39,6 +40,7 @@ class FeatureInfo:
     resize: Resize
     dims: dict[Kind, int]
     channels: int | None = None
+    classifies: bool = False
 
     @property
     def key(self) -> str:

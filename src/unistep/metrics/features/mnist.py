@@ -38,6 +38,7 @@ class MNIST:
             resize="none",
             dims={"pool": FEATURE_DIM, "probabilities": NUM_CLASSES},
             channels=1,
+            classifies=True,
         )
 
     @torch.no_grad()

@@ -113,6 +113,7 @@ class ONNX:
             resize=check_resize(resize or self._declaration.resize),
             dims=self._probe(),
             channels=1 if self._declaration.channels == 1 else None,
+            classifies=self._declaration.probabilities is not None,
         )
 
     @torch.no_grad()

@@ -84,6 +84,14 @@ _ROWS = (
         shapes=((1, 28, 28), (1, 32, 32)),
     ),
     FeatureRow(
+        "cifar10",
+        "cifar10.CIFAR10",
+        text="the class of colour images of 32 pixels",
+        weights="`features_path`, by `scripts/train_cifar10_classifier.py`",
+        frechet="FD-CIFAR10",
+        no_resize="it takes images as they are",
+    ),
+    FeatureRow(
         "pixels",
         "pixels.Pixels",
         text="copies of training images, without a network",
