@@ -12,7 +12,9 @@ number generators"), integer arithmetic that gives the same numbers in every ver
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,19 +111,73 @@ def image_seeds(seed: int, indices: Sequence[int], stream: int = IMAGES) -> NDAr
     return high << np.uint64(32) | low
 
 
+def seed_words(seeds: Sequence[int] | NDArray[np.uint64]) -> Int64[Tensor, "2 B"]:
+    """Returns the low and the high 32 bits of each seed, the words of a key, on the CPU.
+
+    Args:
+        seeds: seeds in [0, 2**64).
+    """
+    keys = np.asarray(seeds, dtype=np.uint64)
+    return torch.from_numpy(np.stack([keys & np.uint64(_MASK32), keys >> np.uint64(32)]).astype(np.int64))
+
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _blocks(keys: Tensor, draw: Tensor, start: int, stop: int, blocks: int) -> Words:
+    """The words of the blocks start ... stop - 1 of a draw; image i has the blocks from i * `blocks` on."""
+    block = torch.arange(start, stop, device=keys.device)
+    row = block // max(blocks, 1)
+    key, zero = keys[:, row], torch.zeros_like(draw)
+    return philox4x32((block - row * blocks, draw, zero, zero), (key[0], key[1]))
+
+
+def draw_normals(
+    keys: Int64[Tensor, "2 B"], draw: Int64[Tensor, ""], start: int, stop: int, blocks: int
+) -> Float32[Tensor, "N 4"]:
+    """Returns the unit normals of some blocks of a draw, four a block.
+
+    Args:
+        keys: words of the images' seeds.
+        draw: number of the draw.
+        start: first block, counted over all images.
+        stop: block after the last.
+        blocks: blocks of an image.
+    """
+    w = _blocks(keys, draw, start, stop, blocks)
+    return torch.stack((*normals(w[0], w[1]), *normals(w[2], w[3])), dim=1)
+
+
+def draw_uniforms(
+    keys: Int64[Tensor, "2 B"], draw: Int64[Tensor, ""], start: int, stop: int, blocks: int
+) -> Float32[Tensor, "N 4"]:
+    """Returns the uniform numbers of some blocks of a draw, four a block; the arguments are those of `draw_normals`."""
+    return torch.stack([uniforms(one) for one in _blocks(keys, draw, start, stop, blocks)], dim=1)
+
+
+Kernel = Callable[[Tensor, Tensor, int, int, int], Tensor]
+KERNELS: Mapping[str, Kernel] = MappingProxyType({"normal": draw_normals, "uniform": draw_uniforms})
+"""The functions by which an `ImageRandom` draws, by the kind of number; a compiled one gives the same numbers."""
+
+
 class ImageRandom:
     """Independent numbers for each image of a batch; row i of every draw depends on seed i and the draw's number alone.
 
     Args:
-        seeds: seed of each image, in [0, 2**64), as `image_seed` makes them.
+        seeds: seed of each image, in [0, 2**64), as `image_seed` makes them; or their words, as `seed_words` does.
         device: device on which the numbers are drawn and returned.
+        kernels: functions that draw, as `KERNELS`.
     """
 
-    def __init__(self, seeds: Sequence[int] | NDArray[np.uint64], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int] | NDArray[np.uint64] | Int64[Tensor, "2 B"],
+        device: torch.device | str = "cpu",
+        kernels: Mapping[str, Kernel] = KERNELS,
+    ) -> None:
         self.device = torch.device(device)
-        keys = np.asarray(seeds, dtype=np.uint64)
-        words = np.stack([keys & np.uint64(_MASK32), keys >> np.uint64(32)]).astype(np.int64)
-        self._keys = torch.from_numpy(words).to(self.device)
+        self._keys = (seeds if isinstance(seeds, Tensor) else seed_words(seeds)).to(self.device)
+        self._kernels = kernels
         self._draws = 0
 
     def __len__(self) -> int:
@@ -129,30 +185,31 @@ class ImageRandom:
 
     def randn(self, *shape: int) -> Float32[Tensor, "B ..."]:
         """Unit Gaussian noise, fp32, of shape [B, *shape]."""
-        return self._draw(shape, lambda w: torch.stack((*normals(w[0], w[1]), *normals(w[2], w[3])), dim=1))
+        return self._draw(shape, self._kernels["normal"])
 
     def rand(self, *shape: int) -> Float32[Tensor, "B ..."]:
         """Uniform numbers in [0, 1), fp32, of shape [B, *shape]."""
-        return self._draw(shape, lambda w: torch.stack([uniforms(one) for one in w], dim=1))
+        return self._draw(shape, self._kernels["uniform"])
 
     def randint(self, high: int) -> Int64[Tensor, " B"]:
         """One integer per image, uniform in [0, high), of which `high` is at most 2**31."""
         if not 1 <= high <= 2**31:
             raise ValueError(f"high must lie between 1 and 2**31, not {high}")
-        return self._draw((), lambda w: torch.stack([integers(one, high) for one in w], dim=1))
 
-    def _draw(self, shape: tuple[int, ...], numbers: Callable[[tuple[Tensor, ...]], Tensor]) -> Tensor:
+        def draw_integers(*arguments: Any) -> Tensor:
+            return torch.stack([integers(one, high) for one in _blocks(*arguments)], dim=1)
+
+        return self._draw((), draw_integers)
+
+    def _draw(self, shape: tuple[int, ...], kernel: Kernel) -> Tensor:
         """Returns the next draw, computed in chunks that stay in a processor's cache."""
         draw, count, batch = self._draws, math.prod(shape), len(self)
         self._draws += 1
         blocks = -(-count // 4)
         chunk = _CHUNK if self.device.type == "cpu" else max(batch * blocks, 1)
         parts = []
-        zero = torch.zeros((), dtype=torch.int64, device=self.device)
+        number = torch.full((), draw, dtype=torch.int64, device=self.device)
         for start in range(0, batch * blocks or 1, chunk):
-            block = torch.arange(start, min(start + chunk, batch * blocks), device=self.device)
-            row = block // max(blocks, 1)
-            key = self._keys[:, row]
-            parts.append(numbers(philox4x32((block - row * blocks, zero + draw, zero, zero), (key[0], key[1]))))
+            parts.append(kernel(self._keys, number, start, min(start + chunk, batch * blocks), blocks))
         drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
         return drawn.view(batch, 4 * blocks)[:, :count].reshape(batch, *shape)

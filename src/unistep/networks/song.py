@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unistep.networks.layers import check_call
+from unistep.networks.layers import check_call, memory_format
 from unistep.networks.song_config import Level, Part, SongUNetConfig, levels_of
 from unistep.networks.song_layers import (
     FourierEmbedding,
@@ -126,7 +126,8 @@ class SongUNet(nn.Module):
 
         # Each part computes in the dtype of its own weights: see `cast_blocks`.
         first = self.enc[f"{self.levels[0].name}_conv"]
-        aux = x.to(_dtype_of(first)).contiguous()
+        # In the memory format of the weights all through: a change of it on the way costs a copy at every layer.
+        aux = x.to(_dtype_of(first)).contiguous(memory_format=memory_format(first.weight))
         h = first(aux)
         skips = [h]
         for level in self.levels:

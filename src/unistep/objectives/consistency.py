@@ -27,6 +27,7 @@ same-noise step, which takes the clean image x in place of D, moves by what guid
 Where r is 0 or below sigma_min the target is the clean image itself: f(x, sigma_min) = x.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -243,7 +244,7 @@ class ConsistencyObjective(PlainObjective):
         class_labels: Int[Tensor, " B"] | None,
         step: int,
         random: ImageRandom,
-        dropout_seed: int,
+        dropout_seed: int | None,
     ) -> Float[Tensor, " B"]:
         """Loss of each image at `step`, with pairs and noise drawn from `random`."""
         t, r = self.draw_pairs(step, random)
@@ -273,18 +274,31 @@ class ConsistencyObjective(PlainObjective):
         t: Float[Tensor, " B"],
         r: Float[Tensor, " B"],
         unit_noise: Float[Tensor, "B C H W"],
-        dropout_seed: int = 0,
+        dropout_seed: int | None = 0,
     ) -> Float[Tensor, " B"]:
         """Loss at given pairs of noise levels and noise of unit variance."""
         x_t = x + expand(t, x.ndim) * unit_noise
         prediction = student(x_t, t, class_labels, generator=dropout_generator(dropout_seed, x))
         with torch.no_grad():
             x_r = self._step(x, x_t, t, r, unit_noise, class_labels)
-            target: Student = student if self.target is None else self.target
-            y = target(x_r, r, class_labels, generator=dropout_generator(dropout_seed, x))
-            # At the end of the trajectory the consistency function is the identity; at r = 0 x_r is x.
-            y = torch.where(expand(r <= self.config.sigma_min, x.ndim), x_r, y)
+            y = self._target(student, x_r, r, class_labels, dropout_seed)
         return self._weight(t, r) * self._distance(prediction, y)
+
+    def _target(self, student: Student, x_r: Tensor, r: Tensor, labels: Tensor | None, seed: int | None) -> Tensor:
+        """The target at x_r: at the end of the trajectory the consistency function is the identity; at r = 0 x_r is x.
+
+        On a CPU only the images before the end are evaluated; to count them would stop an accelerator. Dropout masks
+        are those of the whole batch.
+        """
+        target: Student = student if self.target is None else self.target
+        ended = r <= self.config.sigma_min
+        if x_r.device.type == "cpu" and seed is None and bool(ended.any()):
+            left = (~ended).nonzero().flatten()
+            if not len(left):
+                return x_r
+            return x_r.index_copy(0, left, target(x_r[left], r[left], None if labels is None else labels[left]))
+        y = target(x_r, r, labels, generator=dropout_generator(seed, x_r))
+        return torch.where(expand(ended, x_r.ndim), x_r, y)
 
     def _step(self, x: Tensor, x_t: Tensor, t: Tensor, r: Tensor, unit_noise: Tensor, labels: Tensor | None) -> Tensor:
         if self.config.step in ("same-noise", "mean-noise"):
@@ -325,6 +339,11 @@ class ConsistencyObjective(PlainObjective):
         weight = 1 - self.config.target_decay(step, self.total_steps)
         for average, p in zip(self.target.parameters(), student.parameters(), strict=True):
             average.lerp_(p, weight)
+
+    def recorded(self, step: int) -> Hashable | None:
+        """Returns the stage of the mapping; other pairs are not recorded, nor is the perceptual distance."""
+        mapped = self.config.pairs == "mapping" and self.perceptual is None
+        return self.config.stage(step, self.total_steps) if mapped else None
 
     def scalars(self, step: int) -> dict[str, float]:
         """N(k) and mu(k), or the mapping's stage."""

@@ -163,7 +163,7 @@ class ContinuousObjective(PlainObjective):
         class_labels: Int[Tensor, " B"] | None,
         step: int,
         random: ImageRandom,
-        dropout_seed: int,
+        dropout_seed: int | None,
     ) -> Float[Tensor, " B"]:
         """Loss of each image at `step`, with noise and its level drawn from `random`."""
         c = self.config
@@ -178,7 +178,7 @@ class ContinuousObjective(PlainObjective):
         sigma: Float[Tensor, " B"],
         unit_noise: Float[Tensor, "B C H W"],
         step: int,
-        dropout_seed: int = 0,
+        dropout_seed: int | None = 0,
     ) -> Float[Tensor, " B"]:
         """Loss at given noise levels and noise of unit variance."""
         x_sigma = x + expand(sigma, x.ndim) * unit_noise
@@ -302,7 +302,7 @@ class _CountableObjective(ContinuousObjective):
         sigma: Float[Tensor, " B"],
         unit_noise: Float[Tensor, "B C H W"],
         step: int,
-        dropout_seed: int = 0,
+        dropout_seed: int | None = 0,
     ) -> Float[Tensor, " B"]:
         """A number that depends on all evaluations."""
         generator = dropout_generator(dropout_seed, x)

@@ -11,6 +11,7 @@ With `augment` the images are transformed before the noise is added, and the tra
 see `unistep.core.augment`.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,7 +109,7 @@ class DenoisingObjective(PlainObjective):
         class_labels: Int[Tensor, " B"] | None,
         step: int,
         random: ImageRandom,
-        dropout_seed: int,
+        dropout_seed: int | None,
     ) -> Float[Tensor, " B"]:
         """Weighted denoising error of each image; the same at every step."""
         sigma = self.noise_levels.sample(random.randn())
@@ -130,7 +131,7 @@ class DenoisingObjective(PlainObjective):
         class_labels: Int[Tensor, " B"] | None,
         sigma: Float[Tensor, " B"],
         noise: Float[Tensor, "B C H W"],
-        dropout_seed: int = 0,
+        dropout_seed: int | None = 0,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, " B"]:
         """Loss at given noise levels.
@@ -151,6 +152,10 @@ class DenoisingObjective(PlainObjective):
         else:
             denoised = student(x_t, sigma, class_labels, generator=generator, augment_labels=augment_labels)
         return WEIGHTINGS[self.config.weighting](sigma, self.sigma_data) * l2(denoised, x)
+
+    def recorded(self, step: int) -> Hashable | None:
+        """Returns one value for all steps; augmentation is not recorded."""
+        return None if self.config.augment else ()
 
     def countable(self) -> "DenoisingObjective":
         """The objective without augmentation, which depends on the images' content and costs the network nothing."""

@@ -159,7 +159,7 @@ class ProgressiveObjective(PlainObjective):
         class_labels: Int[Tensor, " B"] | None,
         step: int,
         random: ImageRandom,
-        dropout_seed: int,
+        dropout_seed: int | None,
     ) -> Float[Tensor, " B"]:
         """Loss of each image at `step`, with indices and noise drawn from `random`."""
         num_scales = self.num_scales(step)
@@ -174,7 +174,7 @@ class ProgressiveObjective(PlainObjective):
         index: Int[Tensor, " B"],
         num_scales: int,
         unit_noise: Float[Tensor, "B C H W"],
-        dropout_seed: int = 0,
+        dropout_seed: int | None = 0,
     ) -> Float[Tensor, " B"]:
         """Loss at given indices 0 .. num_scales - 1 and noise of unit variance."""
         c = self.config

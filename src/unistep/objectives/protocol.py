@@ -1,7 +1,7 @@
 """The two interfaces of a training method: its config, which a run sees, and its objective, which the trainer sees."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -59,7 +59,7 @@ class Objective(Protocol):
         class_labels: Int[Tensor, " B"] | None,
         step: int,
         random: ImageRandom,
-        dropout_seed: int,
+        dropout_seed: int | None,
     ) -> Float[Tensor, " B"]:
         """Loss of each image.
 
@@ -69,7 +69,14 @@ class Objective(Protocol):
             class_labels: their classes; None where there are none.
             step: number of the step, from 0.
             random: numbers of each image, the only source of noise and noise levels.
-            dropout_seed: seed of the dropout masks.
+            dropout_seed: seed of the dropout masks; None for a network that draws none.
+        """
+        ...
+
+    def recorded(self, step: int) -> Hashable | None:
+        """Numbers of the curriculum that the loss at `step` depends on, as one value; None where it cannot be recorded.
+
+        The operations of two steps of one value differ in their tensors alone, so that a CUDA graph of one serves both.
         """
         ...
 
@@ -117,6 +124,10 @@ class PlainObjective:
     """Base of an objective that has no network, no curriculum and no phases beside its loss."""
 
     ungraded: str = "target, forward"
+
+    def recorded(self, step: int) -> Hashable | None:
+        """Returns None: a loss is recorded where its objective says so."""
+        return None
 
     def after_step(self, student: nn.Module, step: int) -> None:
         """Does nothing."""
@@ -231,9 +242,9 @@ class MethodConfig(ABC):
         """
 
 
-def dropout_generator(seed: int, x: Tensor) -> torch.Generator:
+def dropout_generator(seed: int | None, x: Tensor) -> torch.Generator | None:
     """A fresh generator on the device of `x`: two networks given one each of the same seed drop the same units.
 
-    The seed may be one that an image's noise is drawn with: the masks are drawn from another stream.
+    The seed may be one that an image's noise is drawn with: the masks are drawn from another stream. None makes none.
     """
-    return torch.Generator(x.device).manual_seed(image_seed(seed, 0))
+    return None if seed is None else torch.Generator(x.device).manual_seed(image_seed(seed, 0))

@@ -9,6 +9,7 @@ from unistep.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Ramp = Literal["steps", "half-life", "none"]
+Compile = Literal["none", "network", "graph"]
 
 
 @dataclass(frozen=True)

@@ -43,17 +43,30 @@ class EMA:
         state = module.state_dict()
         self.averages = {d: {name: v.detach().clone() for name, v in state.items()} for d in self.decays}
         self._averaged = [name for name, _ in module.named_parameters()]
+        self._copied = [name for name, _ in module.named_buffers() if name in state]
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Takes in the weights after step number `step` (from 0)."""
-        state = module.state_dict()
+    def update(self, module: nn.Module, step: int, taken: Tensor | None = None) -> None:
+        """Takes in the weights after step number `step` (from 0).
+
+        Args:
+            module: network that is trained.
+            step: number of the step.
+            taken: whether the step was taken, as a tensor of no axes on the device; None is a step that was.
+        """
+        weights = [p.detach() for p in module.parameters()]
         for decay, average in self.averages.items():
             weight = 1 - ramped(decay, step, self.ramp)
-            for name in self._averaged:
-                average[name].lerp_(state[name], weight)
-            for name in average.keys() - set(self._averaged):
-                average[name].copy_(state[name])
+            averages = [average[name] for name in self._averaged]
+            if taken is None:
+                torch._foreach_lerp_(averages, weights, weight)
+            else:
+                changes = torch._foreach_sub(weights, averages)
+                # Weights that are no numbers would stay so in a product with 0: a skipped step leaves finite ones.
+                torch._foreach_mul_(changes, taken * weight)
+                torch._foreach_add_(averages, changes)
+            for name in self._copied:
+                average[name].copy_(module.get_buffer(name))
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The averages, by decay as text."""

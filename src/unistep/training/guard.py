@@ -54,6 +54,15 @@ class Guard:
             return self if not self.in_a_row else replace(self, in_a_row=0)
         return replace(self, skipped=self.skipped + 1, in_a_row=self.in_a_row + 1)
 
+    def counted(self, skipped: int, in_a_row: int) -> "Guard":
+        """The counts after several steps.
+
+        Args:
+            skipped: number of those that were skipped.
+            in_a_row: number of skipped steps since the last one that was taken.
+        """
+        return replace(self, skipped=self.skipped + skipped, in_a_row=in_a_row)
+
     def rolled_back(self, factor: float) -> "Guard":
         """The counts after going back.
 

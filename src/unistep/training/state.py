@@ -43,7 +43,8 @@ class TrainingState:
         if beside:
             groups.append({"params": beside, "weight_decay": 0.0})
         # Accelerate's wrapper unscales fp16 gradients and skips the steps in which they overflowed.
-        self.optimizer = accelerator.prepare_optimizer(build_optimizer(config.optimizer, groups))
+        optimizer = build_optimizer(config.optimizer, groups, accelerator.device)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.model = accelerator.prepare_model(self.student)
         self.step = 0
         self.seconds = 0.0

@@ -4,17 +4,22 @@ import contextlib
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from unistep.core.parameterization import Preconditioned
 from unistep.core.pixels import to_float
-from unistep.core.random import ImageRandom, image_seed, image_seeds
+from unistep.core.random import KERNELS, ImageRandom
 from unistep.data.dataset import ImageDataset
-from unistep.data.order import batch_flips, batch_indices
 from unistep.objectives.protocol import Objective
-from unistep.training.config import TrainerConfig
+from unistep.training.batches import Batches
+from unistep.training.compiled import compiled, compiled_kernels, draws_masks
+from unistep.training.config import Compile, TrainerConfig
+from unistep.training.recorded import Recorded
+from unistep.training.skips import DeviceSkips
 from unistep.training.state import TrainingState
 
 _log = logging.getLogger("unistep")
@@ -22,6 +27,9 @@ _log = logging.getLogger("unistep")
 
 class TrainingStep(TrainingState):
     """A training that makes steps.
+
+    On a GPU one process waits for the device only where it must look at a number: a step that is not finite is skipped
+    by the device itself, where the optimizer can (AdamW) and nothing but the student is trained or averaged.
 
     Args:
         folder: folder of the stage.
@@ -34,6 +42,7 @@ class TrainingStep(TrainingState):
         use_labels: whether the network is given class labels.
         flip: whether half of the images are mirrored.
         title: name of the stage in the progress display.
+        compile: what is compiled: "none", "network" or, with CUDA graphs, "graph".
     """
 
     def __init__(
@@ -49,9 +58,25 @@ class TrainingStep(TrainingState):
         use_labels: bool,
         flip: bool,
         title: str,
+        compile: Compile = "none",
     ) -> None:
         super().__init__(folder, student, objective, config, accelerator)
-        self.dataset, self.seed, self.use_labels, self.flip, self.title = dataset, seed, use_labels, flip, title
+        device = accelerator.device
+        self.dataset, self.seed, self.title = dataset, seed, title
+        self.batches = Batches(dataset, device, seed=seed, flip=flip, use_labels=use_labels)
+        alone = accelerator.num_processes == 1 and accelerator.scaler is None
+        network = student.network if isinstance(student, Preconditioned) else student
+        self._masks = draws_masks(network)
+        self._kernels = KERNELS
+        if compile != "none" and accelerator.num_processes == 1:
+            self.model = compiled(self.student)
+            self._kernels = compiled_kernels() if device.type == "cuda" else KERNELS
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and alone else None
+        beside = bool(objective.parameters() or objective.networks() or objective.phase_model(0))
+        self._skips = DeviceSkips(device) if self._stream and config.optimizer.name == "adamw" and not beside else None
+        self._recorded: Recorded | None = None
+        if compile == "graph" and self._skips is not None and self._stream is not None and not self._masks:
+            self._recorded = Recorded(self._gradient, self.optimizer.zero_grad, self._stream)
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor, float]:
         """Makes step number `step`, or skips it where a number is not finite.
@@ -62,57 +87,128 @@ class TrainingStep(TrainingState):
         Returns:
             Its loss, the gradient's norm and the learning rate.
         """
+        if self._stream is None:
+            return self._step(step)
+        # A recording needs a stream of its own, and the steps before it must run on it.
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = self._step(step)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def settle(self) -> None:
+        """Brings the counts of skipped steps and the sum of the losses up to date, where the device has them."""
+        if self._skips is None or not self._skips.pending:
+            return
+        before = self.guard
+        asked = self._skips.ask(before)
+        self.guard, self.since, self.loss_sum = asked.guard, self.since + asked.taken, self.loss_sum + asked.loss
+        if (count := asked.guard.skipped - before.skipped) and not before.in_a_row:
+            _log.warning("%s: %d of the steps before %d are skipped: not finite", self.title, count, self.step + 1)
+
+    def _step(self, step: int) -> tuple[Tensor, Tensor, float]:
         c, accelerator = self.config, self.accelerator
         first, end = self._phase(step)
         lr = c.optimizer.lr_at(step - first, end - first) * self.guard.lr_factor
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images = batch_indices(step, c.batch_size, len(self.dataset), self.seed)
-        flips = batch_flips(step, c.batch_size, self.seed) if self.flip else None
-        seeds = image_seeds(image_seed(self.seed, step), range(c.batch_size))
         size = c.batch_size // (accelerator.num_processes * c.accumulation)
         total = torch.zeros((), device=accelerator.device)
-        for part in range(c.accumulation):
-            start = (accelerator.process_index * c.accumulation + part) * size
-            mine = slice(start, start + size)
-            x, labels = self.dataset.batch(images[mine], None if flips is None else flips[mine])
-            x = to_float(x.to(accelerator.device))
-            labels = labels.to(accelerator.device) if self.use_labels and labels is not None else None
-            random = ImageRandom(seeds[mine], accelerator.device)
-            # Processes add up their gradients once, with the last part.
-            last = part == c.accumulation - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                with accelerator.autocast():
-                    losses = self.objective.loss(self.model, x, labels, step, random, int(seeds[start]))
-                loss = losses.float().mean() / c.accumulation
-                accelerator.backward(loss)
-            total += loss.detach()
+        if c.accumulation == 1:
+            total, norm, finite = self._recordable(step, accelerator.process_index * size, size)
+        else:
+            for part in range(c.accumulation):
+                # Processes add up their gradients once, with the last part.
+                last = part == c.accumulation - 1
+                with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                    total += self._backward(step, (accelerator.process_index * c.accumulation + part) * size, size)
+            norm, finite = self._norm(total)
+        if self._skips is None:
+            self._take(step, first, end, total, bool(finite))
+        else:
+            self._take_unasked(step, first, total, finite, self._skips)
+        return total, norm, lr
+
+    def _recordable(self, step: int, start: int, size: int) -> tuple[Tensor, ...]:
+        """Loss, norm and whether both are finite of a step whose batch is one part."""
+        batch = self.batches.at(step, self.config.batch_size, start, size)
+        tensors = [batch.images, batch.words, *([] if batch.labels is None else [batch.labels])]
+        if self._recorded is not None:
+            return self._recorded(self.objective.recorded(step), tensors, step)
+        return self._gradient(step, *tensors, dropout_seed=batch.dropout_seed)
+
+    def _gradient(self, step: int, *tensors: Tensor, dropout_seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        total = self._passes(step, *tensors, dropout_seed=dropout_seed)
+        norm, finite = self._norm(total)
+        return total, norm, finite
+
+    def _backward(self, step: int, start: int, size: int) -> Tensor:
+        """Adds the gradient of a part of the batch; returns the part's share of the loss."""
+        batch = self.batches.at(step, self.config.batch_size, start, size)
+        tensors = [batch.images, batch.words, *([] if batch.labels is None else [batch.labels])]
+        return self._passes(step, *tensors, dropout_seed=batch.dropout_seed)
+
+    def _passes(
+        self, step: int, images: Tensor, words: Tensor, labels: Tensor | None = None, *, dropout_seed: int | None
+    ) -> Tensor:
+        """Forward and backward pass of a batch; returns its loss, as a part of the step's."""
+        accelerator = self.accelerator
+        random = ImageRandom(words, accelerator.device, self._kernels)
+        seed: Any = dropout_seed if self._masks else None
+        with accelerator.autocast():
+            losses = self.objective.loss(self.model, to_float(images), labels, step, random, seed)
+        loss = losses.float().mean() / self.config.accumulation
+        accelerator.backward(loss)
+        return loss.detach()
+
+    def _norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of the gradient, which is then scaled to its limit, and whether it and the loss are finite."""
         self._average_gradients(self.objective.parameters())
-        limit = c.optimizer.clip_grad_norm or math.inf
-        norm = torch.as_tensor(accelerator.clip_grad_norm_(self.student.parameters(), limit))
-        self.guard = self.guard.after(self._finite(total, norm))
-        if not self.guard.in_a_row:
+        limit = self.config.optimizer.clip_grad_norm or math.inf
+        if limit == math.inf and self.accelerator.scaler is None:
+            gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        else:
+            norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))
+        return norm, self._finite(loss, norm)
+
+    def _take(self, step: int, first: int, end: int, total: Tensor, finite: bool) -> None:
+        """Updates weights and averages where the numbers are finite."""
+        self.guard = self.guard.after(finite)
+        if finite:
             self.optimizer.step()
-        elif accelerator.scaler is not None:
-            accelerator.scaler.update()  # a gradient that overflowed in fp16 lowers the scale
+            self.loss_sum, self.since = self.loss_sum + total, self.since + 1
+        elif self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # a gradient that overflowed in fp16 lowers the scale
         self.optimizer.zero_grad()
-        if self.guard.in_a_row:
+        if not finite:
             self._tell_skipped(step, total)
-            if step + 1 == end < c.steps:
+            if step + 1 == end < self.config.steps:
                 self.objective.after_step(self.student, step)  # the next phase begins with the weights as they are
         else:
             self.objective.after_step(self.student, step)
             self.ema.update(self.student, step - first)
-        return total, norm, lr
 
-    def _finite(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether loss and gradients of a step are finite, on all processes: the one number a step waits for."""
+    def _take_unasked(self, step: int, first: int, total: Tensor, finite: Tensor, skips: DeviceSkips) -> None:
+        """Updates weights and averages by an optimizer that skips the step itself; the host does not wait."""
+        if not skips.pending:
+            skips.begin(self.guard)
+        optimizer: Any = self.optimizer
+        optimizer.optimizer.found_inf = (~finite).float()
+        optimizer.step()
+        if self._recorded is None or not self._recorded.replaying:
+            self.optimizer.zero_grad()
+        self.ema.update(self.student, step - first, finite)
+        skips.count(total, finite)
+
+    def _finite(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether loss and gradients of a step are finite, on all processes."""
         beside = [p.grad.norm() for p in self.objective.parameters() if p.grad is not None]
         numbers = torch.stack([n.detach().float().to(loss.device) for n in (loss, norm, *beside)])
         finite = numbers.isfinite().all()
         if self.accelerator.num_processes > 1:
-            return bool(self.accelerator.reduce(finite.float(), "mean") == 1)
-        return bool(finite)
+            return self.accelerator.reduce(finite.float(), "mean") == 1  # pyright: ignore
+        return finite
 
     def _tell_skipped(self, step: int, loss: Tensor) -> None:
         """Names the first of several skipped steps; the scale of fp16 settles in some without a word."""

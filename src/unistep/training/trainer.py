@@ -23,7 +23,8 @@ from unistep.files import write_error
 from unistep.formats.checkpoint import remove_after, save_checkpoint
 from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
-from unistep.training.config import TrainerConfig
+from unistep.training.compiled import gpu_arithmetic
+from unistep.training.config import Compile, TrainerConfig
 from unistep.training.ema import EMA
 from unistep.training.evaluation import Evaluation, better
 from unistep.training.guard import Diverged
@@ -58,6 +59,7 @@ class Trainer(TrainingStep):
         progress: whether progress is shown on stderr.
         deadline: time of `time.monotonic` after which no further step begins; the step under way is finished, and a
             checkpoint written. None is none.
+        compile: what is compiled: "none", "network" or, with CUDA graphs, "graph".
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Trainer(TrainingStep):
         settings: Mapping[str, Any] | None = None,
         progress: bool = True,
         deadline: float | None = None,
+        compile: Compile = "none",
     ) -> None:
         config.check_split(accelerator.num_processes)
         super().__init__(
@@ -92,6 +95,7 @@ class Trainer(TrainingStep):
             use_labels=use_labels,
             flip=flip,
             title=title,
+            compile=compile,
         )
         self.preview = preview if config.sample_every else None
         self.phase_done, self.evaluation = phase_done, evaluation
@@ -115,7 +119,12 @@ class Trainer(TrainingStep):
         started = last = time.monotonic()
         before, begun, timed = self.seconds, self.step, 0
         previewed = self.preview is None or any((self.folder / "samples").glob("*.png"))
-        with StopRequest() as stop, RunLog(self.folder, self.title, c.steps, self.step, main, self.progress) as log:
+        fast = self.accelerator.mixed_precision != "no"
+        with (
+            StopRequest() as stop,
+            RunLog(self.folder, self.title, c.steps, self.step, main, self.progress) as log,
+            gpu_arithmetic(self.accelerator.device, fast),
+        ):
             log.write_settings(self.settings)
             if self._due_preview() and not self._preview_path().exists():  # the run was killed before it
                 self._preview(log)
@@ -125,11 +134,11 @@ class Trainer(TrainingStep):
                     # A second optimizer would not do: accelerate keeps all it has prepared, and unscales with each.
                     self.optimizer.state.clear()
                     self.ema = EMA(self.student, c.ema_decays, c.ema_ramp)
-                loss, norm, lr = self.train_step(self.step)
-                if not self.guard.in_a_row:
-                    self.loss_sum, self.since = self.loss_sum + loss, self.since + 1
+                _, norm, lr = self.train_step(self.step)
                 timed += 1
                 self.step += 1
+                if self.step % min(c.log_every, c.max_skipped) == 0 or self.step == c.steps:
+                    self.settle()
                 self.seconds = before + time.monotonic() - started
                 log.advance(self.step)
                 if self.guard.in_a_row >= (c.max_skipped if self.step < c.steps else min(c.max_skipped, c.steps)):
@@ -288,6 +297,7 @@ class Trainer(TrainingStep):
         Returns:
             Whether the weights are finite.
         """
+        self.settle()
         if not self._finite_weights():
             return False
         if self.guard.in_a_row and self._initial is not None and self.step < self.config.steps:

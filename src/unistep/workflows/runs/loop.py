@@ -38,6 +38,7 @@ from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.objectives.protocol import Objective
 from unistep.runtime.lock import FolderLock
+from unistep.training.compiled import compiled
 from unistep.training.config import Precision
 from unistep.training.evaluation import Evaluation
 from unistep.training.guard import Diverged
@@ -296,6 +297,10 @@ class StageRun:
         student = build_model(self.config, self.design, init).to(device)
         perceptual = open_perceptual(self.config).to(device) if self.stage.objective.needs_perceptual else None
         taught_by = None if teacher is None or self.design.teacher is None else teacher.denoiser.to(device)
+        if self.config.compile != "none" and device.type == "cuda":
+            student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if taught_by is not None and self.config.compile != "none":
+            taught_by = compiled(taught_by)
         objective = build_objective(self.config, self.design, student, teacher=taught_by, perceptual=perceptual)
         return Trainer(
             self.folder,
@@ -314,6 +319,7 @@ class StageRun:
             settings=stage_settings(self.config, self.stage),
             progress=self.progress,
             deadline=self.deadline,
+            compile=self.config.compile,
         )
 
     def outline(self, student: nn.Module, objective: Objective, step: int) -> None:
