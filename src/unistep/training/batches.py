@@ -48,9 +48,7 @@ class Batches:
         use_labels: whether the network is given class labels.
     """
 
-    def __init__(
-        self, dataset: ImageDataset, device: torch.device, *, seed: int, flip: bool, use_labels: bool
-    ) -> None:
+    def __init__(self, dataset: ImageDataset, device: torch.device, *, seed: int, flip: bool, use_labels: bool) -> None:
         self.device, self.seed, self.flip, self.use_labels = device, seed, flip, use_labels
         self.resident = device.type == "cuda" and _fits(dataset, device)
         labels = None if dataset.labels is None or not use_labels else dataset.labels

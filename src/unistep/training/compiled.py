@@ -57,7 +57,8 @@ def gpu_arithmetic(device: torch.device, fast: bool) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul.allow_tf32
     before = cudnn.benchmark, cudnn.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = fast

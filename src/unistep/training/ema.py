@@ -59,12 +59,12 @@ class EMA:
             weight = 1 - ramped(decay, step, self.ramp)
             averages = [average[name] for name in self._averaged]
             if taken is None:
-                torch._foreach_lerp_(averages, weights, weight)
+                torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
             else:
-                changes = torch._foreach_sub(weights, averages)
+                changes = torch._foreach_sub(weights, averages)  # pyright: ignore[reportPrivateImportUsage]
                 # Weights that are no numbers would stay so in a product with 0: a skipped step leaves finite ones.
-                torch._foreach_mul_(changes, taken * weight)
-                torch._foreach_add_(averages, changes)
+                torch._foreach_mul_(changes, taken * weight)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(averages, changes)  # pyright: ignore[reportPrivateImportUsage]
             for name in self._copied:
                 average[name].copy_(module.get_buffer(name))
 
