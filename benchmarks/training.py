@@ -23,6 +23,7 @@ its memory is free before the next. Columns:
 """
 
 import argparse
+import functools
 import gc
 import json
 import statistics
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,14 @@ class Case:
     Args:
         recipe: name of the recipe.
         stage: name of the stage.
-        batch: number of images of a step.
+        batch: number of images of a step; 0 is the recipe's.
         at: "first" or "last" step of the stage.
         precision: precision of the passes.
         mode: mode of this trainer.
         accumulation: number of passes that a step is split into.
         tiny: whether the network is a tiny one.
+        dropout: dropout of the network; None is the recipe's.
+        optimizer: optimizer; None is the recipe's. The published loop keeps its own.
     """
 
     recipe: str
@@ -86,11 +89,20 @@ class Case:
     mode: str = "eager"
     accumulation: int = 1
     tiny: bool = False
+    dropout: float | None = None
+    optimizer: str | None = None
 
     def design(self) -> tuple[Any, ImageKind, StageDesign]:
         """Config of the run, kind of the images and design of the stage."""
         changes: dict[str, Any] = {"precision": "bf16" if self.precision == "bf16" else "fp32"}
-        changes["stages"] = {self.stage: {"batch_size": self.batch, "accumulation": self.accumulation}}
+        stage: dict[str, Any] = {"accumulation": self.accumulation}
+        if self.batch:
+            stage["batch_size"] = self.batch
+        if self.dropout is not None:
+            stage["dropout"] = self.dropout
+        if self.optimizer is not None:
+            stage["optimizer"] = {"name": self.optimizer}
+        changes["stages"] = {self.stage: stage}
         if MODES[self.mode] != "none":
             changes["compile"] = MODES[self.mode]
         if self.tiny:
@@ -157,7 +169,8 @@ class Contender:
 
     def __init__(self, case: Case, run: str, number: int) -> None:
         self.run, self.device = run, default_device()
-        self.tf32 = run == "published:tf32"
+        # Beside bf16 this trainer lets the little that stays in fp32 round to TF32.
+        self.tf32 = run in ("published:tf32", "eager:bf16", "compiled:bf16", "graphed:bf16")
         config, images, design = case.design()
         dataset = random_images(images, number)
         self.number = case.first_step(design.stage.steps)
@@ -199,7 +212,7 @@ class Contender:
     def start(self, steps: int) -> float:
         """Takes the first steps and returns their seconds, in which libraries are loaded and kernels compiled."""
         began = time.perf_counter()
-        with _Published(self.loop is not None, self.tf32):
+        with _Arithmetic(self.tf32):
             for _ in range(steps):
                 self.step()
             synchronize(self.device)
@@ -207,7 +220,7 @@ class Contender:
 
     def turn(self, steps: int) -> float:
         """Seconds of a step, of several one after the other."""
-        with _Published(self.loop is not None, self.tf32):
+        with _Arithmetic(self.tf32):
             synchronize(self.device)
             began = time.perf_counter()
             for _ in range(steps):
@@ -218,7 +231,7 @@ class Contender:
     def host(self, steps: int) -> float:
         """Seconds until a step returns, the median; its predecessor is done before it begins."""
         times = []
-        with _Published(self.loop is not None, self.tf32):
+        with _Arithmetic(self.tf32):
             for _ in range(steps):
                 synchronize(self.device)
                 began = time.perf_counter()
@@ -237,22 +250,20 @@ class Contender:
             torch.cuda.empty_cache()
 
 
-class _Published:
-    """While entered, cuDNN and TF32 are set as the published loop sets them; another loop finds them as they were.
+class _Arithmetic:
+    """While entered, cuDNN searches for its fastest kernels, as both loops let it, and TF32 is on or off.
 
     Args:
-        active: whether anything is set.
-        tf32: whether products and convolutions round to TF32.
+        tf32: whether products and convolutions of fp32 round to TF32.
     """
 
-    def __init__(self, active: bool, tf32: bool) -> None:
-        self.active, self.tf32 = active, tf32
+    def __init__(self, tf32: bool) -> None:
+        self.tf32 = tf32
 
     def __enter__(self) -> None:
         backends = torch.backends
         self.before = (backends.cudnn.benchmark, backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32)
-        if self.active:
-            self._set(True, self.tf32, self.tf32)
+        self._set(True, self.tf32, self.tf32)
 
     def __exit__(self, *_: object) -> None:
         self._set(*self.before)
@@ -263,11 +274,12 @@ class _Published:
         torch.backends.cuda.matmul.allow_tf32 = products
 
 
+@functools.cache
 def needed_flops(case: Case) -> float | None:
     """FLOPs an image that a step needs: of the target's evaluations those at levels above 0; None if uncounted.
 
     Args:
-        case: what is trained.
+        case: what is trained, in eager mode.
     """
     config, images, design = case.design()
     try:
@@ -314,10 +326,11 @@ def compare(case: Case, runs: Sequence[str], options: argparse.Namespace) -> lis
     gpu = device.type == "cuda"
     results: list[Result] = []
     alive: list[tuple[Result, Contender]] = []
-    needed = needed_flops(case)
+    needed = needed_flops(replace(case, precision="fp32", batch=1))
+    case = replace(case, batch=case.batch or case.design()[2].stage.batch_size)
     for run in runs:
         mode = run.partition(":")[0]
-        own = Case(**asdict(case) | {"mode": "eager" if mode == "published" else mode})
+        own = replace(case, mode="eager" if mode == "published" else mode)
         result = Result(f"{case.recipe}:{case.stage}", run, case.batch, case.at, name_of(device))
         result.needed_gflop = None if needed is None else needed / 1e9
         results.append(result)
@@ -327,13 +340,16 @@ def compare(case: Case, runs: Sequence[str], options: argparse.Namespace) -> lis
         if not gpu:
             alive.append((result, contender))
             continue
-        result.seconds = [contender.turn(options.steps) for _ in range(options.turns)]
-        _finish(result, contender)
+        each = contender.turn(1)
+        steps = max(1, min(options.steps, int(options.limit / each / options.turns)))
+        turns = max(1, min(options.turns, int(options.limit / each)))
+        result.seconds = [contender.turn(steps) for _ in range(turns)]
+        _finish(result, contender, options)
     for _ in range(options.turns):
         for result, contender in alive:
             result.seconds.append(contender.turn(options.steps))
     for result, contender in alive:
-        _finish(result, contender)
+        _finish(result, contender, options)
     return results
 
 
@@ -359,12 +375,13 @@ def _started(case: Case, run: str, result: Result, options: argparse.Namespace) 
             return None
         gc.collect()
         torch.cuda.empty_cache()
-        case = Case(**asdict(case) | {"accumulation": case.accumulation * 2})
+        case = replace(case, accumulation=case.accumulation * 2)
 
 
-def _finish(result: Result, contender: Contender) -> None:
+def _finish(result: Result, contender: Contender, options: argparse.Namespace) -> None:
     """Measures the host, notes the memory and ends the contender."""
-    result.host_ms = 1000 * contender.host(5)
+    count = int(options.limit / 2 / statistics.median(result.seconds))
+    result.host_ms = 1000 * contender.host(max(1, min(5, count)))
     if contender.device.type == "cuda":
         result.peak_mib = torch.cuda.max_memory_allocated() / 2**20
     contender.close()
@@ -459,7 +476,8 @@ def with_rates(results: list[Result], rates: dict[str, float]) -> None:
         }
         base = others.get(f"published:{precision}") or others.get("published:fp32")
         if base is not None and result.seconds:
-            result.to_published = statistics.median(b / a for a, b in zip(result.seconds, base.seconds, strict=True))
+            turns = zip(result.seconds, base.seconds, strict=False)  # of a slow run there may be fewer
+            result.to_published = statistics.median(b / a for a, b in turns)
 
 
 def table(results: list[Result]) -> str:
@@ -494,13 +512,16 @@ def table(results: list[Result]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["cifar10-ect:student"], help="RECIPE:STAGE")
-    parser.add_argument("--batch", type=int, nargs="+", default=[16], help="images of a step")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16], help="images of a step; 0: the recipe's")
     parser.add_argument("--at", nargs="+", choices=["first", "last"], default=["first"], help="place in the curriculum")
     parser.add_argument("--runs", nargs="+", help="MODE:PRECISION; default: published and eager in fp32 and bf16")
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
     parser.add_argument("--turns", type=int, default=5, help="how often each run is measured")
     parser.add_argument("--warmup", type=int, default=2, help="steps before")
     parser.add_argument("--images", type=int, default=2048, help="images of the data set")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds of a run's turns, about; on GPUs alone")
+    parser.add_argument("--dropout", type=float, help="dropout of the network; recorded steps have none")
+    parser.add_argument("--optimizer", choices=["adamw", "radam"], help="this trainer's; recorded steps have adamw")
     parser.add_argument("--rates", type=Path, help="JSON of rates.py; default: products are measured here")
     parser.add_argument("--seconds", type=float, default=1e9, help="no run is begun after so many")
     parser.add_argument("--host", action="store_true", help="measure the host's time besides the network, and no more")
@@ -524,10 +545,11 @@ def main() -> None:
     for name in options.cases:
         recipe, _, stage = name.partition(":")
         for batch, at in ((b, a) for b in options.batch for a in options.at):
+            case = functools.partial(
+                Case, recipe, stage, batch, at, tiny=options.tiny, dropout=options.dropout, optimizer=options.optimizer
+            )
             if options.host:
-                found = hosts[f"{name} {batch} {at}"] = host_time(
-                    Case(recipe, stage, batch, at, "auto", tiny=options.tiny), options
-                )
+                found = hosts[f"{name} {batch} {at}"] = host_time(case("auto"), options)
                 print(f"{name}, batch {batch}: " + ", ".join(f"{key} {value:.3f} ms" for key, value in found.items()))
                 write()
                 continue
@@ -537,7 +559,7 @@ def main() -> None:
                 if left <= 0:
                     print(f"  no time is left for {name}, batch {batch}, {precision}", flush=True)
                     continue
-                results += compare(Case(recipe, stage, batch, at, precision, tiny=options.tiny), own, options)
+                results += compare(case(precision), own, options)
                 with_rates(results, rates)
                 write()
     if results:
