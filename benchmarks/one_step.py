@@ -232,7 +232,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(UNETS), default=list(UNETS))
     parser.add_argument("--batch", type=int, nargs="+", help="images of a call; default: 64 and 1, 16 and 1")
-    parser.add_argument("--compiled", action="store_true", help="measure this pipeline's network compiled, and no other")
+    parser.add_argument(
+        "--compiled", action="store_true", help="measure this pipeline's network compiled, and no other"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="time of a measurement, about")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script")
     parser.add_argument("--json", type=Path, help="file that the numbers are written to")

@@ -7,7 +7,7 @@
     python scripts/gpu_visit.py train --output OUT --deadline-s 400 \\
         --job "cifar10-minutes 5 --data DATA --compile graph" --job "scripts/train_cifar10_classifier.py TRAIN TEST"
 
-Nothing is installed: the sources run as they are, beside PyTorch, accelerate and the small libraries that unistep needs.
+Nothing is installed: the sources run as they are, beside PyTorch, accelerate and the small libraries that they need.
 
     tests       the tests marked `gpu`
     warm        compiles what `steps`, `sampling` and a later training need, several networks at a time
@@ -16,12 +16,12 @@ Nothing is installed: the sources run as they are, beside PyTorch, accelerate an
     sampling    one-step images a second of the ImageNet-64 and LSUN-256 networks, beside diffusers
     train       trains recipes, and runs scripts, within a deadline: see visit_train.py
 
-`tests` and `warm` run at the same time, the rest alone. Every part has a limit of its own, and what becomes of it ends no
-other. --output gets few files: visit.json with all numbers, visit.txt with all tables, visit.log with all that was printed,
-and what --save-cache packs; they are written anew after every part, so that a killed visit leaves what it had.
+`tests` and `warm` run at the same time, the rest alone. Every part has a limit of its own, and what becomes of it ends
+no other. --output gets few files: visit.json with all numbers, visit.txt with all tables, visit.log with all that was
+printed, and what --save-cache packs; they are written anew after every part, so that a killed visit leaves what it had.
 
-Compiled kernels lie in --cache. --save-cache packs them into OUT/cache.NN; --load-cache unpacks those of a former visit,
-so that nothing is compiled twice.
+Compiled kernels lie in --cache. --save-cache packs them into OUT/cache.NN; --load-cache unpacks those of a former
+visit, so that nothing is compiled twice.
 """
 
 import argparse
@@ -176,9 +176,7 @@ def warm(visit: Visit, limit: float) -> Callable[[], None]:
     plain = ["--dropout", 0, "--optimizer", "adamw"]
     own, batch = visit.recipe, 512 if gpu() else 4
     commands = {
-        "warm-published": steps_command(
-            visit, "cifar10-ect:student", "--runs", mode, "--batch", batch, *plain, *quick
-        ),
+        "warm-published": steps_command(visit, "cifar10-ect:student", "--runs", mode, "--batch", batch, *plain, *quick),
         "warm-teacher": steps_command(visit, f"{own}:teacher", "--runs", mode, "--batch", 0 if gpu() else 4, *quick),
         "warm-student": steps_command(visit, f"{own}:student", "--runs", mode, "--batch", 0 if gpu() else 4, *quick),
     }

@@ -8,9 +8,9 @@ which also exports its weights and its newest grid of samples at the end; or a s
 
     "scripts/train_cifar10_classifier.py TRAIN TEST --output {out}/classifier.safetensors"
 
-where {out} is a folder whose files come along. At the deadline, and where a job's minutes are over and it does not end by
-itself, a job is asked to stop by SIGTERM, which writes its checkpoint, and ended ten seconds later. Weights of a former
-visit are found by the recipe's name below --weights.
+where {out} is a folder whose files come along. At the deadline, and where a job's minutes are over and it does not end
+by itself, a job is asked to stop by SIGTERM, which writes its checkpoint, and ended ten seconds later. Weights of a
+former visit are found by the recipe's name below --weights.
 """
 
 import argparse
@@ -178,7 +178,9 @@ def gather(tasks: Sequence[Task], jobs: Sequence[Job], output: Path, work: Path,
             shutil.copy(grid, task.left / f"{grid.parents[1].name}-{grid.name}")
         for log in task.run.glob("*/metrics.jsonl") if task.run else ():
             shutil.copy(log, task.left / f"{log.parent.name}-{log.name}")
-        files += [(path, f"{task.name}/{path.relative_to(task.left)}") for path in task.left.rglob("*") if path.is_file()]
+        files += [
+            (path, f"{task.name}/{path.relative_to(task.left)}") for path in task.left.rglob("*") if path.is_file()
+        ]
     files += [(job.log, f"logs/{job.log.name}") for job in jobs]
     left = parcels(files, output, "trained", archives)
     grid = next((path for task in tasks for path in reversed(newest_grids(task))), None)
