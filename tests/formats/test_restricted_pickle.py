@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unistep.errors import UserError
 from unistep.formats.edm import restricted_pickle
 from unistep.formats.edm.restricted_pickle import load_restricted
-from unistep.formats.pickle_machine import PickledObject
+from unistep.pickle_machine import PickledObject
 
 
 def read(tmp_path: Path, content: bytes) -> Any:

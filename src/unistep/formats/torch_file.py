@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unistep.errors import UserError
-from unistep.formats.pickle_machine import Class, Function, checked_key, run
+from unistep.pickle_machine import Class, Function, checked_key, run
 
 _MAX_INSTRUCTIONS = 500_000
 _MAX_ITEMS = 1_000_000

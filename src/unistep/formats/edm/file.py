@@ -33,10 +33,10 @@ from unistep.formats.edm.restricted_pickle import load_restricted
 from unistep.formats.empty import without_weights
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel, ModelInfo, Preconditioning, precondition
-from unistep.formats.pickle_machine import PickledObject
 from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.networks.song_layers import Resample
+from unistep.pickle_machine import PickledObject
 
 _PRECONDITIONINGS: dict[str, Preconditioning] = {
     "EDMPrecond": "edm",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.formats.pickle_machine import Class, Function, Names, PickledObject, checked_key, exactly, refusal, run
+from unistep.pickle_machine import Class, Function, Names, PickledObject, checked_key, exactly, refusal, run
 
 _MAX_INSTRUCTIONS = 1_000_000
 # Elements of a container that a call makes of another one; larger ones are made by instructions.

@@ -114,6 +114,7 @@ def run(
                 stack.append(arg)
             case (
                 "SHORT_BINSTRING"
+                | "BINSTRING"
                 | "SHORT_BINUNICODE"
                 | "BINUNICODE"
                 | "BINUNICODE8"
