@@ -163,3 +163,41 @@ def test_fewer_pixels_than_announced_are_refused(tmp_path, refusal):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("arr_0.npy", buffer.getvalue()[:-16])
     refusal(lambda: open_dataset(str(path)), path, "as many pixels")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images", "labels"),
+        ("x_train", "y_train"),
+        ("train_images", "train_labels"),
+        ("data", "labels"),
+        ("data", "target"),
+        ("x", "y"),
+        ("X", "y"),
+    ],
+)
+def test_names_of_others(save, pixels, images, labels):
+    dataset = open_dataset(save(**{images: pixels, labels: np.arange(6) % 3, "mean": np.zeros(3)}))
+    np.testing.assert_array_equal(dataset.images.numpy(), pixels.transpose(0, 3, 1, 2))
+    assert dataset.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_labels_are_those_of_the_images(save, pixels):
+    """And not those of other arrays in the file."""
+    path = save(x_train=pixels, y_train=np.arange(6) % 2, x_test=pixels[:2], y_test=np.array([1, 0]), labels=[1])
+    assert open_dataset(path).labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert open_dataset(save(x_train=pixels, labels=np.arange(6))).labels is None
+
+
+def test_the_test_half_is_said_to_be_passed_over(save, pixels, caplog):
+    open_dataset(save(x_train=pixels, y_train=np.arange(6) % 2, x_test=pixels[:2], y_test=np.array([1, 0])))
+    assert "x_train is read, and x_test passed over" in caplog.text
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_images_as_rows_of_numbers(save, order):
+    """As those of CIFAR-10 and of the downsampled ImageNet."""
+    stored = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), np.uint8)
+    rows = np.array(stored.reshape(5, -1), order=order)
+    np.testing.assert_array_equal(open_dataset(save(data=rows, labels=np.arange(5))).images.numpy(), stored)

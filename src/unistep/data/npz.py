@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,22 @@ _BLOCK_BYTES = 8 << 20
 _MOST_AT_ONCE = 4 << 30  # of an array in Fortran order, which is read as a whole
 
 
+PAIRS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "arr_0": ("arr_1", "labels"),  # NumPy's own names, and those of the evaluations of OpenAI
+        "images": ("arr_1", "labels"),
+        "x_train": ("y_train",),  # Keras
+        "train_images": ("train_labels",),  # MedMNIST
+        "data": ("labels", "label", "target", "y"),  # downsampled ImageNet, scikit-learn
+        "x": ("y", "labels"),
+        "X": ("y", "Y", "labels"),
+    }
+)
+"""Names of the array of images, in order of precedence, and the names of its labels."""
+
+_TEST = re.compile(r"(?i)(x_)?(test|val)(_images)?")
+
+
 class NpzReader(RawReader):
     """uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W] (C = 1, 3 or 4) with integer labels [N] or [N, 1].
 
@@ -35,7 +53,8 @@ class NpzReader(RawReader):
     Args:
         file: path of the file, or its content where that is known to be the bundled one.
         location: source as the user wrote it.
-        image_keys, label_keys: names of the arrays; the first that exists counts.
+        image_keys: names of the array of images; the first that exists counts.
+        label_keys: names of the array of labels, likewise; None is those that `PAIRS` has for the images.
         class_names: names of the classes; None if they have none.
 
     Raises:
@@ -46,13 +65,12 @@ class NpzReader(RawReader):
         self,
         file: Path | bytes,
         location: str,
-        image_keys: Sequence[str] = ("arr_0", "images"),
-        label_keys: Sequence[str] = ("arr_1", "labels"),
+        image_keys: Sequence[str] = tuple(PAIRS),
+        label_keys: Sequence[str] | None = None,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__(location)
         self._file = file
-        self._label_keys = label_keys
         self._class_names = class_names
         with self._archive() as archive:
             key = self._find(archive, image_keys)
@@ -60,6 +78,8 @@ class NpzReader(RawReader):
                 found = ", ".join(shown(name.removesuffix(".npy")) for name in archive.namelist()[:8]) or "nothing"
                 raise UserError(f"{shown(location)}: no array is called {' or '.join(image_keys)}; it holds {found}")
             self._key = key
+            self._label_keys = PAIRS.get(key, ()) if label_keys is None else label_keys
+            self._others = [n.removesuffix(".npy") for n in archive.namelist()] if "train" in key else []
             member = archive.getinfo(f"{key}.npy")
             self._check(member)
             self._checksum = f"{key} {member.CRC:08x} {member.file_size}"
@@ -71,8 +91,9 @@ class NpzReader(RawReader):
                 f"{shown(location)}: {key} is {brief(dtype)}, not uint8; save the pixels as whole numbers 0 to 255 in"
                 " uint8"
             )
+        shape = self._unrolled(shape)
         self._array_shape = shape
-        self._channels_last = self._layout(shape)
+        self._channels_last = shape == header.shape and self._layout(shape)
         if 0 in shape:
             raise UserError(f"{shown(location)}: {key} has the shape {shape} and so holds no images")
         if member.file_size != self._offset + math.prod(shape):
@@ -115,11 +136,18 @@ class NpzReader(RawReader):
     def fingerprint(self) -> str:
         return f"npz {self._checksum}"
 
+    def passed_over(self) -> str:
+        others = [name for name in self._others if _TEST.fullmatch(name)]
+        if not others or isinstance(self._file, bytes):
+            return ""
+        return f"{shown(self.location)}: {self._key} is read, and {brief(others[0])} passed over"
+
     def rows(self) -> Iterator[Pixels]:
         with self._archive() as archive, archive.open(f"{self._key}.npy") as stream:
             if self._fortran:
                 # The first axis varies fastest, so no image is whole before the end of the file.
-                yield self._channels_first(self._array(stream, archive.getinfo(f"{self._key}.npy")))
+                array = self._array(stream, archive.getinfo(f"{self._key}.npy"))
+                yield self._channels_first(array.reshape(self._array_shape))
                 return
             stream.read(self._offset)
             row_bytes = int(np.prod(self._array_shape[1:]))
@@ -144,6 +172,11 @@ class NpzReader(RawReader):
         if len(shape) == 2:
             return 1, shape[0], shape[1]
         return (shape[2], shape[0], shape[1]) if self._channels_last else (shape[0], shape[1], shape[2])
+
+    def _unrolled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of images that are stored as rows of numbers, channel by channel, as CIFAR's are."""
+        side = math.isqrt(shape[1] // 3) if len(shape) == 2 else 0
+        return (shape[0], 3, side, side) if side and 3 * side**2 == shape[1] else shape
 
     def _layout(self, shape: tuple[int, ...]) -> bool:
         """Returns whether the channels are the last axis."""
