@@ -1,4 +1,4 @@
-"""Datasets in, uint8 tensors out: image folders, archives, `.npz` files, packed parts, bundled MNIST and emoji."""
+"""Datasets in, uint8 tensors out: image folders, archives, files of arrays, published datasets and bundled ones."""
 
 from typing import TYPE_CHECKING, Any
 

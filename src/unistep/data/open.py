@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ import torch
 from unistep.arguments import plain_arguments
 from unistep.checks import user_path
 from unistep.data.bundled import BUNDLED
+from unistep.data.cifar import open_cifar
 from unistep.data.config import DataConfig
 from unistep.data.dataset import ImageDataset
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import FolderFiles, ZipFiles
+from unistep.data.idx import open_idx
 from unistep.data.npz import NpzReader
-from unistep.data.packed import PackedReader, is_part, parts_in
+from unistep.data.packed import open_parts
+from unistep.data.parquet import open_parquet
+from unistep.data.published import SOURCES
 from unistep.data.raw import RawReader
 from unistep.data.store import load_images
 from unistep.errors import UserError
@@ -39,14 +44,15 @@ def open_dataset(
     """Reads a dataset: all its images as uint8 of one shape, and their labels if it has any.
 
     Args:
-        path: folder of images, .zip of images (with or without EDM's dataset.json), .npz of uint8 images, or folder of
-            packed parts; or mnist, mnist-test or emoji, which are bundled.
+        path: folder of images, .zip of images (with or without EDM's dataset.json), .npz of uint8 images, folder of
+            packed parts, or CIFAR-10, IDX files or .parquet as they are published; or mnist, mnist-test or emoji, which
+            are bundled; or cifar10, cifar10-test, fashion-mnist or fashion-mnist-test once they are fetched.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
         skip_bad: leave out and list files that cannot be read as images, instead of raising.
         use_labels: read class labels: from dataset.json, else metadata.jsonl or metadata.csv, else class subfolders;
-            from arr_1 or labels of an .npz.
+            from arr_1, labels or y_train of an .npz.
         memory_limit: bytes of pixels that are held in memory; a larger dataset is mapped from a file in the cache.
         cache_dir: folder of that cache; None is $XDG_CACHE_HOME/unistep/data, or ~/.cache/unistep/data where that
             variable is not set.
@@ -108,33 +114,54 @@ def open_reader(source: str) -> EncodedReader | RawReader:
     """Opens a source of images without decoding them.
 
     Args:
-        source: folder, .zip or .npz, or the name of a bundled dataset.
+        source: path of a folder or file, or the name of a bundled or fetched dataset.
 
     Raises:
         UserError: the source is not there or of no known kind.
     """
     if source in BUNDLED:
         return BUNDLED[source].reader()
+    if source in SOURCES:
+        return SOURCES[source].reader(source)
     if not source.strip():
         raise UserError("the name of the dataset is empty; give mnist, emoji or the path of a folder, .zip or .npz")
     path = user_path(source)
-    if os.path.isdir(path):
-        if parts := parts_in(path):
-            return PackedReader(parts, source)
-        return EncodedReader(FolderFiles(path, source))
     if not os.path.exists(path):
         raise UserError(_missing(source, path))
-    suffix = path.suffix.lower()
-    if suffix not in (".zip", ".npz"):
-        raise UserError(f"{shown(source)}: data must be a folder of images, a .zip or an .npz; put images in a folder")
-    check_regular_file(path, "give a folder of images, a .zip or an .npz")
-    if suffix == ".zip" and is_part(path):
-        return PackedReader([path], source)
-    return EncodedReader(ZipFiles(path, source)) if suffix == ".zip" else NpzReader(path, source)
+    if not os.path.isdir(path):
+        check_regular_file(path, "give a folder of images, a .zip or an .npz")
+    for open_kind in KINDS:
+        if (reader := open_kind(path, source)) is not None:
+            return reader
+    raise UserError(
+        f"{shown(source)}: data must be a folder of images, a .zip or an .npz, or batches of CIFAR-10, IDX files or"
+        " .parquet; put images in a folder"
+    )
+
+
+def _open_npz(path: Path, source: str) -> NpzReader | None:
+    return NpzReader(path, source) if path.suffix.lower() == ".npz" else None
+
+
+def _open_files(path: Path, source: str) -> EncodedReader | None:
+    if path.is_dir():
+        return EncodedReader(FolderFiles(path, source))
+    return EncodedReader(ZipFiles(path, source)) if path.suffix.lower() == ".zip" else None
+
+
+KINDS: tuple[Callable[[Path, str], EncodedReader | RawReader | None], ...] = (
+    open_parts,
+    _open_npz,
+    open_cifar,
+    open_idx,
+    open_parquet,
+    _open_files,
+)
+"""Functions that open a path, one for each kind of source; the first that gives a reader counts."""
 
 
 def _missing(source: str, path: Path) -> str:
-    similar = nearest(source, BUNDLED) if len(path.parts) == 1 else None
+    similar = nearest(source, [*BUNDLED, *SOURCES]) if len(path.parts) == 1 else None
     similar = similar or nearest_path(path)
     hint = f"did you mean {shown(similar)}?" if similar else f"bundled are {', '.join(BUNDLED)}"
     return f"{shown(source)}: there is no such file, folder or bundled dataset; {hint}"

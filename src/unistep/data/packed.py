@@ -12,7 +12,6 @@ Images of a sheet share its statistics: CIFAR-10 takes 1,652 bytes an image, as 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -103,13 +102,25 @@ def is_part(path: Path) -> bool:
     return start.startswith(b"PK\3\4") and start[30:] == FORMAT.encode()
 
 
-def parts_in(folder: Path) -> list[Path]:
-    """The parts that lie in a folder, in the order of their names; none where it cannot be listed."""
+def open_parts(path: Path, location: str) -> PackedReader | None:
+    """Opens the parts in a folder, or a dataset of one part.
+
+    Args:
+        path: folder or file.
+        location: source as the user wrote it.
+
+    Returns:
+        The reader; None where there are no parts.
+
+    Raises:
+        UserError: a part is missing, there twice, damaged, or of another dataset.
+    """
     try:
-        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".zip"))
-    except OSError:
-        return []
-    return [folder / name for name in names if os.path.isfile(folder / name) and is_part(folder / name)]
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+    except OSError:  # told where the folder is listed for images
+        return None
+    parts = [file for file in files if file.name.lower().endswith(".zip") and file.is_file() and is_part(file)]
+    return PackedReader(parts, location) if parts else None
 
 
 class PackedReader(RawReader):

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from unistep.checks import user_path
+from unistep.data.cache import cache_root
 from unistep.data.config import DataConfig
 from unistep.data.reader import Reader, Shape, Skipped
 from unistep.errors import UserError
@@ -87,8 +88,7 @@ def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skippe
 def _cache_folder(config: DataConfig) -> Path:
     if config.cache_dir is not None:
         return user_path(config.cache_dir)
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else user_path("~/.cache")) / "unistep" / "data"
+    return cache_root() / "data"
 
 
 def _key(reader: Reader, config: DataConfig) -> str:

@@ -1,0 +1,246 @@
+"""Parquet files in the layout of Hugging Face's datasets: a column of encoded images, and one of labels.
+
+An image is a struct of `bytes` and `path`, or bytes alone. The files are read by pyarrow, a row group at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unistep.data.classes import check_classes, check_label, class_order
+from unistep.data.encoded import EncodedReader
+from unistep.data.inventory import in_a_row
+from unistep.data.names import brief
+from unistep.data.reader import BadImage, Labels
+from unistep.documents import DocumentError, parse_json
+from unistep.errors import UserError
+from unistep.text import shown
+
+_IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
+_LABELS = ("label", "labels", "class", "fine_label", "cls", "category")
+_SPLITS = re.compile(r"(.+?)[-_.](\d+)[-_]of[-_](\d+)[-_.].*|(.+)\.parquet")
+_MOST_GROUP = 2 << 30
+_GROUPS_HELD = 4
+_INSTALL = "install it with: pip install 'unistep[parquet]'"
+
+
+def open_parquet(path: Path, location: str) -> EncodedReader | None:
+    """Opens a .parquet, or a folder of those of one split.
+
+    Args:
+        path: file, folder, or folder around `data/`.
+        location: source as the user wrote it.
+
+    Returns:
+        The reader; None where it is no such folder or file.
+
+    Raises:
+        UserError: pyarrow is not installed, a file is damaged, or the folder holds several splits.
+    """
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return ParquetReader([path], location)
+    if not path.is_dir():
+        return None
+    for folder in (path, path / "data"):
+        try:
+            files = sorted(file for file in folder.glob("*.parquet") if file.is_file())
+        except OSError:
+            continue
+        if not files:
+            continue
+        splits = sorted({_split(file) for file in files})
+        chosen = "train" if "train" in splits else splits[0]
+        if len(splits) > 1 and chosen != "train":
+            raise UserError(f"{shown(location)}: it holds {in_a_row(splits[:5])}", "give a folder or file of one split")
+        of_split = [file for file in files if _split(file) == chosen]
+        others = sorted({_split(file) for file in files} - {chosen})
+        line = f"{shown(location)}: the files of {in_a_row(others[:5])} are passed over" if others else ""
+        return ParquetReader(of_split, location, line)
+    return None
+
+
+class ParquetReader(EncodedReader):
+    """The images of some .parquet files, row by row.
+
+    Args:
+        paths: the files, in order.
+        location: source as the user wrote it.
+        passed: line that tells what is not read; empty if all is.
+
+    Raises:
+        UserError: pyarrow is not installed, or a file is damaged or has no images.
+    """
+
+    def __init__(self, paths: Sequence[Path], location: str, passed: str = "") -> None:
+        self._rows = _Rows(paths, location)
+        self._passed = passed
+        super().__init__(self._rows)
+
+    def labels(self) -> Labels | None:
+        return self._rows.labels()
+
+    def passed_over(self) -> str:
+        return self._passed
+
+
+class _Rows:
+    """The rows of the files as image files, by position."""
+
+    documents: tuple[str, ...] = ()
+
+    def __init__(self, paths: Sequence[Path], location: str) -> None:
+        try:
+            parquet = importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            raise UserError(
+                f"{shown(location)}: .parquet is read by pyarrow, which is not installed", _INSTALL
+            ) from None
+        self.location = location
+        self.passed: dict[str, int] = {}
+        self.names: list[str] = []
+        self.sizes: list[int] = []
+        self._places: list[tuple[int, int, int]] = []  # file, row group, row in it
+        self._paths = list(paths)
+        self._lock = threading.Lock()
+        self._held: dict[tuple[int, int], list[Any]] = {}
+        self._files: list[Any] = []
+        for path in paths:
+            try:
+                self._files.append(parquet.ParquetFile(path))
+            except Exception as error:  # pyarrow's own errors, and those of the system
+                raise self._damaged(path, error) from error
+        first = self._files[0].schema_arrow
+        self._image, self._label = _column(first, _IMAGES, _is_image), _column(first, _LABELS, _is_label)
+        if self._image is None:
+            columns = ", ".join(brief(name) for name in first.names[:8])
+            raise UserError(f"{shown(paths[0])}: no column of images is called {_or(_IMAGES)}; there are {columns}")
+        for number, file in enumerate(self._files):
+            if self._image not in file.schema_arrow.names:
+                raise UserError(f"{shown(paths[number])}: it has no column {brief(self._image)}, as others of it have")
+            for group in range(file.num_row_groups):
+                self._count(number, group)
+
+    def _count(self, number: int, group: int) -> None:
+        """Adds the rows of a row group."""
+        row_group = self._files[number].metadata.row_group(group)
+        if row_group.total_byte_size > _MOST_GROUP:
+            raise UserError(
+                f"{shown(self._paths[number])}: its row group {group} takes {row_group.total_byte_size:,} bytes",
+                "write it in smaller row groups",
+            )
+        contents = self._group(number, group)
+        if len(self.names) + len(contents) > 100_000_000:
+            raise UserError(f"{shown(self.location)}: it has more than 100,000,000 rows")
+        for row, content in enumerate(contents):
+            self.names.append(f"{self._paths[number].name}/{len(self.names)}")
+            self.sizes.append(len(content) if isinstance(content, bytes) else 0)
+            self._places.append((number, group, row))
+
+    def read(self, index: int, limit: int | None = None) -> bytes:
+        number, group, row = self._places[index]
+        with self._lock:
+            try:
+                content = self._group(number, group)[row]
+            except UserError as error:
+                raise BadImage(str(error)) from error
+        if not isinstance(content, bytes):
+            raise BadImage("its row holds no bytes; files beside a .parquet are not read")
+        return content if limit is None else content[:limit]
+
+    def read_document(self, name: str, most_bytes: int) -> bytes:
+        raise KeyError(name)  # there are none
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(b"parquet")
+        for path in self._paths:
+            status = path.stat()
+            digest.update(
+                f"\n{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "backslashreplace")
+            )
+        return digest.hexdigest()
+
+    def labels(self) -> Labels | None:
+        """Returns the labels; None where there is no column of them."""
+        if self._label is None:
+            return None
+        values: list[Any] = []
+        for path, file in zip(self._paths, self._files, strict=True):
+            try:
+                values += file.read(columns=[self._label]).column(0).to_pylist()
+            except Exception as error:
+                raise self._damaged(path, error) from error
+        where = shown(self.location)
+        if values and all(isinstance(value, str) for value in values):
+            names = class_order(set(values), self.location)
+            number = {name: index for index, name in enumerate(names)}
+            return check_classes(Labels(np.array([number[value] for value in values], np.int64), names), self.location)
+        numbers = [check_label(value, where, f"row {index:,}") for index, value in enumerate(values)]
+        names = _class_names(self._files[0].schema_arrow.metadata, self._label)
+        if names is not None and numbers and max(numbers) >= len(names):
+            names = None
+        return check_classes(Labels(np.array(numbers, np.int64), names), self.location)
+
+    def _group(self, number: int, group: int) -> list[Any]:
+        """The encoded images of a row group; those that were read last are held."""
+        key = number, group
+        if key not in self._held:
+            try:
+                column = self._files[number].read_row_group(group, columns=[self._image]).column(self._image)
+                rows = column.to_pylist()
+            except Exception as error:
+                raise self._damaged(self._paths[number], error) from error
+            while len(self._held) >= _GROUPS_HELD:
+                del self._held[next(iter(self._held))]
+            self._held[key] = [row.get("bytes") if isinstance(row, dict) else row for row in rows]
+        return self._held[key]
+
+    def _damaged(self, path: Path, error: Exception) -> UserError:
+        return UserError(f"{shown(path)}: it is damaged or no .parquet ({brief(error)})", "fetch it again")
+
+
+def _column(schema: Any, names: Sequence[str], fits: Any) -> str | None:
+    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
+
+
+def _is_image(kind: Any) -> bool:
+    types = importlib.import_module("pyarrow.types")
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _is_label(kind: Any) -> bool:
+    types = importlib.import_module("pyarrow.types")
+    return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+
+def _class_names(metadata: Any, label: str) -> list[str] | None:
+    """The names of classes in the metadata that Hugging Face's datasets write; None where there are none."""
+    try:
+        document = parse_json((metadata or {})[b"huggingface"])
+        names = document["info"]["features"][label]["names"]
+    except (DocumentError, KeyError, TypeError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names
+
+
+def _split(path: Path) -> str:
+    """The split in a name: `train` of `train-00000-of-00002-abc.parquet` and of `cifar10-train.parquet`."""
+    match = _SPLITS.fullmatch(path.name)
+    name = (match[1] or match[4]) if match else path.stem
+    words = re.split(r"[-_.]", name.lower())
+    return next((word for word in words if word in ("train", "test", "validation", "val", "valid")), name)
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
