@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
     from unistep.workflows.evaluate import evaluate
+    from unistep.workflows.fetch import fetch_dataset
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
     from unistep.workflows.pack import pack_dataset
@@ -30,6 +31,7 @@ __all__ = [
     "convert",
     "edit",
     "evaluate",
+    "fetch_dataset",
     "inspect",
     "load",
     "open_dataset",
@@ -49,6 +51,7 @@ _MODULES = {
     "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
     "evaluate": "unistep.workflows.evaluate",
+    "fetch_dataset": "unistep.workflows.fetch",
     "inspect": "unistep.workflows.inspect",
     "load": "unistep.workflows.models",
     "open_dataset": "unistep.data.open",

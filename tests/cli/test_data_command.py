@@ -100,3 +100,16 @@ def test_packing_and_reading_again(run, refused, photos):
     refused(["data", "pack", "photos", "packed"], "packed is already there", "OUTPUT")
     refused(["data", "pack", "photos"], "OUTPUT")
     refused(["data", "pack", "photos", "other", "--max-part-mb", "0"], "--max-part-mb", "at least 0.01")
+
+
+def test_fetching(run, refused, monkeypatch, here):
+    from unistep.workflows import fetch
+
+    made = fetch.FetchedDataset("mnist", "digits", (here / "a.gz",), (), 1)
+    (here / "a.gz").write_bytes(b"a")
+    monkeypatch.setattr(fetch, "fetch", lambda dataset, progress: made)
+    outcome = run("data", "fetch", "mnist")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[:2] == ["mnist: digits", "data: mnist, mnist-test (bundled, the same images)"]
+    refused(["data", "fetch", "cifar100"], "did you mean cifar10?")
+    refused(["data", "fetch"], "NAME")

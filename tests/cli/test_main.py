@@ -36,7 +36,7 @@ def test_what_needs_no_torch_does_not_load_it(arguments):
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data pack"])
+@pytest.mark.parametrize("command", [*COMMANDS, "data fetch", "data inspect", "data pack"])
 def test_help_of_a_command(command):
     done = subprocess.run([*UNISTEP, *command.split(), "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""`unistep data`: a report on a dataset, and its packing."""
+"""`unistep data`: a report on a dataset, its packing, and the fetching of published ones."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from unistep.cli.command import run_command
 from unistep.errors import UserError
 from unistep.text import nearest, shown
+from unistep.workflows.fetch import FetchedDataset, fetch_dataset
 from unistep.workflows.inspect import inspect_dataset
 from unistep.workflows.pack import PackedDataset, pack_dataset
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from unistep.data.inspect import DatasetReport
 
 _USAGES = {
+    "fetch": "unistep data fetch NAME [options]",
     "inspect": "unistep data inspect PATH [options]",
     "pack": "unistep data pack SOURCE OUTPUT [options]",
 }
@@ -27,17 +29,21 @@ def run(arguments: list[str]) -> None:
     Raises:
         UserError: no command or an unknown one, a dataset that cannot be read, or a broken image in it.
     """
-    commands: dict[str, Callable[[list[str], str], None]] = {"inspect": _inspect, "pack": _pack}
+    commands: dict[str, Callable[[list[str], str], None]] = {"fetch": _fetch, "inspect": _inspect, "pack": _pack}
     if not arguments:
         raise UserError(f"data needs a command: {' | '.join(_USAGES.values())}")
     name, rest = arguments[0], arguments[1:]
     if name in ("-h", "--help"):
-        print("\n       ".join([f"usage: {_USAGES['inspect']}", *list(_USAGES.values())[1:]]))
+        print("\n       ".join([f"usage: {next(iter(_USAGES.values()))}", *list(_USAGES.values())[1:]]))
         return
     if name not in commands:
         near = nearest(name, commands) or "inspect"
         raise UserError(f"unknown command data {name!r}; did you mean data {near}?")
     commands[name](rest, _USAGES[name])
+
+
+def _fetch(arguments: list[str], usage: str) -> None:
+    run_command(arguments, fetch_dataset, _show_rows, usage=usage, positionals=("name",))
 
 
 def _inspect(arguments: list[str], usage: str) -> None:
@@ -52,7 +58,7 @@ def _inspect(arguments: list[str], usage: str) -> None:
 
 
 def _pack(arguments: list[str], usage: str) -> None:
-    run_command(arguments, pack_dataset, _show_packed, usage=usage, positionals=("source", "output"))
+    run_command(arguments, pack_dataset, _show_rows, usage=usage, positionals=("source", "output"))
 
 
 def _show_report(report: "DatasetReport", skip_bad: bool) -> None:
@@ -74,6 +80,6 @@ def _show_report(report: "DatasetReport", skip_bad: bool) -> None:
         raise UserError(f"{name}: {reason} ({len(report.bad)} bad in all); mend or remove it, or give `skip_bad`")
 
 
-def _show_packed(packed: PackedDataset) -> None:
-    for name, text in packed.rows():
+def _show_rows(made: FetchedDataset | PackedDataset) -> None:
+    for name, text in made.rows():
         print(shown(f"{name}: {text}"))

@@ -25,7 +25,7 @@ COMMANDS = {
     "recipes": "list the recipes that ship, or print one",
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
     "inspect": "describe a model: architecture, noise range, classes, size",
-    "data": "inspect a dataset: counts, sizes, classes, mean; pack it into parts that travel",
+    "data": "inspect a dataset; fetch a published one; pack one into parts that travel",
 }
 
 _HELP = """usage: unistep COMMAND [options]
