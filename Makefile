@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 PINNED = $(PIP) install --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-faults test-fuzz check format mnist emoji classifier compare-methods install clean
+.PHONY: help demo test test-slow test-faults test-fuzz test-browser check format mnist emoji classifier compare-methods install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ test-faults: $(VENV)/.installed-dev ## kill, damage and crowd out runs in traini
 
 test-fuzz: $(VENV)/.installed-dev ## run two thousand malformed inputs, and print them by kind
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m fuzz $(PYTEST_ARGS) tests/fuzz
+
+test-browser: $(VENV)/.installed-dev ## try the page of `unistep serve` in Chromium (skipped without playwright and chromium)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(PYTEST_ARGS) tests/serving/test_page.py
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling
 	@$(BIN)/ruff check --quiet .

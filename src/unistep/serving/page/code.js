@@ -14,6 +14,9 @@ const flags = (given) => Object.entries(given)
   .map(([name, value]) => `--${name.replaceAll("_", "-")}${value === true ? "" : ` ${Array.isArray(value) ? value.join(",") : value}`}`)
   .join(" ");
 
+// The embedded model is what the command takes where none is named.
+const named = (model, flag = "") => (model === "mnist" ? "" : `${flag}${model} `);
+
 const made = {
   curl: ({ body }, address) => `curl ${address}/v1/images/generations \\
   -H 'Content-Type: application/json' \\
@@ -42,29 +45,31 @@ const answer = await fetch("${address}/v1/images/generations", {
 });
 const { data } = await answer.json();
 for (const [i, image] of data.entries()) await writeFile(\`image-\${i}.png\`, Buffer.from(image.b64_json, "base64"));`,
-  unistep: ({ body }) => `unistep sample --num-images ${body.n} ${flags(body)} --output images.png`,
+  unistep: ({ body }) => `unistep sample ${named(body.model)}--num-images ${body.n} ${flags(body)} --output images.png`,
 };
+
+const pictures = (kind) => ({ edit: ["picture.png"], pair: ["first.png", "second.png"] })[kind] ?? [];
 
 const edited = {
   curl: ({ options, masked, model, kind }, address) => `curl ${address}/v1/images/edits \\
-${kind === "edit" ? "  -F image=@picture.png \\\n" : ""}${masked ? "  -F mask=@mask.png \\\n" : ""}  -F model=${model} \\
+${pictures(kind).map((name) => `  -F image=@${name} \\\n`).join("")}${masked ? "  -F mask=@mask.png \\\n" : ""}  -F model=${model} \\
   -F 'options=${json(options)}' | jq -r '.data[0].b64_json' | base64 -d > result.png`,
   Python: ({ options, masked, model, kind }, address) => `import base64
 import json
 import requests
 
-files = {${kind === "edit" ? '"image": open("picture.png", "rb")' : '"image": (None, "")'}${masked ? ', "mask": open("mask.png", "rb")' : ""}}
+files = [${[...pictures(kind).map((name) => `("image", open("${name}", "rb"))`), ...(kind === "walk" ? ['("image", (None, ""))'] : []), ...(masked ? ['("mask", open("mask.png", "rb"))'] : [])].join(", ")}]
 form = {"model": "${model}", "options": json.dumps(${python(options)})}
 answer = requests.post("${address}/v1/images/edits", data=form, files=files)
 for i, image in enumerate(answer.json()["data"]):
     open(f"result-{i}.png", "wb").write(base64.b64decode(image["b64_json"]))`,
-  "Python (openai)": ({ options, masked, model, kind }, address) => kind === "edit" ? `import base64
+  "Python (openai)": ({ options, masked, model, kind }, address) => kind !== "walk" ? `import base64
 import json
 from openai import OpenAI
 
 client = OpenAI(base_url="${address}/v1", api_key="none")
 answer = client.images.edit(
-    model="${model}", prompt="", image=open("picture.png", "rb"), ${masked ? 'mask=open("mask.png", "rb"), ' : ""}
+    model="${model}", prompt="", image=${kind === "edit" ? 'open("picture.png", "rb")' : '[open("first.png", "rb"), open("second.png", "rb")]'}, ${masked ? 'mask=open("mask.png", "rb"), ' : ""}
     extra_body={"options": json.dumps(${python(options)})},
 )
 open("result.png", "wb").write(base64.b64decode(answer.data[0].b64_json))` : "# The openai client has no walks: see Python.",
@@ -72,10 +77,10 @@ open("result.png", "wb").write(base64.b64decode(answer.data[0].b64_json))` : "# 
 import { writeFile } from "node:fs/promises";
 
 const form = new FormData();
-${kind === "edit" ? 'form.append("image", await openAsBlob("picture.png"), "picture.png");\n' : ""}${masked ? 'form.append("mask", await openAsBlob("mask.png"), "mask.png");\n' : ""}form.append("model", "${model}");
+${pictures(kind).map((name) => `form.append("image", await openAsBlob("${name}"), "${name}");\n`).join("")}${masked ? 'form.append("mask", await openAsBlob("mask.png"), "mask.png");\n' : ""}form.append("model", "${model}");
 form.append("options", JSON.stringify(${json(options)}));
 const answer = await fetch("${address}/v1/images/edits", { method: "POST", body: form });
 const { data } = await answer.json();
 for (const [i, image] of data.entries()) await writeFile(\`result-\${i}.png\`, Buffer.from(image.b64_json, "base64"));`,
-  unistep: ({ options, masked, kind }) => `unistep edit ${options.task} ${kind === "edit" ? "--input picture.png " : ""}${masked ? "--mask mask.png " : ""}${flags(options)} --output ${kind === "edit" ? "result.png" : "walk.gif"}`,
+  unistep: ({ options, masked, kind, model }) => `unistep edit ${options.task} ${named(model, "--model ")}${kind === "walk" ? "" : `--input ${pictures(kind).join(" ")} `}${masked ? "--mask mask.png " : ""}${flags(options)} --output ${kind === "edit" ? "result.png" : "walk.gif"}`,
 };

@@ -52,19 +52,25 @@ export function editTab(app, given = {}) {
     empty = true;
     guessed = null;
     state.picture = state.mask = "";
+    state.label = null;
     results.replaceChildren();
     slider.replaceChildren();
     time.textContent = "";
   }
 
-  async function take(url) {
+  async function take(url, marks, label = null) {
     try {
-      const image = await loaded(url);
+      const image = await loaded(url), marked = marks ? await loaded(marks) : null;
       clear();
       const side = Math.min(image.naturalWidth / model.width, image.naturalHeight / model.height);
       const [w, t] = [model.width * side, model.height * side];
       paint.imageSmoothingEnabled = image.naturalWidth > model.width;
       paint.drawImage(image, (image.naturalWidth - w) / 2, (image.naturalHeight - t) / 2, w, t, 0, 0, ...size);
+      if (marked) {
+        mark.imageSmoothingEnabled = false;
+        mark.drawImage(marked, 0, 0, ...size);
+      }
+      guessed = state.label = label;
       empty = false;
       keep();
       request();
@@ -96,10 +102,10 @@ export function editTab(app, given = {}) {
     return small;
   }
 
-  // What a shared link carries: a small picture as it is.
+  // What a shared link carries: a small picture and its marks as they are.
   function keep() {
-    const url = reduced(base).toDataURL("image/png");
-    state.picture = url.length < 6000 ? url : "";
+    const [url, marks] = [reduced(base).toDataURL("image/png"), reduced(mask).toDataURL("image/png")];
+    [state.picture, state.mask] = url.length + marks.length < 12000 ? [url, marks] : ["", ""];
   }
 
   // -------------------------------------------------------------------------------------------- the brush
@@ -140,7 +146,7 @@ export function editTab(app, given = {}) {
     mask.addEventListener(name, () => {
       if (!last) return;
       last = null;
-      if (tool() !== "mask") keep();
+      keep();
       request();
     });
   }
@@ -151,9 +157,10 @@ export function editTab(app, given = {}) {
       const from = [...cursor];
       cursor[0] = Math.min(size[0], Math.max(0, cursor[0] + step[0] * scale * 2));
       cursor[1] = Math.min(size[1], Math.max(0, cursor[1] + step[1] * scale * 2));
-      if (event.shiftKey) { stroke(from, cursor); request(); }
+      if (event.shiftKey) { stroke(from, cursor); keep(); request(); }
     } else if (event.key === " ") {
       stroke(cursor, cursor);
+      keep();
       request();
     } else {
       return;
@@ -195,7 +202,7 @@ export function editTab(app, given = {}) {
       const made = await api.edit(given, [image], painted && await canvasBlob(painted), model.id, own.signal);
       if (own !== running) return;
       notice("");
-      if (made.classes.length) guessed = made.classes[0];
+      if (made.classes.length) guessed = state.label = made.classes[0];
       show(made.images);
       time.textContent = `${made.images.length} ${made.images.length === 1 ? "result" : "results"} in ${milliseconds(made.ms)}`;
     } catch (error) {
@@ -243,7 +250,7 @@ export function editTab(app, given = {}) {
   const live = h("input", { type: "checkbox", checked: state.live, onchange: () => { state.live = live.checked; } });
   async function random() {
     try {
-      await api.make({ model: model.id, n: 1, seed: randomSeed() }, (_, url, ms, label) => { take(url).then(() => { guessed = label ?? null; }); });
+      await api.make({ model: model.id, n: 1, seed: randomSeed() }, (_, url, ms, label) => { take(url, null, label ?? null); });
     } catch (error) {
       failed(error);
     }
@@ -257,12 +264,12 @@ export function editTab(app, given = {}) {
     h("div", { class: "work" },
       h("div", {}, easel, brushes,
         h("div", { class: "row" }, h("button", { onclick: () => input.click() }, "Open…"), h("button", { onclick: random }, "A random one"),
-          h("button", { onclick: () => { mark.clearRect(0, 0, ...size); request(); } }, "Clear marks"), h("button", { onclick: clear }, "Clear all"), input)),
+          h("button", { onclick: () => { mark.clearRect(0, 0, ...size); keep(); request(); } }, "Clear marks"), h("button", { onclick: clear }, "Clear all"), input)),
       h("div", { class: small }, time, results, slider,
         h("div", { class: "row" }, h("button", { onclick: () => latest[0] && download(latest[0], "result.png") }, "Download the best")))));
+  const { picture, mask: marks, label } = state;
   clear();
   drawTools();
-  const start = given.picture || app.state.edit.picture;
-  if (start) take(start); else random();
+  if (picture) take(picture, given.picture ? "" : marks, given.picture ? null : label); else random();
   return { element, leave: () => { running?.abort(); document.removeEventListener("paste", pasted); } };
 }

@@ -52,7 +52,7 @@ function unpacked(text) {
 }
 
 function write() {
-  $("languages").replaceChildren(...LANGUAGES.map((name) => h("button", { role: "tab", "aria-selected": String(name === language),
+  $("languages").replaceChildren(...LANGUAGES.map((name) => h("button", {
     "aria-pressed": String(name === language), onclick: () => { language = name; write(); } }, name)));
   $("snippet").textContent = app.done ? snippet(app.done, language, location.origin) : "";
 }
