@@ -14,7 +14,6 @@ number generators"), integer arithmetic that gives the same numbers in every ver
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -121,41 +120,31 @@ def seed_words(seeds: Sequence[int] | NDArray[np.uint64]) -> Int64[Tensor, "2 B"
     return torch.from_numpy(np.stack([keys & np.uint64(_MASK32), keys >> np.uint64(32)]).astype(np.int64))
 
 
-Words = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def _blocks(keys: Tensor, draw: Tensor, start: int, stop: int, blocks: int) -> Words:
-    """The words of the blocks start ... stop - 1 of a draw; image i has the blocks from i * `blocks` on."""
-    block = torch.arange(start, stop, device=keys.device)
-    row = block // max(blocks, 1)
-    key, zero = keys[:, row], torch.zeros_like(draw)
-    return philox4x32((block - row * blocks, draw, zero, zero), (key[0], key[1]))
-
-
 def draw_normals(
-    keys: Int64[Tensor, "2 B"], draw: Int64[Tensor, ""], start: int, stop: int, blocks: int
+    keys: Int64[Tensor, "2 N"], draw: Int64[Tensor, ""], position: Int64[Tensor, " N"]
 ) -> Float32[Tensor, "N 4"]:
     """Returns the unit normals of some blocks of a draw, four a block.
 
     Args:
-        keys: words of the images' seeds.
+        keys: words of the seed of each block's image.
         draw: number of the draw.
-        start: first block, counted over all images.
-        stop: block after the last.
-        blocks: blocks of an image.
+        position: number of each block in its image.
     """
-    w = _blocks(keys, draw, start, stop, blocks)
+    zero = torch.zeros_like(draw)
+    w = philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
     return torch.stack((*normals(w[0], w[1]), *normals(w[2], w[3])), dim=1)
 
 
 def draw_uniforms(
-    keys: Int64[Tensor, "2 B"], draw: Int64[Tensor, ""], start: int, stop: int, blocks: int
+    keys: Int64[Tensor, "2 N"], draw: Int64[Tensor, ""], position: Int64[Tensor, " N"]
 ) -> Float32[Tensor, "N 4"]:
     """Returns the uniform numbers of some blocks of a draw, four a block; the arguments are those of `draw_normals`."""
-    return torch.stack([uniforms(one) for one in _blocks(keys, draw, start, stop, blocks)], dim=1)
+    zero = torch.zeros_like(draw)
+    w = philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
+    return torch.stack([uniforms(one) for one in w], dim=1)
 
 
-Kernel = Callable[[Tensor, Tensor, int, int, int], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 KERNELS: Mapping[str, Kernel] = MappingProxyType({"normal": draw_normals, "uniform": draw_uniforms})
 """The functions by which an `ImageRandom` draws, by the kind of number; a compiled one gives the same numbers."""
 
@@ -196,8 +185,10 @@ class ImageRandom:
         if not 1 <= high <= 2**31:
             raise ValueError(f"high must lie between 1 and 2**31, not {high}")
 
-        def draw_integers(*arguments: Any) -> Tensor:
-            return torch.stack([integers(one, high) for one in _blocks(*arguments)], dim=1)
+        def draw_integers(keys: Tensor, draw: Tensor, position: Tensor) -> Tensor:
+            zero = torch.zeros_like(draw)
+            w = philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
+            return torch.stack([integers(one, high) for one in w], dim=1)
 
         return self._draw((), draw_integers)
 
@@ -210,6 +201,9 @@ class ImageRandom:
         parts = []
         number = torch.full((), draw, dtype=torch.int64, device=self.device)
         for start in range(0, batch * blocks or 1, chunk):
-            parts.append(kernel(self._keys, number, start, min(start + chunk, batch * blocks), blocks))
+            # Outside the kernel: a compiler would compute with positions of 32 bits, too few for the products.
+            block = torch.arange(start, min(start + chunk, batch * blocks), device=self.device)
+            row = block // max(blocks, 1)
+            parts.append(kernel(self._keys[:, row], number, block - row * blocks))
         drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
         return drawn.view(batch, 4 * blocks)[:, :count].reshape(batch, *shape)

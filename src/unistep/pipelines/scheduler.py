@@ -206,7 +206,8 @@ class CMStochasticIterativeScheduler(SchedulerFiles):
         sigma = self._sigma(timestep)
         assert self._step_index is not None
         scaling = ConsistencyScaling(self.config.sigma_min, self.config.sigma_data)
-        denoised = scaling.c_out(sigma[None]) * model_output.to(sample.dtype) + scaling.c_skip(sigma[None]) * sample
+        level = sigma[None].to(sample.device)
+        denoised = scaling.c_out(level) * model_output.to(sample.dtype) + scaling.c_skip(level) * sample
         if self.config.clip_denoised:
             denoised = denoised.clamp(-1, 1)
         if len(self.timesteps) > 1:
