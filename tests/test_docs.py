@@ -51,8 +51,8 @@ def test_a_command_parses(words, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(find_recipe("mnist-quick"), "mine.yaml")
-    if "--resume" in words:
-        folder = Path(words[words.index("--resume") + 1])
+    for flag in {"--resume", "--init-from"} & set(words):
+        folder = Path(words[words.index(flag) + 1])
         folder.mkdir(parents=True)
         shutil.copy("mine.yaml", folder / "config.yaml")
     assert words[1] in COMMANDS

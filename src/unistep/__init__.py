@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
     from unistep.workflows.evaluate import evaluate
+    from unistep.workflows.export_weights import export_weights
     from unistep.workflows.fetch import fetch_dataset
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
@@ -31,6 +32,7 @@ __all__ = [
     "convert",
     "edit",
     "evaluate",
+    "export_weights",
     "fetch_dataset",
     "inspect",
     "load",
@@ -51,6 +53,7 @@ _MODULES = {
     "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
     "evaluate": "unistep.workflows.evaluate",
+    "export_weights": "unistep.workflows.export_weights",
     "fetch_dataset": "unistep.workflows.fetch",
     "inspect": "unistep.workflows.inspect",
     "load": "unistep.workflows.models",

@@ -25,6 +25,7 @@ COMMANDS = {
     "recipes": "list the recipes that ship, or print one",
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
     "inspect": "describe a model: architecture, noise range, classes, size",
+    "weights": "export the weights of a run in small parts, which another machine trains on with",
     "data": "inspect a dataset; fetch a published one; pack one into parts that travel",
 }
 

@@ -15,6 +15,7 @@ from unistep.cli.parsing import parse
 from unistep.cli.recipe_flags import Flags, check_without_recipe, flag_of, knobs, nested, of_recipe, parted
 from unistep.cli.spelling import spelled
 from unistep.config import RunConfig, find_recipe, read_run, read_values, run_keys
+from unistep.config.recipes import CONFIG
 from unistep.documents import DocumentError, parse_yaml
 from unistep.errors import UserError
 from unistep.text import shown
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from unistep.workflows.estimate.result import Estimate
 
 _PROGRAM = "unistep train"
-_USAGE = f"{_PROGRAM} RECIPE [options] [--KEY VALUE ...]\n{_PROGRAM} --resume RUN [options] [--KEY VALUE ...]"
+_USAGE = f"""{_PROGRAM} RECIPE [options] [--KEY VALUE ...]
+{_PROGRAM} --resume RUN [options] [--KEY VALUE ...]
+{_PROGRAM} --init-from OUT [options] [--KEY VALUE ...]"""
 _EPILOG = f"""Every key of a recipe is a flag, and overrides it; the keys of a stage begin with its name.
 
   {_PROGRAM} RECIPE --help                     all keys of a recipe, and its values
@@ -64,7 +67,7 @@ def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
     with _spelled(values):
         found = _arguments(given, nested(flags, values, _PROGRAM))
         own = {name: found.pop(name) for name in ("recipe", "data", "output", "resume", "teacher", "skip_to")}
-        of_call = ("max_minutes", "dry_run", "progress")
+        of_call = ("init_from", "max_minutes", "dry_run", "progress")
         return prepared(**own, overrides={k: v for k, v in found.items() if k not in of_call})
 
 
@@ -73,6 +76,11 @@ def _given(base: list[str], flags: Flags = ()) -> tuple[dict[str, Any], dict[str
     own = parameters_of(train)
     with spelled({p.name: p.flag for p in own if p.name != "recipe"}):
         given = parse(base, own, ("recipe",), _PROGRAM)
+        if given["recipe"] is None and given["resume"] is None and given["init_from"]:
+            exported = user_path(given["init_from"])
+            if not (exported / CONFIG).is_file():
+                raise UserError(f"{exported} holds no exported weights: {CONFIG} is missing", field="init_from")
+            given |= {"recipe": str(exported / CONFIG), "output": given["output"] or f"runs/{exported.resolve().name}"}
         if given["recipe"] is None and given["resume"] is None:
             check_without_recipe(flags)
         return given, _values(given["recipe"], given["resume"])

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 from unistep.arguments import plain_arguments
 from unistep.checks import check_path, check_range, user_path
 from unistep.config import RunConfig, changed, find_recipe, read_run, read_values, run_config, with_teacher
+from unistep.config.recipes import CONFIG
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
     from unistep.formats.model import LoadedModel
-    from unistep.runtime.lock import FolderLock
     from unistep.workflows.estimate.result import Estimate
+    from unistep.workflows.runs.exported import Exported
 
 Recipe: TypeAlias = str | os.PathLike[str] | RunConfig | None
 Curve: TypeAlias = list[tuple[int, float]]
@@ -28,7 +29,7 @@ def train(recipe: Recipe = None, *, dry_run: Literal[True], **arguments: Any) ->
 def train(recipe: Recipe = None, *, dry_run: Literal[False] = False, **arguments: Any) -> "Run": ...
 @overload
 def train(recipe: Recipe = None, *, dry_run: bool, **arguments: Any) -> Union["Run", "Estimate"]: ...
-@plain_arguments(empty=["recipe", "output", "resume", "teacher"])
+@plain_arguments(empty=["recipe", "output", "resume", "teacher", "init_from"])
 def train(
     recipe: Recipe = None,
     *,
@@ -37,6 +38,7 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     teacher: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     skip_to: str | None = None,
+    init_from: str | os.PathLike[str] | None = None,
     max_minutes: float | None = None,
     dry_run: bool = False,
     progress: bool = True,
@@ -48,7 +50,8 @@ def train(
     processes share a run (accelerate launch -m unistep train).
 
     Args:
-        recipe: name of a recipe (`unistep recipes` lists them), a .yaml file, or a config; default: the run to resume.
+        recipe: name of a recipe (`unistep recipes` lists them), a .yaml file, or a config; default: the run to resume,
+            or the config of the weights that a new run begins from.
         data: images to train on: mnist, a folder, a .zip or an .npz, or keys of `unistep.data.DataConfig`; default: the
             recipe's.
         output: run directory; default: runs/RECIPE.
@@ -56,6 +59,8 @@ def train(
         teacher: diffusion model in place of the recipe's teacher: a model folder, a run, a file, or owner/name on the
             hub; "null" is none; a mapping holds keys of the stage of that name.
         skip_to: stage of a resumed run to go on with; those before it end where they are.
+        init_from: folder of weights that `unistep.export_weights` wrote, which a new run begins from: its finished
+            stages are taken as they are, its newest one goes on from its step, with new moments of the optimizer.
         max_minutes: time of this call in minutes, all stages together; when it is over, the run stops after the step
             under way, with a checkpoint to go on from and the model that it has come to; default: none.
         dry_run: count parameters, FLOPs and memory, measure the time of a step, and train nothing.
@@ -84,13 +89,15 @@ def train(
     if dry_run and resume is not None:
         raise UserError("`dry_run` and `resume` exclude each other; give the recipe")
     from unistep.runtime.lock import FolderLock
+    from unistep.workflows.runs.exported import read_exported
 
+    exported = None if init_from is None else read_exported(user_path(_checked_path("init_from", init_from)))
     with FolderLock("train") as lock:
         if resume is not None and _is_first() and isinstance(resume, str | os.PathLike) and user_path(resume).is_dir():
             lock.acquire(user_path(resume))  # before its config may change
-        config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides)
+        config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides, exported)
         if not dry_run:
-            _train(config, folder, progress, lock, deadline)
+            _train(config, folder, progress=progress, lock=lock, deadline=deadline, exported=exported)
             return Run(folder)
     from unistep.workflows.estimate.estimate import estimate
 
@@ -103,13 +110,25 @@ def _deadline(max_minutes: float | None) -> float | None:
     return None if max_minutes is None else time.monotonic() + 60 * max_minutes
 
 
-def _train(config: RunConfig, folder: Path, progress: bool, lock: "FolderLock", deadline: float | None) -> None:
+def _checked_path(name: str, value: Any) -> str | os.PathLike[str]:
+    """A path that is none of the things that are no path.
+
+    Raises:
+        UserError: it is one of them.
+    """
+    check_path(name, value)
+    if isinstance(value, str) and not value.strip():
+        raise UserError("is empty; give a path, or leave it out", field=name)
+    return value
+
+
+def _train(config: RunConfig, folder: Path, **given: Any) -> None:
     from unistep.files import write_error
     from unistep.runtime.interrupt import Interrupted
     from unistep.workflows.runs.loop import train_stages
 
     try:
-        train_stages(config, folder, progress=progress, lock=lock, deadline=deadline)
+        train_stages(config, folder, **given)
     except Interrupted as stopped:
         begun = (folder / "config.yaml").is_file()
         stopped.add_note(f"go on with unistep.train(resume={str(folder)!r})" if begun else "nothing was written")
@@ -135,12 +154,17 @@ def prepared(
     teacher: str | os.PathLike[str] | Mapping[str, Any] | None,
     skip_to: str | None,
     overrides: Mapping[str, Any],
+    exported: "Exported | None" = None,
 ) -> tuple[RunConfig, Path]:
     """The config and the folder that the arguments of `train` mean; a resumed run's folder is brought up to it.
 
     Raises:
         UserError: as `train`.
     """
+    if exported is not None and resume is not None:
+        raise UserError("`init_from` is for a new run; a run that is resumed has its weights")
+    if exported is not None and recipe is None:
+        recipe, output = exported.folder / CONFIG, output or Path("runs") / exported.folder.resolve().name
     if (recipe is None) == (resume is None):
         raise UserError("give a recipe, as mnist-quick, or a run to `resume`" + ", not both" * (recipe is not None))
     for name, value in (("output", output), ("resume", resume), ("teacher", teacher), ("data", data)):
@@ -164,6 +188,10 @@ def prepared(
     if skip_to is not None:
         raise UserError("`skip_to` is for a run that has begun; `resume` it")
     config, name = _of_recipe(recipe, changes, teacher)
+    if exported is not None:
+        from unistep.workflows.runs.beginning import with_finished
+
+        config = with_finished(config, exported)
     return config, user_path(output if output is not None else Path("runs") / name)
 
 

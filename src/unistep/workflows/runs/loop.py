@@ -45,10 +45,12 @@ from unistep.training.guard import Diverged
 from unistep.training.precision import pick_precision
 from unistep.training.restore import on_first
 from unistep.training.trainer import Trainer
+from unistep.workflows.runs.beginning import begin
 from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
 from unistep.workflows.runs.classes import check_same_classes, kept_names
 from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
+from unistep.workflows.runs.exported import Exported
 from unistep.workflows.runs.fingerprint import check_data
 from unistep.workflows.runs.folder import claim_folder
 from unistep.workflows.runs.models import open_models
@@ -106,6 +108,7 @@ def train_stages(
     progress: bool = True,
     lock: FolderLock | None = None,
     deadline: float | None = None,
+    exported: Exported | None = None,
 ) -> None:
     """Trains what is left of a run.
 
@@ -115,6 +118,7 @@ def train_stages(
         progress: whether to show how far it is.
         lock: lock of the folder, which the caller releases; None takes one for as long as the run is trained.
         deadline: time of `time.monotonic` after which no further step begins, but the first; None is none.
+        exported: weights that a new run begins from; None is none.
 
     Raises:
         UserError: the config does not fit the data, the folder holds another run, or another process trains it.
@@ -122,7 +126,7 @@ def train_stages(
     """
     if lock is None:
         with FolderLock("train") as own:
-            train_stages(config, folder, progress=progress, lock=own, deadline=deadline)
+            train_stages(config, folder, progress=progress, lock=own, deadline=deadline, exported=exported)
         return
     accelerator = build_accelerator(config.precision)
     for stage in config.stages:
@@ -137,6 +141,8 @@ def train_stages(
     evaluation = open_evaluation(config, dataset, accelerator)
 
     def claim() -> None:
+        if exported is not None:
+            begin(folder, config, designs, exported)
         claim_folder(folder, config, lock)
         for design in designs:
             if checkpoint_steps(folder / design.stage.name / "checkpoints"):
