@@ -94,7 +94,10 @@ class Case:
 
     def design(self) -> tuple[Any, ImageKind, StageDesign]:
         """Config of the run, kind of the images and design of the stage."""
-        changes: dict[str, Any] = {"precision": "bf16" if self.precision == "bf16" else "fp32"}
+        changes: dict[str, Any] = {
+            "precision": self.precision if self.precision in ("bf16", "auto") else "fp32",
+            "compile": MODES[self.mode],
+        }
         stage: dict[str, Any] = {"accumulation": self.accumulation}
         if self.batch:
             stage["batch_size"] = self.batch
@@ -103,8 +106,6 @@ class Case:
         if self.optimizer is not None:
             stage["optimizer"] = {"name": self.optimizer}
         changes["stages"] = {self.stage: stage}
-        if MODES[self.mode] != "none":
-            changes["compile"] = MODES[self.mode]
         if self.tiny:
             changes |= {"network": TINY, "data": {"resolution": 16}}
         config = recipe_config(self.recipe, changes)
