@@ -295,6 +295,18 @@ def _needed(flops: Flops, share: float) -> float:
     return flops.total - (1 - share) * flops.parts.get("target, forward", 0)
 
 
+def flops_of(case: Case, path: Path | None) -> float | None:
+    """FLOPs an image that a step needs, from a file of `--count` or counted here.
+
+    Args:
+        case: what is trained.
+        path: the file; None counts.
+    """
+    if path is not None and path.exists():
+        return json.loads(path.read_text()).get(f"{case.recipe}:{case.stage} {case.at}")
+    return needed_flops(replace(case, precision="fp32", mode="eager", batch=1))
+
+
 def needed_share(case: Case, design: StageDesign) -> float:
     """Part of the images whose lower level is above the least, so that their target is an evaluation.
 
@@ -327,7 +339,7 @@ def compare(case: Case, runs: Sequence[str], options: argparse.Namespace) -> lis
     gpu = device.type == "cuda"
     results: list[Result] = []
     alive: list[tuple[Result, Contender]] = []
-    needed = needed_flops(replace(case, precision="fp32", batch=1))
+    needed = flops_of(case, options.flops)
     case = replace(case, batch=case.batch or case.design()[2].stage.batch_size)
     for run in runs:
         mode = run.partition(":")[0]
@@ -525,11 +537,22 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=["adamw", "radam"], help="this trainer's; recorded steps have adamw")
     parser.add_argument("--rates", type=Path, help="JSON of rates.py; default: products are measured here")
     parser.add_argument("--seconds", type=float, default=1e9, help="no run is begun after so many")
+    parser.add_argument("--count", action="store_true", help="count FLOPs an image into --json, and do no more")
+    parser.add_argument("--flops", type=Path, help="JSON of --count; default: FLOPs are counted here")
     parser.add_argument("--host", action="store_true", help="measure the host's time besides the network, and no more")
     parser.add_argument("--tiny", action="store_true", help="a tiny network, to try the script")
     parser.add_argument("--json", type=Path, help="file that the numbers are written to")
     options = parser.parse_args()
     device, began = default_device(), time.perf_counter()
+    if options.count:
+        counted = {
+            f"{name} {at}": flops_of(Case(*name.split(":"), 1, at, "fp32", tiny=options.tiny), None)
+            for name in options.cases
+            for at in options.at
+        }
+        options.json.write_text(json.dumps(counted))
+        print(counted)
+        return
     print(f"{name_of(device)}, torch {torch.__version__}", flush=True)
     runs = options.runs or ["published:fp32", "eager:fp32", "published:bf16", "eager:bf16"]
     results: list[Result] = []

@@ -42,6 +42,9 @@ from visit_train import add_options, train
 LIMITS = {"tests": 80.0, "warm": 90.0, "rates": 25.0, "steps": 75.0, "sampling": 60.0}
 """Seconds that a part may take, where its turn leaves it so many."""
 
+RESERVED = {"rates": 10.0, "steps": 60.0, "sampling": 35.0}
+"""Seconds that earlier parts leave to a later one."""
+
 ORDER = (("tests", "warm"), ("rates",), ("steps",), ("sampling",))
 """Parts of `all`; those of a group run at the same time."""
 
@@ -181,10 +184,15 @@ def warm(visit: Visit, limit: float) -> Callable[[], None]:
         "warm-student": steps_command(visit, f"{own}:student", "--runs", mode, "--batch", 0 if gpu() else 4, *quick),
     }
     jobs = [visit.start(name, command, limit) for name, command in commands.items()]
+    # FLOPs are the same on every device, and counting them takes the host's time alone.
+    cases = ["cifar10-ect:student", "cifar10-edm:teacher", f"{own}:teacher", f"{own}:student"]
+    counting = steps_command(visit, *cases, "--at", "first", "last", "--count", "--json", visit.work / "flops.json")
+    environment = visit.environment | {"CUDA_VISIBLE_DEVICES": ""}
+    jobs.append(start("count", counting, visit.work, limit, environment))
 
     def finish() -> None:
         wait(jobs)
-        visit.note("warm", jobs)
+        visit.note("warm", jobs, [visit.work / "flops.json"])
 
     return finish
 
@@ -230,7 +238,8 @@ def steps(visit: Visit, limit: float) -> Callable[[], None]:
                 print(f"           no time is left for {name}", flush=True)
                 continue
             path = visit.work / f"{name}.json"
-            command = steps_command(visit, *arguments, *few, "--json", path, "--rates", visit.work / "rates.json")
+            files_of_others = ["--rates", visit.work / "rates.json", "--flops", visit.work / "flops.json"]
+            command = steps_command(visit, *arguments, *few, "--json", path, *files_of_others)
             job = visit.start(name, [*command, "--seconds", str(left - 5)], left)
             wait([job])
             jobs.append(job)
@@ -287,9 +296,10 @@ def measure(visit: Visit, names: Sequence[str], budget: float) -> None:
         names: parts.
         budget: seconds of all parts together.
     """
-    for group in ORDER:
+    for number, group in enumerate(ORDER):
         own = [name for name in group if name in names]
-        left = budget - (time.monotonic() - visit.began)
+        later = [name for following in ORDER[number + 1 :] for name in following if name in names]
+        left = budget - (time.monotonic() - visit.began) - sum(RESERVED[name] for name in later)
         if own and left < 5:
             print(f"{time.monotonic() - visit.began:6.0f} s  no time is left for {', '.join(own)}", flush=True)
             continue
