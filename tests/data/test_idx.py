@@ -1,6 +1,7 @@
 """MNIST's IDX files."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -110,3 +111,11 @@ def test_damage_is_one_line_or_another_image(tmp_path, refusal, data):
         assert open_dataset(path).images.dtype.itemsize == 1
     except UserError as error:
         assert str(error).isprintable()
+
+
+def test_pipes_are_passed_over(tmp_path, refusal):
+    os.mkfifo(tmp_path / "train-images-idx3-ubyte")
+    refusal(lambda: open_dataset(tmp_path), "no images")
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(IMAGES))
+    os.mkfifo(tmp_path / "t10k-labels-idx1-ubyte")
+    assert open_dataset(tmp_path).labels is None

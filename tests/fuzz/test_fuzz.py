@@ -19,6 +19,7 @@ from typing import Any
 import fuzz_data
 import fuzz_hub
 import fuzz_models
+import fuzz_published
 import fuzz_texts
 import fuzz_words
 import numpy as np
@@ -38,6 +39,7 @@ KINDS: dict[str, tuple[Draw, int]] = {
     "safetensors": (fuzz_models.safetensors, 160),
     "settings of models": (fuzz_models.settings, 180),
     "npz": (fuzz_data.arrays, 170),
+    "published data": (fuzz_published.published, 140),
     "statistics": (fuzz_data.statistics, 130),
     "images": (fuzz_data.images, 170),
     "zips": (fuzz_data.zips, 90),

@@ -33,7 +33,7 @@ _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _MOST_BATCH = 256 << 20
 _MOST_META = 1 << 20
 _MOST_UNPACKED = 512 << 20  # of an archive; the published ones unpack to 186 MB
-_MOST_INSTRUCTIONS = 4_000_000
+_MOST_INSTRUCTIONS = 1_000_000
 _AGAIN = "fetch it again"
 _OTHER = "give a folder of images, a .zip or an .npz"
 

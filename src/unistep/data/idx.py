@@ -48,11 +48,11 @@ def open_idx(path: Path, location: str, class_names: tuple[str, ...] | None = No
     if not path.is_dir():
         return None
     try:
-        found = {
-            p.name.removesuffix(".gz"): p for p in sorted(path.iterdir(), reverse=True) if _IMAGES.fullmatch(p.name)
-        }
+        files = [file for file in path.iterdir() if _IMAGES.fullmatch(file.name) and file.is_file()]
     except OSError:
         return None
+    # The file that is not packed counts, where both are there.
+    found = {file.name.removesuffix(".gz"): file for file in sorted(files, reverse=True)}
     names = sorted(found)
     if not names:
         return None
