@@ -209,6 +209,8 @@ def test_what_is_left_out_where_there_is_too_little(limit, what, counted, monkey
         (["--data.resolution", "32", "--data.channels", "3"], (32, 3, 10)),
         (["--use_labels", "false"], (28, 1, 0)),
         (["--data.use_labels", "false"], (28, 1, 0)),
+        (["--data.source", "fashion-mnist"], (28, 1, 10)),
+        (["--data.source", "cifar10-test"], (32, 3, 10)),
         (["--data.source", "photos"], (64, 3, 0)),
         (["--data.source", "photos", "--network.sample_size", "16", "--network.num_class_embeds", "7"], (16, 3, 7)),
     ],

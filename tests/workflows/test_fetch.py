@@ -96,7 +96,9 @@ def row(server: Server) -> Callable[..., Published]:
     def make(*mirrors: str, **changes: Any) -> Published:
         file = PublishedFile(NAME, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
         readers = {"small": lambda folder, source: open_idx(folder / NAME, source)}
-        return Published("small", "a small dataset", mirrors or (server.url,), (file,), readers)
+        return Published(
+            "small", "Small, 2026", "a small dataset", 20, 1, 3, mirrors or (server.url,), (file,), readers
+        )
 
     return make
 

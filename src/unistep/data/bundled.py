@@ -62,6 +62,11 @@ class Bundled:
     title: str
 
     @property
+    def num_classes(self) -> int:
+        """Number of the classes."""
+        return len(self.class_names)
+
+    @property
     def path(self) -> Path:
         """The file."""
         return Path(__file__).with_name(self.file)

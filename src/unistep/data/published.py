@@ -47,7 +47,11 @@ class Published:
 
     Args:
         name: name by which `unistep data fetch` fetches the dataset.
-        title: data and source in a few words.
+        title: data and source in a few words, for model cards.
+        description: number and kind of the images in words.
+        size: side of the images in pixels.
+        channels: 1 for grey, 3 for colour.
+        num_classes: number of the classes.
         mirrors: addresses of the folder of the files, in the order in which they are tried.
         files: the files.
         readers: function that opens the folder of the files, by the name of each source of images.
@@ -55,6 +59,10 @@ class Published:
 
     name: str
     title: str
+    description: str
+    size: int
+    channels: int
+    num_classes: int
     mirrors: tuple[str, ...]
     files: tuple[PublishedFile, ...]
     readers: Mapping[str, Callable[[Path, str], RawReader | None]]
@@ -100,7 +108,9 @@ def _idx(half: str, class_names: tuple[str, ...]) -> Callable[[Path, str], RawRe
 _ROWS = (
     Published(
         "cifar10",
-        "CIFAR-10, Krizhevsky 2009: 60,000 photographs of 32 x 32 pixels in 10 classes",
+        "CIFAR-10, Krizhevsky 2009",
+        "60,000 photographs of 32 x 32 pixels in 10 classes",
+        *(32, 3, 10),
         ("https://www.cs.toronto.edu/~kriz/", "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"),
         (
             PublishedFile(
@@ -116,7 +126,9 @@ _ROWS = (
     ),
     Published(
         "mnist",
-        "MNIST, LeCun, Cortes and Burges 1998: 70,000 handwritten digits of 28 x 28 pixels",
+        "MNIST, LeCun, Cortes and Burges 1998",
+        "70,000 handwritten digits of 28 x 28 pixels",
+        *(28, 1, 10),
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
         _idx_files(
             (9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
@@ -128,7 +140,9 @@ _ROWS = (
     ),
     Published(
         "fashion-mnist",
-        "Fashion-MNIST, Zalando 2017, MIT: 70,000 articles of clothing of 28 x 28 pixels in 10 classes",
+        "Fashion-MNIST, Zalando 2017, MIT",
+        "70,000 articles of clothing of 28 x 28 pixels in 10 classes",
+        *(28, 1, 10),
         (
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",

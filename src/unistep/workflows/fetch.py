@@ -20,7 +20,7 @@ TIMEOUT = 10.0  # seconds for a connection, and for each read
 _ATTEMPTS = 3  # at a mirror, in a row without progress
 _PROGRESS = 1 << 20  # bytes
 _SMALLER = "free the disk, or have the cache elsewhere by the environment variable XDG_CACHE_HOME"
-_FROM_DISK = "try again, which goes on where it stopped, or download the file by other means and give its path as data"
+_OTHER_MEANS = "or download the file by other means and give its path as data"
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +110,9 @@ def fetch(dataset: "Published", *, progress: bool = True) -> FetchedDataset:
             for file in missing:
                 _fetch_file(dataset, file, folder / file.name, progress)
     num_bytes = sum(file.num_bytes for file in dataset.files)
-    return FetchedDataset(dataset.name, dataset.title, paths, tuple(dataset.readers), num_bytes)
+    return FetchedDataset(
+        dataset.name, f"{dataset.title}: {dataset.description}", paths, tuple(dataset.readers), num_bytes
+    )
 
 
 def _fetch_file(dataset: "Published", file: "PublishedFile", path: Path, progress: bool) -> None:
@@ -139,9 +141,12 @@ def _fetch_file(dataset: "Published", file: "PublishedFile", path: Path, progres
                         break
                     reasons.append(f"{urlsplit(mirror).hostname} {reason}")
         if len(reasons) == len(dataset.mirrors):
+            again = "try again, which goes on where it stopped" if part.stat().st_size else "try again"
             if not part.stat().st_size:
                 part.unlink()
-            raise UserError(f"{file.name} of {dataset.name} cannot be fetched: {'; '.join(reasons)}", _FROM_DISK)
+            raise UserError(
+                f"{file.name} of {dataset.name} cannot be fetched: {'; '.join(reasons)}", f"{again}, {_OTHER_MEANS}"
+            )
         os.replace(part, path)
     except OSError as error:
         if is_full(error):  # what came is of no use while the disk is full

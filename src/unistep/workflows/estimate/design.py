@@ -7,6 +7,7 @@ from torch import nn
 
 from unistep.config import RunConfig
 from unistep.data.bundled import BUNDLED
+from unistep.data.published import SOURCES
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.networks.lpips import LPIPS
@@ -21,15 +22,15 @@ _CLASSES = 10  # of data whose number of classes is not known, where a stage nee
 
 
 def image_kind(config: RunConfig, model: LoadedModel | None = None) -> ImageKind:
-    """The images by what the config tells, else by the bundled data, a model that a stage names, or the network.
+    """The images by what the config tells, else by data that are known, a model that a stage names, or the network.
 
     Raises:
         UserError: none of them tells their size.
     """
     network, data = config.network, config.data
-    if data.source in BUNDLED:
-        row = BUNDLED[data.source]
-        size, channels, classes, origin = row.size, row.channels, len(row.class_names), f"those of {row.name}"
+    row = BUNDLED.get(data.source) or SOURCES.get(data.source)
+    if row is not None:
+        size, channels, classes, origin = row.size, row.channels, row.num_classes, f"those of {row.name}"
     elif model is not None:
         (channels, size, _), classes, origin = model.image_shape, model.num_classes, "those of the teacher"
     elif network is not None or not config.models:
@@ -74,7 +75,7 @@ def designed(config: RunConfig) -> tuple[ImageKind, list[StageDesign], list[str]
 def _open_classes(config: RunConfig, images: ImageKind) -> bool:
     """Whether the data may have classes whose number the config does not tell."""
     labels = config.use_labels and config.data.use_labels
-    return images.classes == 0 and labels and config.data.source not in BUNDLED
+    return images.classes == 0 and labels and config.data.source not in (*BUNDLED, *SOURCES)
 
 
 def _needs_classes(config: RunConfig) -> bool:

@@ -25,6 +25,7 @@ from unistep.core.parameterization import Preconditioned
 from unistep.data import ImageDataset, read_dataset
 from unistep.data.bundled import BUNDLED
 from unistep.data.classes import classes_line
+from unistep.data.published import SOURCES
 from unistep.errors import UserError
 from unistep.files import write_error
 from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps
@@ -382,7 +383,8 @@ class StageRun:
         data = self.config.data.source
         # With the size, channels and classes that the images have given the network.
         config = dump(replace(self.config, network=network.config))
-        title = BUNDLED[data].title if data in BUNDLED else data
+        known = BUNDLED.get(data) or SOURCES.get(data)
+        title = data if known is None else known.title
         terms = [f"the data ({title})", *self.config.models]
         training = Training(data, compute, config, terms, quality)
         picture = self.folder / "samples" / f"step-{steps:08d}.png"
