@@ -10,7 +10,7 @@ which also exports its weights and its newest grid of samples at the end; or a s
 
 where {out} is a folder whose files come along. At the deadline, and where a job's minutes are over and it does not end
 by itself, a job is asked to stop by SIGTERM, which writes its checkpoint, and ended ten seconds later. Weights of a
-former visit are found by the recipe's name below --weights.
+former visit are those of the recipe's name below --weights, as its archives hold them.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline-s", type=float, default=1e6, help="seconds after which all jobs are stopped")
     parser.add_argument("--weights", type=Path, help="folder with the exports of a former visit, by recipe")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: below --work")
-    parser.add_argument("--archives", type=int, default=4, help="number of archives of 15 MiB at most")
+    parser.add_argument("--archives", type=int, default=6, help="number of archives of 15 MiB at most")
 
 
 def task_of(text: str, folder: Path, weights: Path | None) -> Task:
@@ -76,8 +76,9 @@ def task_of(text: str, folder: Path, weights: Path | None) -> Task:
     name = Path(recipe).stem
     run, left = folder / name, folder / "left" / name
     command = python("-m", "unistep", "train", recipe, "--output", run, "--max-minutes", minutes, *flags)
-    if weights is not None and (weights / name).is_dir():
-        command += ["--init-from", str(weights / name)]
+    former = [] if weights is None else [weights / name / "weights", weights / name]
+    if found := next((path for path in former if path.is_dir()), None):
+        command += ["--init-from", str(found)]
     return Task(name, command, 60 * float(minutes) + 60, run, left)
 
 
@@ -129,6 +130,7 @@ def watch(pairs: Sequence[tuple[Task, Job]], ends: float) -> None:
                 continue
             if task.name not in asked and (now > ends or job.seconds > task.limit):
                 asked[task.name] = now
+                job.note = f"asked to stop after {job.seconds:.0f} s"
                 job.ask()
             elif now - asked.get(task.name, now) > _GRACE:
                 job.note = "killed at the deadline"
