@@ -225,12 +225,14 @@ def test_images_that_are_too_large(tmp_path, refusal):
     refusal(lambda: pack(wide, tmp_path / "packed", 1 << 20, progress=False), "16384x1", "`resolution`")
 
 
-def test_pack_dataset(tmp_path, refusal):
-    made = unistep.pack_dataset("mnist-test", tmp_path / "a", resolution=8, class_names=list("abcdefghij"))
-    dataset = open_dataset(made.path)
-    assert (len(dataset), dataset.class_names) == (made.num_images, list("abcdefghij"))
-    assert made.num_bytes == sum(path.stat().st_size for path in made.parts) and "10,000 images" in made.rows()[0][1]
+def test_pack_dataset(tmp_path, dataset, refusal):
+    path = tmp_path / "a.npz"
+    np.savez(path, arr_0=dataset.images.numpy(), arr_1=dataset.labels.numpy())
+    made = unistep.pack_dataset(path, tmp_path / "a", resolution=3, class_names=["a", "b", "c"])
+    packed = open_dataset(made.path)
+    assert (len(packed), packed.image_size, packed.class_names) == (made.num_images, (3, 3), ["a", "b", "c"])
+    assert made.num_bytes == sum(path.stat().st_size for path in made.parts) and "60 images" in made.rows()[0][1]
     assert made.to_dict()["parts"] == [str(tmp_path / "a/part-1-of-1.zip")] and "1 part)" in repr(made)
-    refusal(lambda: unistep.pack_dataset("mnist-test", tmp_path / "b", resolution=8, class_names=["a"]), "10 classes")
-    refusal(lambda: unistep.pack_dataset("mnist-test", tmp_path / "b", max_part_mb=0), "`max_part_mb`")
+    refusal(lambda: unistep.pack_dataset(path, tmp_path / "b", class_names=["a"]), "3 classes", "`class_names`")
+    refusal(lambda: unistep.pack_dataset(path, tmp_path / "b", max_part_mb=0), "`max_part_mb`")
     assert not (tmp_path / "b").exists()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unistep.data.classes import check_label
-from unistep.data.names import brief
+from unistep.data.names import brief, files_in
 from unistep.data.raw import HeldReader
 from unistep.data.reader import Pixels, Shape
 from unistep.errors import UserError
@@ -54,9 +54,10 @@ def open_cifar(path: Path, location: str, *, test: bool = False) -> HeldReader |
     """
     if path.is_dir():
         for folder in (path, *(path / name for name in _FOLDERS)):
-            files = {name: folder / name for name in _listed(folder)}
-            if any(map(_BATCH.fullmatch, files)):
-                return _open_half(files, location, test)
+            files = {file.name: file for file in files_in(folder, _BATCH)}
+            if files:
+                meta = {file.name: file for file in (folder / name for name in _META) if file.is_file()}
+                return _open_half(files | meta, location, test)
         return None
     if path.name.lower().endswith(_ARCHIVES):
         members = _unpacked(path, location)
@@ -120,13 +121,6 @@ def _class_names(file: Path | bytes) -> list[str] | None:
 def _number(name: str) -> tuple[int, str]:
     number = re.search(r"_(\d+)", name)
     return (int(number[1]) if number else 0), name
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return [path.name for path in folder.iterdir() if path.is_file()]
-    except OSError:
-        return []
 
 
 def _content(file: Path | bytes, where: str, most_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unistep.data.names import brief
+from unistep.data.names import brief, files_in
 from unistep.data.prepare import MAX_PIXELS
 from unistep.data.raw import HeldReader
 from unistep.errors import UserError
@@ -47,12 +47,8 @@ def open_idx(path: Path, location: str, class_names: tuple[str, ...] | None = No
         return _open(path, location, class_names, "")
     if not path.is_dir():
         return None
-    try:
-        files = [file for file in path.iterdir() if _IMAGES.fullmatch(file.name) and file.is_file()]
-    except OSError:
-        return None
     # The file that is not packed counts, where both are there.
-    found = {file.name.removesuffix(".gz"): file for file in sorted(files, reverse=True)}
+    found = {file.name.removesuffix(".gz"): file for file in reversed(files_in(path, _IMAGES))}
     names = sorted(found)
     if not names:
         return None

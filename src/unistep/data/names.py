@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from pathlib import Path
 
 from unistep.text import shown
 
@@ -37,6 +39,18 @@ def leads_out(name: str) -> bool:
 def is_litter(name: str) -> bool:
     """Returns whether a relative name is that of a hidden file or of litter, or lies in such a folder."""
     return any(part.startswith(".") or part.replace(" ", "_").lower() in LITTER for part in name.split("/"))
+
+
+def files_in(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """The files right in a folder whose names match a pattern, sorted; none where it cannot be listed.
+
+    Only those are looked at: a folder may hold a million images.
+    """
+    try:
+        names = sorted(filter(pattern.fullmatch, os.listdir(folder)))
+    except OSError:  # told where the folder is listed for images
+        return []
+    return [folder / name for name in names if os.path.isfile(folder / name)]
 
 
 def brief(text: object) -> str:

@@ -12,6 +12,7 @@ Images of a sheet share its statistics: CIFAR-10 takes 1,652 bytes an image, as 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ import numpy as np
 from unistep.data.archive import ArchiveError, open_archive, unpack
 from unistep.data.classes import MOST_LABEL, check_classes, check_label
 from unistep.data.inventory import in_a_row
-from unistep.data.names import brief
+from unistep.data.names import brief, files_in
 from unistep.data.parallel import ordered_map
 from unistep.data.prepare import MAX_PIXELS, decode
 from unistep.data.raw import RawReader
@@ -39,6 +40,7 @@ INDEX = "part.json"
 MOST_IMAGES = 1 << 20
 """Most images of a part."""
 
+_ZIP = re.compile(r"(?is).+\.zip")
 _MOST_INDEX = 16 << 20
 _MOST_PARTS = 10_000
 _MOST_SHOWN = 10
@@ -115,11 +117,8 @@ def open_parts(path: Path, location: str) -> PackedReader | None:
     Raises:
         UserError: a part is missing, there twice, damaged, or of another dataset.
     """
-    try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-    except OSError:  # told where the folder is listed for images
-        return None
-    parts = [file for file in files if file.name.lower().endswith(".zip") and file.is_file() and is_part(file)]
+    files = files_in(path, _ZIP) if path.is_dir() else [path] if _ZIP.fullmatch(path.name) else []
+    parts = [file for file in files if is_part(file)]
     return PackedReader(parts, location) if parts else None
 
 

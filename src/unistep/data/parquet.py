@@ -18,7 +18,7 @@ import numpy as np
 from unistep.data.classes import check_classes, check_label, class_order
 from unistep.data.encoded import EncodedReader
 from unistep.data.inventory import in_a_row
-from unistep.data.names import brief
+from unistep.data.names import brief, files_in
 from unistep.data.reader import BadImage, Labels
 from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
@@ -26,6 +26,7 @@ from unistep.text import shown
 
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
 _LABELS = ("label", "labels", "class", "fine_label", "cls", "category")
+_PARQUET = re.compile(r"(?is).+\.parquet")
 _SPLITS = re.compile(r"(.+?)[-_.](\d+)[-_]of[-_](\d+)[-_.].*|(.+)\.parquet")
 _MOST_GROUP = 2 << 30
 _GROUPS_HELD = 4
@@ -45,15 +46,12 @@ def open_parquet(path: Path, location: str) -> EncodedReader | None:
     Raises:
         UserError: pyarrow is not installed, a file is damaged, or the folder holds several splits.
     """
-    if path.is_file() and path.suffix.lower() == ".parquet":
+    if path.is_file() and _PARQUET.fullmatch(path.name):
         return ParquetReader([path], location)
     if not path.is_dir():
         return None
     for folder in (path, path / "data"):
-        try:
-            files = sorted(file for file in folder.glob("*.parquet") if file.is_file())
-        except OSError:
-            continue
+        files = files_in(folder, _PARQUET)
         if not files:
             continue
         splits = sorted({_split(file) for file in files})
