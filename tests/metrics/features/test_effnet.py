@@ -56,6 +56,19 @@ def test_the_batch_does_not_matter(network: EffNetLite0, images: Tensor, feature
     assert network(images[:0], ["pool"])["pool"].shape == (0, 1280)
 
 
+def test_few_images_at_a_time_change_no_bit(network: EffNetLite0, images: Tensor, monkeypatch):
+    """Through the first blocks, where the activations of all together would leave the memory that is kept."""
+    found = network(images[:5], ["pool"])["pool"]
+    sizes = []
+    first = network._network._conv_stem.register_forward_hook(lambda module, x, y: sizes.append(len(y)))
+    monkeypatch.setattr("unistep.networks.efficientnet_lite._FEW", 5)
+    whole = network(images[:5], ["pool"])["pool"]
+    monkeypatch.undo()
+    network(images[:5], ["pool"])
+    first.remove()
+    assert sizes == [5, 2, 2, 1] and torch.equal(found, whole)
+
+
 def test_interface(network: EffNetLite0, features: dict[str, Tensor]):
     assert isinstance(network, FeatureNetwork)
     assert network.info.dims == {kind: found.shape[1] for kind, found in features.items()}

@@ -81,7 +81,7 @@ class EffNetLite0:
         for start in range(0, len(images), batch):
             part = slice(start, start + batch)
             x = RESIZES[self.info.resize](images[part].to(self._device), SIZE)
-            x = ((x - _MEAN) / _STD).contiguous(memory_format=torch.channels_last)
+            x = x.sub_(_MEAN).div_(_STD).contiguous(memory_format=torch.channels_last)  # a resize owns its result
             with exact_convolutions(self._device):
                 features = self._network.features(x)
             pool[part] = features.cpu()
