@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,10 @@ from unistep.core.denoiser import Denoiser
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.generate import tile_size
-from unistep.generation.plan import default_plan
+from unistep.generation.plan import Plan, default_plan, make_plan
 from unistep.serving.batch import Row, make_rows, places_matter
 
+_MOST_PLANS = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
@@ -27,6 +29,7 @@ class ServedModel:
         tile: images that the network computes at once.
         by_place: whether an image must stand at its own place of a tile to keep its bits.
         created: time at which it was loaded, in seconds since 1970.
+        plans: plans of requests by their options.
     """
 
     name: str
@@ -34,6 +37,7 @@ class ServedModel:
     tile: int
     by_place: bool
     created: int = field(default_factory=lambda: int(time.time()))
+    plans: dict[Any, Plan] = field(default_factory=dict, repr=False)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -59,6 +63,27 @@ class ServedModel:
     def class_names(self) -> list[str]:
         """Name of each class: those of the data, else numbers."""
         return list(self.loaded.info.class_names) or [str(number) for number in range(self.num_classes)]
+
+    def plan(
+        self,
+        steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        solver: str | None = None,
+    ) -> Plan:
+        """Returns the plan of a request; one that was made before is kept, as most requests have the same.
+
+        Raises:
+            UserError: options that contradict each other or the model.
+        """
+        key = (steps, None if timesteps is None else (*timesteps,), None if sigmas is None else (*sigmas,), solver)
+        found = self.plans.get(key)
+        if found is None:
+            found = make_plan(self.loaded.info, steps=steps, timesteps=timesteps, sigmas=sigmas, solver=solver)
+            if len(self.plans) >= _MOST_PLANS:
+                self.plans.clear()
+            self.plans[key] = found
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Returns the model as `/v1/models` lists it."""

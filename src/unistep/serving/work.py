@@ -17,7 +17,7 @@ from torch import Tensor
 from unistep.core.random import image_seeds
 from unistep.errors import UserError
 from unistep.generation.classes import class_numbers
-from unistep.generation.plan import Plan, make_labels, make_plan
+from unistep.generation.plan import Plan, make_labels
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine, Ticket
@@ -110,13 +110,7 @@ def rows_of(model: ServedModel, options: MakeOptions, count: int, config: Server
     """
     if count > config.max_images:
         raise Refusal(400, "invalid_request_error", f"n {count} must lie between 1 and {config.max_images}", "n")
-    plan = make_plan(
-        model.loaded.info,
-        steps=options.steps,
-        timesteps=options.timesteps,
-        sigmas=options.sigmas,
-        solver=options.solver,
-    )
+    plan = model.plan(options.steps, options.timesteps, options.sigmas, options.solver)
     check_evaluations(count * plan.nfe, config)
     labels = label_numbers(model, options.class_labels)
     if options.seeds is not None:
