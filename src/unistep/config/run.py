@@ -100,8 +100,8 @@ class RunConfig:
         seed: seed of the initial weights, the order of the images, noise and dropout.
         precision: arithmetic of the forward and backward passes; "auto" takes bf16 where the machine multiplies it
             fast, else fp32.
-        compile: what `torch.compile` makes faster: "none", the "network", or network and, on a GPU, the whole step as a
-            CUDA "graph"; it takes a minute before the first step.
+        compile: part that `torch.compile` makes faster: "none", the "network", or network and, on a GPU, the whole step
+            as a CUDA "graph"; it takes minutes before the first step.
         sigma_data: standard deviation that the scalings assume of the data.
         use_labels: whether a class-conditional model is trained, where the data has classes.
         data: source and preparation of the images.

@@ -11,6 +11,7 @@ Fields and parameters have the names of EDM's checkpoints: `enc.32x32_block0.nor
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ class SongUNet(nn.Module):
         emb = self._embed(c_noise, class_labels, generator, augment_labels)
 
         # Each part computes in the dtype of its own weights: see `cast_blocks`.
-        first = self.enc[f"{self.levels[0].name}_conv"]
+        first: Any = self.enc[f"{self.levels[0].name}_conv"]
         # In the memory format of the weights all through: a change of it on the way costs a copy at every layer.
         aux = x.to(_dtype_of(first)).contiguous(memory_format=memory_format(first.weight))
         h = first(aux)

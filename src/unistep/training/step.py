@@ -42,7 +42,7 @@ class TrainingStep(TrainingState):
         use_labels: whether the network is given class labels.
         flip: whether half of the images are mirrored.
         title: name of the stage in the progress display.
-        compile: what is compiled: "none", "network" or, with CUDA graphs, "graph".
+        compile: part that is compiled: "none", "network" or, with CUDA graphs, the whole step ("graph").
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class Trainer(TrainingStep):
         progress: whether progress is shown on stderr.
         deadline: time of `time.monotonic` after which no further step begins; the step under way is finished, and a
             checkpoint written. None is none.
-        compile: what is compiled: "none", "network" or, with CUDA graphs, "graph".
+        compile: part that is compiled: "none", "network" or, with CUDA graphs, the whole step ("graph").
     """
 
     def __init__(
