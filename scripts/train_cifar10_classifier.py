@@ -7,7 +7,8 @@ TRAIN and TEST are any data set that unistep opens: the 50,000 and the 10,000 im
 with a one-cycle learning rate, label smoothing and averaged weights; images are shifted, mirrored and cut out on the
 device, where all of them stay. bf16, on a GPU where there is one. The number of epochs is what fits into --minutes, by
 the measured speed; --epochs sets it. Prints the test accuracy of the weights as they are written (convolutions in fp16,
-4.6 MB) and their sha256; the digest belongs in `WEIGHTS_SHA256` of `unistep.metrics.features.cifar10_classifier`.
+4.6 MB) and their sha256; the digest belongs in `WEIGHTS_SHA256` of `unistep.metrics.features.cifar10_classifier`. The
+weights that ship were trained with --minutes 1.2 on an H100 that other trainings shared: 109 epochs in 76 s.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unistep.data import ImageDataset, open_dataset
+from unistep.metrics.features import cifar10_classifier as cifar10
 from unistep.metrics.features.cifar10_classifier import MEAN, SIZE, CIFAR10Classifier
 
 MAX_SHIFT = 4  # pixels; the image goes on mirrored at its edges
@@ -146,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the CIFAR-10 classifier of unistep's agreement.")
     parser.add_argument("train", help="training images with labels: a data set as unistep opens it")
     parser.add_argument("test", help="test images with labels")
-    parser.add_argument("--output", type=Path, default=Path("cifar10_classifier.safetensors"))
+    parser.add_argument("--output", type=Path, default=Path(cifar10.__file__).parents[1] / cifar10.WEIGHTS_FILE)
     parser.add_argument("--minutes", type=float, default=1.0, help="time of the training, without reading the images")
     parser.add_argument("--epochs", type=int, help="number of epochs in place of the time")
     parser.add_argument("--batch-size", type=int, default=512)

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from unistep.data import ImageDataset
 from unistep.errors import UserError
-from unistep.metrics.features.cifar10_classifier import CIFAR10Classifier
+from unistep.metrics.features import cifar10_classifier
+from unistep.metrics.features.cifar10_classifier import CIFAR10Classifier, load_cifar10_classifier
 from unistep.metrics.features.protocol import FeatureNetwork
 from unistep.metrics.features.table import open_features
 from unistep.workflows.evaluate import evaluate
@@ -88,3 +89,17 @@ def test_it_agrees_by_its_own_classes(classifier, weights, tmp_path):
     assert report["agreement"].value == 1
     report = evaluate(ImageDataset(images, (predicted + 1) % 10), **options)
     assert report["agreement"].value == 0
+
+
+def test_the_weights_of_the_package(tmp_path, monkeypatch):
+    model, digest = load_cifar10_classifier()
+    assert digest == cifar10_classifier.WEIGHTS_SHA256 == open_features("cifar10").info.digest
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    # No picture of CIFAR-10 is in the package: a blue one is sky or sea, and a green one is not.
+    blue = torch.tensor([110, 160, 220], dtype=torch.uint8)[:, None, None].expand(3, 32, 32)
+    of_blue, of_green = model.features_and_logits(torch.stack([blue, blue[[0, 2, 1]]]))[1].softmax(dim=1)
+    assert of_blue[0] + of_blue[8] > of_green[0] + of_green[8]
+    monkeypatch.setattr(cifar10_classifier, "WEIGHTS_SHA256", "0")
+    with pytest.raises(UserError, match="is not that of the published CIFAR-10 classifier"):
+        load_cifar10_classifier()

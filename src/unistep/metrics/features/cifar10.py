@@ -18,7 +18,7 @@ class CIFAR10:
     """Features of colour images of 32x32 pixels: 256 "pool", 10 "probabilities" in the order of CIFAR-10's classes.
 
     Args:
-        path: weights of `scripts/train_cifar10_classifier.py`.
+        path: weights of `scripts/train_cifar10_classifier.py`; None takes those in the package.
         device: device to compute on.
 
     Raises:

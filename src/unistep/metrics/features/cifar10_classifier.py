@@ -6,6 +6,7 @@ train your ResNet"): a convolution, then three stages that halve the image. 2.3 
 multiply-adds an image.
 """
 
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -14,12 +15,15 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from unistep.errors import UserError
+from unistep.files import check_regular_file
 from unistep.formats.published.file import expanded, sha256_of
 from unistep.formats.tensor_file import read_tensors
 
 SIZE = 32
 NUM_CLASSES = 10
 FEATURE_DIM = 256
+WEIGHTS_FILE = "cifar10_classifier.safetensors"
+WEIGHTS_SHA256 = "a378fa8f16ba017d5a507a4302deb79980ed1745cb4a3de7e89bb6fd1aaaf416"
 _STEM = 64
 _STAGES = ((128, 1), (256, 1), (FEATURE_DIM, 1))  # width, and convolutions with a bypass
 # Of the training images' pixels, in [-1, 1].
@@ -108,21 +112,25 @@ class _Bypass(nn.Module):
 
 
 def load_cifar10_classifier(
-    path: str | Path | None, device: str | torch.device = "cpu"
+    path: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> tuple[CIFAR10Classifier, str]:
     """Returns a trained classifier, in eval mode and without gradients, and the SHA-256 of its weights.
 
     Args:
-        path: weights of `scripts/train_cifar10_classifier.py`.
+        path: weights of `scripts/train_cifar10_classifier.py`; None takes those in the package.
         device: device of the classifier.
 
     Raises:
-        UserError: there is no path, or the file is missing, damaged, or of another network.
+        UserError: the file is missing, damaged, or of another network.
     """
-    remedy = "scripts/train_cifar10_classifier.py makes the weights"
     if path is None:
-        raise UserError("cifar10 needs a file of weights, `features_path`", remedy)
-    file = expanded(path)
+        file, remedy = Path(str(resources.files("unistep.metrics").joinpath(WEIGHTS_FILE))), "reinstall unistep"
+    else:
+        file, remedy = expanded(path), "scripts/train_cifar10_classifier.py makes the weights"
+    check_regular_file(file, remedy)
+    digest = sha256_of(file)
+    if path is None and digest != WEIGHTS_SHA256:
+        raise UserError(f"{file}: the sha256 is not that of the published CIFAR-10 classifier", remedy)
     model = CIFAR10Classifier()
     shapes = {name: value.shape for name, value in model.state_dict().items() if value.is_floating_point()}
     state = read_tensors(file, list(shapes), remedy)
@@ -131,4 +139,4 @@ def load_cifar10_classifier(
             raise UserError(f"{file}: tensor {name} is {list(state[name].shape)}, not {list(shape)}", remedy)
     model.load_state_dict(state, strict=False)  # num_batches_tracked is left out
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (missing in torch's overloads)
-    return model.to(device).requires_grad_(False).eval(), sha256_of(file)
+    return model.to(device).requires_grad_(False).eval(), digest

@@ -87,7 +87,7 @@ _ROWS = (
         "cifar10",
         "cifar10.CIFAR10",
         text="the class of colour images of 32 pixels",
-        weights="`features_path`, by `scripts/train_cifar10_classifier.py`",
+        weights="nothing, or `features_path`",
         frechet="FD-CIFAR10",
         no_resize="it takes images as they are",
     ),
