@@ -24,7 +24,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def copied(folder: Path) -> Path:
-    """What `COPY . /src` copies: the allowed paths of `.dockerignore`."""
+    """Returns a folder with the paths that `.dockerignore` leaves to `COPY . /src`."""
     names = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for name in names:
         source = ROOT / name

@@ -8,7 +8,7 @@ from unistep.core.random import image_seeds
 from unistep.generation.plan import default_plan
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
-from unistep.serving.engine import Engine, Ticket
+from unistep.serving.engine import Engine, Observer, Ticket
 from unistep.serving.errors import Busy, Stopping, WorkerFailed
 
 
@@ -179,3 +179,22 @@ def test_the_bits_are_the_same_alone_and_under_load(engine, digits):
     for one, other in zip(alone, crowd, strict=True):
         other.wait()
         assert all(torch.equal(one.images[i], other.images[i]) for i in range(5))
+
+
+def test_batches_are_whole_tiles(digits):
+    class Sizes(Observer):
+        def __init__(self):
+            self.found = []
+
+        def batch(self, images, seconds, waited):
+            self.found.append(images)
+
+    sizes = Sizes()
+    engine = Engine(ServerConfig(max_batch=64), sizes)
+    collected = [Collected(digits, count, seed) for seed, count in enumerate((20, 13, 1))]
+    for one in collected:
+        engine.submit(one.ticket)
+    engine.start()
+    assert [len(one.wait().images) for one in collected] == [20, 13, 1]
+    engine.stop(5)
+    assert sizes.found == [32, 2]

@@ -1,9 +1,9 @@
 """The worker of a device: a bounded queue, batches over requests, and a thread that computes them.
 
 A batch begins when the device is free. It takes the oldest request, and with it every waiting image of the same model
-and plan, up to `max_batch`; where those are few it waits `max_wait_ms` for more. Interactive requests go before others.
-A request whose client has gone gives its places to others. A batch that takes longer than `hang_seconds`, or that
-fails, fails its requests alone: the engine gives up the thread and goes on with another.
+and plan, up to `max_batch`, in whole tiles; where they fill none it waits `max_wait_ms` for more. Interactive requests
+go before others. A request whose client has gone gives its places to others. A batch that takes longer than
+`hang_seconds`, or that fails, fails its requests alone: the engine gives up the thread and goes on with another.
 """
 
 import itertools
@@ -189,9 +189,13 @@ class Engine:
     def _first(self) -> Ticket:
         return next((ticket for ticket in self._waiting if ticket.interactive), self._waiting[0])
 
+    def _together(self, first: Ticket) -> int:
+        """Images that the batch which begins with `first` could take."""
+        return sum(t.size - t.taken for t in self._waiting if t.group == first.group)
+
     def _room(self, first: Ticket) -> bool:
-        """Whether the batch that begins with `first` is not full."""
-        return sum(t.size - t.taken for t in self._waiting if t.group == first.group) < self.config.max_batch
+        """Whether a batch waits for more images: less than the network computes at once are there."""
+        return self._together(first) < min(first.model.tile, self.config.max_batch)
 
     def _take(self, first: Ticket) -> list[tuple[Ticket, range]]:
         """Takes the rows of a batch off the queue."""
@@ -199,7 +203,9 @@ class Engine:
             self._waiting.remove(first)
             first.taken = 1
             return [(first, range(0))]
-        parts, room = [], self.config.max_batch
+        parts, room, tile = [], min(self.config.max_batch, self._together(first)), first.model.tile
+        if room > tile:
+            room -= room % tile  # the network computes whole tiles: the rest goes with those who come meanwhile
         for ticket in [first, *(t for t in self._waiting if t is not first and t.group == first.group)]:
             if not room or ticket.call is not None:
                 continue
