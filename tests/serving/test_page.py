@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -355,6 +356,26 @@ def test_a_busy_and_a_gone_server_are_told(open_page):
     server.stop()
     page.get_by_role("button", name="Make", exact=True).click()
     page.get_by_role("alert").get_by_text("The server does not answer").wait_for()
+
+
+def test_the_first_minute(browser, record_property):
+    started = time.monotonic()
+    words = [sys.executable, "-m", "unistep", "serve", "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+        line = server.stderr.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address, line
+        page = browser.new_page()
+        page.goto(address[0])
+        wait_for(page, ".grid", 1)
+        seconds = time.monotonic() - started
+        page.close()
+        server.terminate()
+        server.communicate(timeout=60)
+        assert server.returncode == 0
+    record_property("seconds", seconds)
+    print(f"{seconds:.1f} s from the command to the first image seen")
+    assert seconds < 60
 
 
 def test_a_token_is_asked_for(open_page):
