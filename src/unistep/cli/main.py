@@ -49,6 +49,7 @@ examples:
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 2 a mistake in the arguments or inputs, 128 + n stopped by signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _wait_asleep_in_background()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes may hold anything
     try:
@@ -74,6 +75,16 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _wait_asleep_in_background() -> None:
+    """Lets the threads of a process of low priority sleep while they wait for each other.
+
+    They would spin, on cores that others need more, while the one that they wait for has none. OpenMP reads the
+    variable when PyTorch is imported.
+    """
+    if "torch" not in sys.modules and hasattr(os, "nice") and os.nice(0) > 0:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _run(arguments: list[str]) -> None:

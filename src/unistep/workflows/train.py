@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Recipe: TypeAlias = str | os.PathLike[str] | RunConfig | None
 Curve: TypeAlias = list[tuple[int, float]]
 
+_MOST_THREADS = 4096
+
 
 @overload
 def train(recipe: Recipe = None, *, dry_run: Literal[True], **arguments: Any) -> "Estimate": ...
@@ -40,6 +42,7 @@ def train(
     skip_to: str | None = None,
     init_from: str | os.PathLike[str] | None = None,
     max_minutes: float | None = None,
+    threads: int | None = None,
     dry_run: bool = False,
     progress: bool = True,
     **overrides: Any,
@@ -63,6 +66,7 @@ def train(
             stages are taken as they are, its newest one goes on from its step, with new moments of the optimizer.
         max_minutes: time of this call in minutes, all stages together; when it is over, the run stops after the step
             under way, with a checkpoint to go on from and the model that it has come to; default: none.
+        threads: number of CPU threads of this process, 1 beside other work; default: PyTorch's, one a core.
         dry_run: count parameters, FLOPs and memory, measure the time of a step, and train nothing.
         progress: show how far it is.
         **overrides: keys of the recipe, nested; a stage has its name, as student={"steps": 500}.
@@ -86,6 +90,7 @@ def train(
         (('teacher', 'student'), 'consistency', 1)
     """
     deadline = _deadline(max_minutes)
+    check_range("threads", threads, 1, _MOST_THREADS)
     if dry_run and resume is not None:
         raise UserError("`dry_run` and `resume` exclude each other; give the recipe")
     from unistep.runtime.lock import FolderLock
@@ -97,11 +102,13 @@ def train(
             lock.acquire(user_path(resume))  # before its config may change
         config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides, exported)
         if not dry_run:
-            _train(config, folder, progress=progress, lock=lock, deadline=deadline, exported=exported)
+            _train(config, folder, threads, progress=progress, lock=lock, deadline=deadline, exported=exported)
             return Run(folder)
+    from unistep.runtime.threads import arithmetic_threads
     from unistep.workflows.estimate.estimate import estimate
 
-    return estimate(config, name=folder.name)
+    with arithmetic_threads(threads):
+        return estimate(config, name=folder.name)
 
 
 def _deadline(max_minutes: float | None) -> float | None:
@@ -122,13 +129,15 @@ def _checked_path(name: str, value: Any) -> str | os.PathLike[str]:
     return value
 
 
-def _train(config: RunConfig, folder: Path, **given: Any) -> None:
+def _train(config: RunConfig, folder: Path, threads: int | None, **given: Any) -> None:
     from unistep.files import write_error
     from unistep.runtime.interrupt import Interrupted
+    from unistep.runtime.threads import arithmetic_threads
     from unistep.workflows.runs.loop import train_stages
 
     try:
-        train_stages(config, folder, **given)
+        with arithmetic_threads(threads):
+            train_stages(config, folder, **given)
     except Interrupted as stopped:
         begun = (folder / "config.yaml").is_file()
         stopped.add_note(f"go on with unistep.train(resume={str(folder)!r})" if begun else "nothing was written")
