@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import unistep
+from unistep.data import ImageDataset
 from unistep.files import whole_file
 from unistep.generation.settings import weights_digest
 
@@ -28,12 +29,19 @@ _SHARES = _SHOWN[2:]
 _Z95 = 1.96
 
 
+def first(name: str, count: int | None) -> Any:
+    """The first images of a data set with their labels; all of them for None."""
+    dataset = unistep.open_dataset(name)
+    labels = None if dataset.labels is None else dataset.labels[:count]
+    return ImageDataset(dataset.images[:count], labels, dataset.class_names)
+
+
 def numbers(images: Any, arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """All numbers of images with labels, by name; the picture of nearest training images goes beside the numbers."""
     common = {"feature_cache": arguments.output / "features", "device": arguments.device, "progress": False}
     report = unistep.evaluate(
         images,
-        reference=arguments.reference,
+        reference=first(arguments.reference, arguments.reference_count),
         features=arguments.features,
         metrics=["fd", "kd", "pr", "copies"],
         **common,
@@ -71,7 +79,7 @@ def measure(arguments: argparse.Namespace, found: dict[str, Any], path: Path) ->
             )
             add(name, images, images.evaluations, images.seconds)
     if "test images" not in found["rows"]:
-        add("test images", unistep.open_dataset(arguments.test), None, None)
+        add("test images", first(arguments.test, arguments.test_count), None, None)
 
 
 def cell(name: str, metric: dict[str, Any]) -> str:
@@ -97,7 +105,9 @@ def table(found: dict[str, Any]) -> str:
     about = found["settings"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(name, row) for name, row in rows.items())]
     count = f"{about['count']:,} samples of each model, seed {about['seed']}, {about['dtype']}"
-    return "\n".join([*lines, "", f"{count}; ± is the 95% interval."])
+    chosen = about["reference_count"]
+    against = f"the first {chosen:,} training images" if chosen else "all training images"
+    return "\n".join([*lines, "", f"{count}, against {against}; ± is the 95% interval."])
 
 
 def write(page: Path, text: str) -> None:
@@ -116,6 +126,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference", default="cifar10", help="training images")
     parser.add_argument("--test", default="cifar10-test", help="images that were not trained on, with labels")
     parser.add_argument("--count", type=int, default=50_000, help="samples a row")
+    parser.add_argument("--reference-count", type=int, help="training images, the first ones; default: all")
+    parser.add_argument("--test-count", type=int, help="images of the floor, the first ones; default: all")
     parser.add_argument("--features", default="effnet-lite0", help="network of the distances")
     parser.add_argument("--judge", default="cifar10", help="network of the classes")
     parser.add_argument("--judge-path", help="its weights")
@@ -128,8 +140,8 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "quality.json"
-    names = ("reference", "test", "count", "features", "judge", "judge_path", "seed", "dtype")
-    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    names = ("reference", "reference_count", "test", "test_count", "count", "features", "judge", "judge_path")
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in (*names, "seed", "dtype")}
     for name in ("student", "teacher"):
         model = getattr(arguments, name)
         settings[name] = model and weights_digest(unistep.load(model, device="cpu").denoiser)

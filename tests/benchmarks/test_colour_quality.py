@@ -25,12 +25,25 @@ def test_the_table_has_every_row_once(quality, tmp_path, monkeypatch, capsys):
     digits = unistep.open_dataset("mnist-test")
     assert digits.labels is not None
     images, labels = digits.images.permute(0, 2, 3, 1).numpy(), digits.labels.numpy()
-    np.savez(tmp_path / "reference.npz", arr_0=images[:80])
-    np.savez(tmp_path / "test.npz", arr_0=images[80:130], arr_1=labels[80:130])
+    np.savez(tmp_path / "reference.npz", arr_0=images[:90])
+    np.savez(tmp_path / "test.npz", arr_0=images[80:150], arr_1=labels[80:150])
     page = tmp_path / "page.md"
     page.write_text(f"before\n{quality.START}\nold\n{quality.END}\nafter\n")
     given = ["mnist", "--reference", tmp_path / "reference.npz", "--test", tmp_path / "test.npz", "--count", 30]
-    given += ["--features", "mnist", "--judge", "mnist", "--device", "cpu", "--output", tmp_path / "out"]
+    given += [
+        "--reference-count",
+        80,
+        "--test-count",
+        50,
+        "--features",
+        "mnist",
+        "--judge",
+        "mnist",
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "out",
+    ]
     given = list(map(str, [*given, "--write", page]))
     quality.main(given)
     table = page.read_text()
@@ -42,7 +55,7 @@ def test_the_table_has_every_row_once(quality, tmp_path, monkeypatch, capsys):
     assert head == f"| {titles} |"
     assert [row.split(" | ")[0] for row in rows] == ["| 1 step", "| 2 steps", "| 50 test images"]
     assert len({row.count("|") for row in (head, *rows)}) == 1
-    assert "30 samples of each model, seed 0, fp32; ± is the 95% interval." in table
+    assert "30 samples of each model, seed 0, fp32, against the first 80 training images; ± is the" in table
 
     found = json.loads((tmp_path / "out" / "quality.json").read_text())["rows"]
     made = unistep.open_dataset(tmp_path / "out" / "2-steps.npz")
