@@ -14,6 +14,7 @@ from unistep.serving.engine import Engine
 from unistep.serving.errors import Refusal
 from unistep.serving.metrics import Metrics
 from unistep.serving.model import ServedModel
+from unistep.serving.work import Outbox
 from unistep.text import nearest
 
 
@@ -28,6 +29,7 @@ class Service:
         metrics: counters of the server.
         kept: files and predictions that clients may still fetch.
         ready: whether requests are answered; not while models load, nor after a signal.
+        outbox: way of results from the worker to the event loop.
     """
 
     config: ServerConfig
@@ -36,6 +38,7 @@ class Service:
     metrics: Metrics
     kept: "Kept"
     ready: bool = False
+    outbox: Outbox = field(default_factory=Outbox)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def model(self, name: str | None, param: str = "model") -> ServedModel:

@@ -7,6 +7,7 @@
 import asyncio
 import base64
 import binascii
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -155,11 +156,40 @@ def label_numbers(model: ServedModel, given: Label | list[Label] | None) -> list
     return numbers if isinstance(numbers, list) else [int(numbers or 0)]
 
 
+class Outbox:
+    """Results on their way from the worker to an event loop, which is woken once for all that come together.
+
+    Waking it costs the worker a system call, after which the loop has the interpreter's lock: once an image, the next
+    batch would begin when the last answer of this one is written.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[asyncio.Queue[Any], Any]] = deque()
+        self._woken = False
+
+    def put(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], item: Any) -> None:
+        """Brings an item into a queue of the loop; called from the worker."""
+        self._items.append((queue, item))
+        if not self._woken:
+            self._woken = True
+            try:
+                loop.call_soon_threadsafe(self._empty)
+            except RuntimeError:  # the loop is closed
+                self._woken = False
+                raise
+
+    def _empty(self) -> None:
+        self._woken = False  # first: what is appended from now on wakes the loop again
+        while self._items:
+            queue, item = self._items.popleft()
+            queue.put_nowait(item)
+
+
 class Stream:
     """A ticket whose images an event loop receives; leaving the context cancels what is not done."""
 
-    def __init__(self, engine: Engine, ticket: Ticket) -> None:
-        self._engine, self._ticket = engine, ticket
+    def __init__(self, engine: Engine, ticket: Ticket, outbox: Outbox) -> None:
+        self._engine, self._ticket, self._outbox = engine, ticket, outbox
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Made | tuple[Any, BaseException | None]] = asyncio.Queue()
         ticket.on_image = lambda number, pixels: self._put(Made(number, pixels))
@@ -172,7 +202,7 @@ class Stream:
         return [row.label for row in self._ticket.rows]
 
     def _put(self, item: Any) -> None:
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        self._outbox.put(self._loop, self._queue, item)
 
     async def __aenter__(self) -> "Stream":
         self._engine.submit(self._ticket)

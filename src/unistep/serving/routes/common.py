@@ -103,7 +103,7 @@ def make_stream(service: Service, model: ServedModel, options: MakeOptions, coun
         Refusal: more work than one request may ask for.
     """
     plan, rows = rows_of(model, options, count, service.config)
-    return Stream(service.engine, Ticket(model, plan, rows, interactive=options.interactive))
+    return Stream(service.engine, Ticket(model, plan, rows, interactive=options.interactive), service.outbox)
 
 
 def edit_stream(
@@ -134,7 +134,7 @@ def edit_stream(
     def call() -> EditResult:
         return edit(model.loaded, images or None, options.task, progress=False, **given)
 
-    return Stream(service.engine, Ticket(model, call=call, interactive=options.interactive))
+    return Stream(service.engine, Ticket(model, call=call, interactive=options.interactive), service.outbox)
 
 
 def most_results(options: EditOptions, pictures: int) -> int:
