@@ -48,7 +48,8 @@ from unistep.workflows.estimate.count import Flops, count
 from unistep.workflows.estimate.design import designed
 from unistep.workflows.runs.build import build_model, build_objective
 from unistep.workflows.runs.design import ImageKind, StageDesign
-from unistep.workflows.runs.loop import StageRun, build_accelerator
+from unistep.workflows.runs.loop import build_accelerator
+from unistep.workflows.runs.stage_run import StageRun
 from unistep.workflows.train import recipe_config
 
 MODES = {"eager": "none", "compiled": "network", "graphed": "graph"}

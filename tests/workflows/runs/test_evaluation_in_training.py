@@ -32,7 +32,8 @@ from unistep.training.evaluation import Best
 from unistep.workflows.models import open_any
 from unistep.workflows.runs.evaluation import TrainingEvaluation, open_evaluation
 from unistep.workflows.runs.folder import claim_folder
-from unistep.workflows.runs.loop import StageRun, build_accelerator, train_stages
+from unistep.workflows.runs.loop import build_accelerator, train_stages
+from unistep.workflows.runs.stage_run import StageRun
 
 SCRIPT = Path(__file__).with_name("train_process.py")
 DEADLINE = 120

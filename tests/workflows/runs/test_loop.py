@@ -19,7 +19,8 @@ from unistep.networks.song import SongUNet
 from unistep.objectives.methods import METHODS
 from unistep.training.config import OptimizerConfig
 from unistep.workflows.models import open_any
-from unistep.workflows.runs.loop import StageRun, build_accelerator, train_stages
+from unistep.workflows.runs.loop import build_accelerator, train_stages
+from unistep.workflows.runs.stage_run import StageRun
 
 # Nothing but the stages' ends; and weights that move at once.
 SHORT = {"batch_size": 2, "log_every": 1, "ema_decays": (0.5,), "optimizer": OptimizerConfig(lr=1e-3)}
