@@ -20,6 +20,7 @@ from unistep.serving.routes.documents import finished
 from unistep.serving.security import Access, Guard
 from unistep.serving.service import Service
 
+_SECONDS_TO_JOIN = 10
 PAGE = Path(__file__).parent / "page"
 
 
@@ -40,6 +41,7 @@ def make_app(service: Service, access: Access) -> Guard:
         service.ready = False
         # What was accepted is answered: the engine ends its batches before the loop closes.
         await asyncio.to_thread(service.engine.stop, service.config.grace_seconds)
+        await asyncio.to_thread(service.engine.join, _SECONDS_TO_JOIN)
         for task in [*service.tasks]:
             task.cancel()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
@@ -35,6 +35,29 @@ class Row:
     label: int | None
 
 
+class _UnwantedError(Exception):
+    """Nobody wants the images any more."""
+
+
+class _Wanted(Watched):
+    """A denoiser that is evaluated while somebody wants its outputs."""
+
+    def __init__(self, denoiser: Denoiser, unwanted: Callable[[], bool]) -> None:
+        super().__init__(denoiser)
+        self._unwanted = unwanted
+
+    def __call__(
+        self,
+        x_t: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, " B"],
+        class_labels: Int64[Tensor, " B"] | None = None,
+        /,
+    ) -> Float[Tensor, "B C H W"]:
+        if self._unwanted():
+            raise _UnwantedError
+        return super().__call__(x_t, sigma, class_labels)
+
+
 @torch.no_grad()
 def make_rows(
     denoiser: Denoiser,
@@ -57,22 +80,23 @@ def make_rows(
         tile: images that the network computes at once.
         by_place: whether a row must stand at its own place of a tile.
         device: device of the denoiser.
-        unwanted: returns whether nobody wants the images any more; asked before every tile.
+        unwanted: returns whether nobody wants the images any more; asked before every evaluation.
 
     Raises:
         NotFiniteError: an output of the network is not finite.
     """
-    watched = Watched(denoiser)
+    watched = _Wanted(denoiser, unwanted)
     made = torch.empty((len(rows), *shape), dtype=torch.uint8)
     for group in _groups(rows, tile, by_place):
-        if unwanted():
-            return None
         # Empty places compute the first row again, for the number of images must stay the same.
         first = next(iter(group.values()))
         filled = [rows[group.get(place, first)] for place in range(tile)]
         random = ImageRandom([row.key for row in filled], device)
         labels = _labels(filled, device)
-        x0 = plan.sample(watched, random.randn(*shape), labels, random)
+        try:
+            x0 = plan.sample(watched, random.randn(*shape), labels, random)
+        except _UnwantedError:
+            return None
         watched.check()
         made[list(group.values())] = to_uint8(x0[list(group)]).cpu()
     return made

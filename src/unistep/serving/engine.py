@@ -140,8 +140,14 @@ class Engine:
             left = [*self._waiting, *self._running]
             self._waiting.clear()
         for ticket in left:
+            ticket.cancelled = True
             _end(ticket, None, Stopping())
         return not left
+
+    def join(self, seconds: float) -> None:
+        """Waits for the worker, which may still compute what nobody wants; a process must not end meanwhile."""
+        if self._worker is not None:
+            self._worker.join(seconds)
 
     @property
     def alive(self) -> bool:

@@ -25,6 +25,7 @@ from unistep.serving.service import Kept, Service
 from unistep.workflows.models import load
 
 _log = logging.getLogger("unistep")
+_SECONDS_TO_WRITE = 2
 
 
 class Server:
@@ -48,7 +49,8 @@ class Server:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=max(1, round(service.config.grace_seconds)),
+                # What is left then has been told that the server stops, and only has to be written.
+                timeout_graceful_shutdown=round(service.config.grace_seconds) + _SECONDS_TO_WRITE,
                 h11_max_incomplete_event_size=32 << 10,
                 timeout_keep_alive=15,
                 lifespan="on",
@@ -59,7 +61,7 @@ class Server:
 
     def run(self) -> None:
         """Serves until a signal or `stop` ends it."""
-        asyncio.run(_serve(self._server, self._socket))
+        asyncio.run(_serve(self._server, self._socket, self._service))
 
     def start(self) -> None:
         """Serves on a thread of its own; returns when requests are answered."""
@@ -125,7 +127,7 @@ def browse(address: str) -> None:
     threading.Thread(target=_browse, args=(address,), daemon=True).start()
 
 
-async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listening: socket.socket, service: Service) -> None:
     """Serves until SIGINT or SIGTERM; a second one ends without waiting."""
     loop = asyncio.get_running_loop()
 
@@ -136,8 +138,18 @@ async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
+    limit = asyncio.create_task(_end_in_time(server, service))
     # uvicorn would raise the signal again when all is done: a server that ended well ends with 0.
     await server._serve([listening])
+    limit.cancel()
+
+
+async def _end_in_time(server: uvicorn.Server, service: Service) -> None:
+    """Ends what still runs when the time of grace is over: streams get their last event, others status 503."""
+    while not server.should_exit:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(service.config.grace_seconds)
+    service.engine.stop(0)
 
 
 def make_service(

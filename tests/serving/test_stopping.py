@@ -1,0 +1,78 @@
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+
+@pytest.mark.slow  # starts a process
+def test_what_was_accepted_is_answered_after_a_signal():
+    words = [sys.executable, "-m", "unistep", "serve", "--port", "0", "--grace-seconds", "60"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", server.stderr.readline())[1])
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        open_, answered, lost = set(), [], set()
+        ending = threading.Event()
+
+        def ask(number: int) -> None:
+            turn = 0
+            while not ending.is_set():
+                name, turn = (number, turn), turn + 1
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+                try:
+                    connection.request("POST", "/v1/images/generations", json.dumps({"n": 4, "seed": number}))
+                    open_.add(name)
+                    answer = connection.getresponse()
+                    assert answer.status == 200 and len(json.loads(answer.read())["data"]) == 4
+                    answered.append(name)
+                except OSError:
+                    lost.add(name)
+                finally:
+                    open_.discard(name)
+                    connection.close()
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(24)]
+        for thread in threads:
+            thread.start()
+        while len(answered) < 24:
+            time.sleep(0.05)
+        waiting = set(open_)
+        time.sleep(0.1)
+        accepted = waiting & open_
+        ending.set()
+        server.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(120)
+        assert server.wait(60) == 0
+        assert accepted and not accepted & lost
+        with pytest.raises(OSError):
+            http.client.HTTPConnection("127.0.0.1", port, timeout=5).connect()
+
+
+@pytest.mark.slow  # starts a process
+def test_a_stream_is_ended_by_the_server():
+    words = [sys.executable, "-m", "unistep", "serve", "--port", "0", "--grace-seconds", "1"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", server.stderr.readline())[1])
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                body = {"n": 256, "timesteps": list(range(0, 38)), "stream": True}
+                connection.request("POST", "/v1/images/generations", json.dumps(body))
+                answer = connection.getresponse()
+                break
+            except ConnectionError:
+                time.sleep(0.1)
+        assert answer.status == 200
+        time.sleep(0.5)
+        started = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        text = answer.read()
+        assert text.count(b"event: error") == 1 and b'"type": "stopping"' in text
+        assert server.wait(30) == 0 and time.monotonic() - started < 20
