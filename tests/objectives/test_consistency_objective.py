@@ -572,3 +572,21 @@ def test_the_last_stage_that_the_config_lets_pass_has_a_gap():
 def test_missing_networks(name, networks, message):
     with pytest.raises(ValueError, match=message):
         ConsistencyObjective(ROWS[name], TOTAL, **networks)
+
+
+def test_targets_of_ended_trajectories_are_not_evaluated(x, unit_noise):
+    """Without dropout, whose masks are those of the whole batch: the loss is the same."""
+    asked = []
+
+    def student(x_t, sigma, class_labels=None, *, generator=None):
+        asked.append(len(x_t))
+        return x_t / (1 + expand(sigma, x_t.ndim))
+
+    objective = ConsistencyObjective(ConsistencyConfig(pairs="mapping", weighting="1/(t-r)"), 10)
+    for ended in range(len(x) + 1):
+        t = torch.linspace(1.0, 2.0, len(x))
+        r = torch.where(torch.arange(len(x)) < ended, 0.0, t / 2)
+        asked.clear()
+        few = objective.loss_at(student, x, None, t, r, unit_noise, None)
+        assert asked == [len(x), *([len(x) - ended] if ended < len(x) else [])]
+        torch.testing.assert_close(few, objective.loss_at(student, x, None, t, r, unit_noise, 0))

@@ -19,10 +19,10 @@ def build_optimizer(
     Args:
         config: its name and numbers.
         parameters: parameters or groups of them, on `device`.
-        device: device that trains; on CUDA AdamW is one kernel, which can skip a step by itself.
+        device: device that trains; on CPU and CUDA AdamW is fused: one pass over the numbers, which can skip a step.
     """
     kind = {"radam": torch.optim.RAdam, "adamw": torch.optim.AdamW}[config.name]
     extra: dict[str, Any] = {"decoupled_weight_decay": True} if config.name == "radam" else {}
-    if config.name == "adamw" and torch.device(device).type == "cuda":
+    if config.name == "adamw" and torch.device(device).type in ("cpu", "cuda"):
         extra["fused"] = True
     return kind(parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, **extra)

@@ -1,0 +1,27 @@
+"""The batches of a training: those of the order and of the seeds, whatever part of them is asked for."""
+
+import torch
+
+from unistep.core.random import ImageRandom, image_seed, image_seeds
+from unistep.data.dataset import ImageDataset
+from unistep.data.order import batch_flips, batch_indices
+from unistep.training.batches import Batches
+
+IMAGES = torch.arange(20 * 3 * 4 * 4).remainder(256).to(torch.uint8).view(20, 3, 4, 4)
+DATASET = ImageDataset(IMAGES, torch.arange(20) % 5)
+
+
+def test_a_batch_has_the_images_classes_and_noise_of_its_step():
+    batch = Batches(DATASET, torch.device("cpu"), seed=3, flip=True, use_labels=True).at(7, 8)
+    images, labels = DATASET.batch(batch_indices(7, 8, 20, 3), batch_flips(7, 8, 3))
+    assert torch.equal(batch.images, images) and labels is not None and torch.equal(batch.labels, labels)
+    seeds = image_seeds(image_seed(3, 7), range(8))
+    assert torch.equal(ImageRandom(batch.words).randn(2), ImageRandom(seeds).randn(2))
+    assert batch.dropout_seed == int(seeds[0])
+
+
+def test_parts_are_the_whole():
+    batches = Batches(DATASET, torch.device("cpu"), seed=0, flip=False, use_labels=False)
+    whole, parts = batches.at(2, 6), [batches.at(2, 6, start, 2) for start in (0, 2, 4)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images) and whole.labels is None
+    assert torch.equal(torch.cat([part.words for part in parts], dim=1), whole.words)
