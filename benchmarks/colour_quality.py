@@ -98,12 +98,12 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 def table(found: dict[str, Any]) -> str:
     """The table of all rows, in Markdown."""
-    rows: dict[str, Any] = found["rows"]
-    metrics = next(iter(rows.values()))["metrics"]
+    rows: list[tuple[str, Any]] = sorted(found["rows"].items(), key=lambda item: item[1]["evaluations"] is None)
+    metrics = rows[0][1]["metrics"]
     titles = [metrics["fd"]["title"], metrics["kd"]["title"], *_SHOWN[2:6], "near"]
     head = ["samples", "evaluations", *titles, "s per image"]
     about = found["settings"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(name, row) for name, row in rows.items())]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(line(name, row) for name, row in rows)]
     count = f"{about['count']:,} samples of each model, seed {about['seed']}, {about['dtype']}"
     chosen = about["reference_count"]
     against = f"the first {chosen:,} training images" if chosen else "all training images"
