@@ -31,7 +31,7 @@ test-faults: $(VENV)/.installed-dev ## kill, damage and crowd out runs in traini
 test-fuzz: $(VENV)/.installed-dev ## run two thousand malformed inputs, and print them by kind
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m fuzz $(PYTEST_ARGS) tests/fuzz
 
-test-browser: $(VENV)/.installed-dev ## try the page of `unistep serve` in Chromium (skipped without playwright and chromium)
+test-browser: $(VENV)/.installed-dev ## try the page of `unistep serve` in Chromium (skipped where there is none)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(PYTEST_ARGS) tests/serving/test_page.py
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling

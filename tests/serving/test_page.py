@@ -22,9 +22,16 @@ from unistep.serving.config import ServerConfig
 from unistep.serving.run import make_server
 from unistep.serving.security import Access
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+try:
+    from playwright import sync_api as api
+except ImportError:
+    api = None
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(api is None, reason="playwright is not installed"),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
+]
 WAIT = 90_000
 SCREENS = os.environ.get("UNISTEP_SCREENS")
 
