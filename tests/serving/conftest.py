@@ -46,8 +46,11 @@ def client(serve) -> Iterator[TestClient]:
     return serve()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live() -> Iterator[Server]:
-    """A server of the embedded model that listens."""
+    """A server of the embedded model that listens.
+
+    It ends with the module: tests of others may replace the clock, by which a running event loop would wait for ever.
+    """
     with unistep.serve(port=0, device="cpu", background=True) as server:
         yield server
