@@ -82,7 +82,7 @@ def test_a_teacher_by_name_takes_the_place_of_the_stage(quick, tmp_path):
 def test_stages_by_keyword(quick):
     """As in a recipe; and one more of them."""
     more = {"method": "ict", "init": "student"} | SHORT
-    run = quick(stages={"student": {"objective": {"q": 4.0}}, "tuned": more})
+    run = quick(stages={"student": SHORT | {"objective": {"q": 4.0}}, "tuned": more})
     assert run.stages == ("teacher", "student", "tuned")
     assert run.config.stage("student").objective.q == 4
 
