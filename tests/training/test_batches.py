@@ -1,5 +1,7 @@
 """The batches of a training: those of the order and of the seeds, whatever part of them is asked for."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from unistep.core.random import ImageRandom, image_seed, image_seeds
@@ -26,3 +28,13 @@ def test_parts_are_the_whole():
     whole, parts = batches.at(2, 6), [batches.at(2, 6, start, 2) for start in (0, 2, 4)]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images) and whole.labels is None
     assert torch.equal(torch.cat([part.words for part in parts], dim=1), whole.words)
+
+
+def test_what_is_read_ahead_is_what_would_be_read():
+    """Also after a jump, as where a training goes back."""
+    plain, ahead = (Batches(DATASET, torch.device("cpu"), seed=1, flip=True, use_labels=True) for _ in range(2))
+    with ThreadPoolExecutor(1) as ahead._reader:
+        for step in (0, 1, 2, 7, 3, 4):
+            found, expected = ahead.at(step, 6, 2, 3), plain.at(step, 6, 2, 3)
+            for a, b in zip(found.tensors, expected.tensors, strict=True):
+                assert torch.equal(a, b)

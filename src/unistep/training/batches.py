@@ -19,6 +19,10 @@ from unistep.data.order import batch_flips, batch_indices
 _RESIDENT_SHARE = 0.25
 """Share of an accelerator's free memory that a dataset may take."""
 
+Part = tuple[int, int, int, int]
+"""A part of a batch: step, images of the global batch, first of the part, and their number."""
+_Read = tuple[Tensor, Tensor | None]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -36,6 +40,11 @@ class Batch:
     words: Int64[Tensor, "2 B"]
     dropout_seed: int
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Images, words and, where there are any, labels."""
+        return self.images, self.words, *(() if self.labels is None else (self.labels,))
+
 
 class Batches:
     """Batches by the number of the step.
@@ -49,14 +58,14 @@ class Batches:
     """
 
     def __init__(self, dataset: ImageDataset, device: torch.device, *, seed: int, flip: bool, use_labels: bool) -> None:
-        self.device, self.seed, self.flip, self.use_labels = device, seed, flip, use_labels
+        self.device, self.seed, self.flip = device, seed, flip
         self.resident = device.type == "cuda" and _fits(dataset, device)
-        labels = None if dataset.labels is None or not use_labels else dataset.labels
+        dataset = dataset if use_labels else replace(dataset, labels=None)
         if self.resident:
-            labels = None if labels is None else labels.to(device)
+            labels = None if dataset.labels is None else dataset.labels.to(device)
             dataset = replace(dataset, images=dataset.images.to(device), labels=labels)
         self.dataset = dataset
-        self._ahead: tuple[tuple[int, int, int, int], Future[Batch]] | None = None
+        self._ahead: tuple[Part, Future[_Read]] | None = None
         self._reader = ThreadPoolExecutor(1) if device.type == "cuda" and not self.resident else None
 
     def at(self, step: int, batch_size: int, start: int = 0, size: int | None = None) -> Batch:
@@ -69,36 +78,42 @@ class Batches:
             size: number of images; None is all from `start` on.
         """
         size = batch_size - start if size is None else size
-        if self._reader is None:
-            return self._make(step, batch_size, start, size)
-        wanted = (step, batch_size, start, size)
-        found = self._ahead[1].result() if self._ahead and self._ahead[0] == wanted else self._make(*wanted)
-        following = (step + 1, batch_size, start, size)
-        self._ahead = following, self._reader.submit(self._make, *following)
-        return found
+        seeds = image_seeds(image_seed(self.seed, step), range(start, start + size))
+        words, dropout_seed = seed_words(seeds), int(seeds[0])
+        part = step, batch_size, start, size
+        if self.resident:
+            indices, flips = self._choice(part)
+            # One copy, of pinned memory: nothing waits for it.
+            rows = [indices[None], *([] if flips is None else [flips[None].long()]), words]
+            sent = self._send(torch.cat(rows))
+            images, labels = self.dataset.batch(sent[0], None if flips is None else sent[1].bool())
+            return Batch(images, labels, sent[-2:], dropout_seed)
+        images, labels = self._read_ahead(part)
+        labels = None if labels is None else self._send(labels)
+        return Batch(self._send(images), labels, self._send(words), dropout_seed)
 
-    def _make(self, step: int, batch_size: int, start: int, size: int) -> Batch:
+    def _choice(self, part: Part) -> tuple[Tensor, Tensor | None]:
+        """The images of a part, by their positions in the dataset, and those that are mirrored."""
+        step, batch_size, start, size = part
         mine = slice(start, start + size)
         indices = batch_indices(step, batch_size, len(self.dataset), self.seed)[mine]
-        flips = batch_flips(step, batch_size, self.seed)[mine] if self.flip else None
-        seeds = image_seeds(image_seed(self.seed, step), range(start, start + size))
-        dropout_seed = int(seeds[0])
-        words = seed_words(seeds)
-        if self.device.type != "cuda":
-            images, labels = self.dataset.batch(indices, flips)
-            labels = labels.to(self.device) if self.use_labels and labels is not None else None
-            return Batch(images.to(self.device), labels, words.to(self.device), dropout_seed)
-        if not self.resident:
-            images, labels = self.dataset.batch(indices, flips)
-            labels = None if labels is None or not self.use_labels else self._send(labels)
-            return Batch(self._send(images), labels, self._send(words), dropout_seed)
-        # One copy, of pinned memory: nothing waits for it.
-        rows = [indices[None], *([] if flips is None else [flips[None].long()]), words]
-        sent = self._send(torch.cat(rows))
-        images, labels = self.dataset.batch(sent[0], None if flips is None else sent[1].bool())
-        return Batch(images, labels, sent[-2:], dropout_seed)
+        return indices, batch_flips(step, batch_size, self.seed)[mine] if self.flip else None
+
+    def _read(self, part: Part) -> _Read:
+        return self.dataset.batch(*self._choice(part))
+
+    def _read_ahead(self, part: Part) -> _Read:
+        """Reads a part, and begins with that of the next step; to the device it goes from the stream that trains."""
+        if self._reader is None:
+            return self._read(part)
+        found = self._ahead[1].result() if self._ahead and self._ahead[0] == part else self._read(part)
+        following = (part[0] + 1, *part[1:])
+        self._ahead = following, self._reader.submit(self._read, following)
+        return found
 
     def _send(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 

@@ -1,17 +1,14 @@
-"""Loss and gradient of a batch as a CUDA graph, which the GPU runs without a word from the host.
+"""Loss and gradient of a batch as a CUDA graph, which the host launches as one.
 
 The operations of a step are recorded once and then replayed on new numbers, which are copied into the tensors of the
-recording. So the host launches one graph in place of thousands of kernels. What the operations do may depend on the
+recording. So one launch takes the place of thousands. What the operations do may depend on the
 tensors alone; where a number of the curriculum changes, they are recorded anew.
 """
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
-
-_log = logging.getLogger("unistep")
 
 _BEFORE = 3
 """Steps that run as they are before the recording: in them libraries choose their algorithms."""

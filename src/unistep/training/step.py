@@ -15,7 +15,7 @@ from unistep.core.pixels import to_float
 from unistep.core.random import KERNELS, ImageRandom
 from unistep.data.dataset import ImageDataset
 from unistep.objectives.protocol import Objective
-from unistep.training.batches import Batches
+from unistep.training.batches import Batch, Batches
 from unistep.training.compiled import compiled, compiled_kernels, draws_masks
 from unistep.training.config import Compile, TrainerConfig
 from unistep.training.recorded import Recorded
@@ -77,6 +77,10 @@ class TrainingStep(TrainingState):
         self._recorded: Recorded | None = None
         if compile == "graph" and self._skips is not None and self._stream is not None and not self._masks:
             self._recorded = Recorded(self._gradient, self.optimizer.zero_grad, self._stream)
+        if compile != "none" and accelerator.num_processes > 1:
+            self._note("several processes compile nothing yet")
+        elif compile == "graph" and self._recorded is None:
+            self._note("no graph is recorded, which takes a GPU, AdamW and a network without dropout")
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor, float]:
         """Makes step number `step`, or skips it where a number is not finite.
@@ -106,6 +110,10 @@ class TrainingStep(TrainingState):
         if (count := asked.guard.skipped - before.skipped) and not before.in_a_row:
             _log.warning("%s: %d of the steps before %d are skipped: not finite", self.title, count, self.step + 1)
 
+    def _note(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            _log.info("%s: `compile`: %s", self.title, text)
+
     def _step(self, step: int) -> tuple[Tensor, Tensor, float]:
         c, accelerator = self.config, self.accelerator
         first, end = self._phase(step)
@@ -113,15 +121,17 @@ class TrainingStep(TrainingState):
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         size = c.batch_size // (accelerator.num_processes * c.accumulation)
-        total = torch.zeros((), device=accelerator.device)
         if c.accumulation == 1:
-            total, norm, finite = self._recordable(step, accelerator.process_index * size, size)
+            batch = self._batch(step, accelerator.process_index * size, size)
+            total, norm, finite = self._recordable(step, batch)
         else:
+            total = torch.zeros((), device=accelerator.device)
             for part in range(c.accumulation):
                 # Processes add up their gradients once, with the last part.
                 last = part == c.accumulation - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                    total += self._backward(step, (accelerator.process_index * c.accumulation + part) * size, size)
+                    batch = self._batch(step, (accelerator.process_index * c.accumulation + part) * size, size)
+                    total += self._passes(step, *batch.tensors, dropout_seed=batch.dropout_seed)
             norm, finite = self._norm(total)
         if self._skips is None:
             self._take(step, first, end, total, bool(finite))
@@ -129,29 +139,24 @@ class TrainingStep(TrainingState):
             self._take_unasked(step, first, total, finite, self._skips)
         return total, norm, lr
 
-    def _recordable(self, step: int, start: int, size: int) -> tuple[Tensor, ...]:
+    def _batch(self, step: int, start: int, size: int) -> Batch:
+        return self.batches.at(step, self.config.batch_size, start, size)
+
+    def _recordable(self, step: int, batch: Batch) -> tuple[Tensor, ...]:
         """Loss, norm and whether both are finite of a step whose batch is one part."""
-        batch = self.batches.at(step, self.config.batch_size, start, size)
-        tensors = [batch.images, batch.words, *([] if batch.labels is None else [batch.labels])]
         if self._recorded is not None:
-            return self._recorded(self.objective.recorded(step), tensors, step)
-        return self._gradient(step, *tensors, dropout_seed=batch.dropout_seed)
+            return self._recorded(self.objective.recorded(step), batch.tensors, step)
+        return self._gradient(step, *batch.tensors, dropout_seed=batch.dropout_seed)
 
     def _gradient(self, step: int, *tensors: Tensor, dropout_seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         total = self._passes(step, *tensors, dropout_seed=dropout_seed)
         norm, finite = self._norm(total)
         return total, norm, finite
 
-    def _backward(self, step: int, start: int, size: int) -> Tensor:
-        """Adds the gradient of a part of the batch; returns the part's share of the loss."""
-        batch = self.batches.at(step, self.config.batch_size, start, size)
-        tensors = [batch.images, batch.words, *([] if batch.labels is None else [batch.labels])]
-        return self._passes(step, *tensors, dropout_seed=batch.dropout_seed)
-
     def _passes(
         self, step: int, images: Tensor, words: Tensor, labels: Tensor | None = None, *, dropout_seed: int | None
     ) -> Tensor:
-        """Forward and backward pass of a batch; returns its loss, as a part of the step's."""
+        """Adds the gradient of a part of the batch; returns the part's share of the loss."""
         accelerator = self.accelerator
         random = ImageRandom(words, accelerator.device, self._kernels)
         seed: Any = dropout_seed if self._masks else None
