@@ -120,6 +120,12 @@ def seed_words(seeds: Sequence[int] | NDArray[np.uint64]) -> Int64[Tensor, "2 B"
     return torch.from_numpy(np.stack([keys & np.uint64(_MASK32), keys >> np.uint64(32)]).astype(np.int64))
 
 
+def _words(keys: Tensor, draw: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of each block; the arguments are those of `draw_normals`."""
+    zero = torch.zeros_like(draw)
+    return philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
+
+
 def draw_normals(
     keys: Int64[Tensor, "2 N"], draw: Int64[Tensor, ""], position: Int64[Tensor, " N"]
 ) -> Float32[Tensor, "N 4"]:
@@ -130,8 +136,7 @@ def draw_normals(
         draw: number of the draw.
         position: number of each block in its image.
     """
-    zero = torch.zeros_like(draw)
-    w = philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
+    w = _words(keys, draw, position)
     return torch.stack((*normals(w[0], w[1]), *normals(w[2], w[3])), dim=1)
 
 
@@ -139,9 +144,7 @@ def draw_uniforms(
     keys: Int64[Tensor, "2 N"], draw: Int64[Tensor, ""], position: Int64[Tensor, " N"]
 ) -> Float32[Tensor, "N 4"]:
     """Returns the uniform numbers of some blocks of a draw, four a block; the arguments are those of `draw_normals`."""
-    zero = torch.zeros_like(draw)
-    w = philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
-    return torch.stack([uniforms(one) for one in w], dim=1)
+    return torch.stack([uniforms(one) for one in _words(keys, draw, position)], dim=1)
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -186,9 +189,7 @@ class ImageRandom:
             raise ValueError(f"high must lie between 1 and 2**31, not {high}")
 
         def draw_integers(keys: Tensor, draw: Tensor, position: Tensor) -> Tensor:
-            zero = torch.zeros_like(draw)
-            w = philox4x32((position, draw, zero, zero), (keys[0], keys[1]))
-            return torch.stack([integers(one, high) for one in w], dim=1)
+            return torch.stack([integers(one, high) for one in _words(keys, draw, position)], dim=1)
 
         return self._draw((), draw_integers)
 
