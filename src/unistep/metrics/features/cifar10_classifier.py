@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.published.file import expanded, sha256_of
 from unistep.formats.tensor_file import read_tensors
+from unistep.metrics.features.classifier import ImageClassifier
 
 SIZE = 32
 NUM_CLASSES = 10
@@ -31,8 +32,14 @@ MEAN = (-0.0171, -0.0355, -0.1063)
 STD = (0.4609, 0.4524, 0.4818)
 
 
-class CIFAR10Classifier(nn.Module):
+class CIFAR10Classifier(ImageClassifier):
     """Seven 3x3 convolutions and a linear head."""
+
+    title = "CIFAR-10"
+    shape = (3, SIZE, SIZE)
+    feature_dim = FEATURE_DIM
+    num_classes = NUM_CLASSES
+    batch_size = 250
 
     _mean: Tensor
     _std: Tensor
@@ -54,36 +61,10 @@ class CIFAR10Classifier(nn.Module):
         features = self.trunk((x - self._mean) / self._std).mean(dim=(2, 3))
         return features, self.head(features)
 
-    @torch.no_grad()
-    def features_and_logits(
-        self, images: UInt8[Tensor, "N C H W"], batch_size: int = 250
-    ) -> tuple[Float32[Tensor, "N D"], Float32[Tensor, "N K"]]:
-        """Returns features [N, 256] and logits [N, 10] on the CPU, each the mean over an image and its mirror image.
-
-        Args:
-            images: images [N, 3, 32, 32].
-            batch_size: number of images computed at once.
-
-        Raises:
-            UserError: the images have another shape.
-        """
-        if images.shape[1:] != (3, SIZE, SIZE):
-            raise UserError(
-                f"the CIFAR-10 classifier takes images [N, 3, {SIZE}, {SIZE}], got {list(images.shape)}; "
-                f"use a model of {SIZE}x{SIZE} colour images"
-            )
-        features, logits = torch.empty(len(images), FEATURE_DIM), torch.empty(len(images), NUM_CLASSES)
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            x = images[part].to(self.head.weight.device).float() / 127.5 - 1
-            both = torch.cat([x, x.flip(-1)]).contiguous(memory_format=torch.channels_last)
-            of_both = self(both)
-            features[part], logits[part] = (v.float().view(2, len(x), -1).mean(dim=0).cpu() for v in of_both)
-        return features, logits
-
-    def predict(self, images: UInt8[Tensor, "N 3 32 32"], batch_size: int = 250) -> Int64[Tensor, "N"]:
-        """Returns the most likely class, 0 to 9 in CIFAR-10's order, of each uint8 image."""
-        return self.features_and_logits(images, batch_size)[1].argmax(dim=1)
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns features and logits of images in [-1, 1], each the mean over an image and its mirror image."""
+        features, logits = super().evaluate(torch.cat([x, x.flip(-1)]))
+        return features.float().view(2, len(x), -1).mean(dim=0), logits.float().view(2, len(x), -1).mean(dim=0)
 
 
 class _Conv(nn.Module):

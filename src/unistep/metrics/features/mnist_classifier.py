@@ -9,11 +9,12 @@ import hashlib
 from importlib import resources
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from unistep.errors import UserError
+from unistep.metrics.features.classifier import ImageClassifier
 
 NUM_CLASSES = 10
 FEATURE_DIM = 128
@@ -21,8 +22,14 @@ WEIGHTS_FILE = "mnist_classifier.safetensors"
 WEIGHTS_SHA256 = "fc0ee45751c3578b42ea53b90c7d7c284f8effb37937d10b38565ba9ddde1beb"
 
 
-class MNISTClassifier(nn.Module):
+class MNISTClassifier(ImageClassifier):
     """Five 3x3 convolutions and a linear head, 10 million multiply-adds an image."""
+
+    title = "MNIST"
+    shape = (1, 28, 28)
+    feature_dim = FEATURE_DIM
+    num_classes = NUM_CLASSES
+    batch_size = 500
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,48 +47,6 @@ class MNISTClassifier(nn.Module):
         # Black must be 0 inside the network: zero padding then continues the background of a digit.
         features = self.trunk((x + 1) / 2).mean(dim=(2, 3))
         return features, self.head(features)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.head.weight.device
-
-    @torch.no_grad()
-    def features_and_logits(
-        self, images: UInt8[Tensor, "N C H W"], batch_size: int = 500
-    ) -> tuple[Float32[Tensor, "N D"], Float32[Tensor, "N K"]]:
-        """Returns features [N, 128] and logits [N, 10] on the CPU, from one pass of the network.
-
-        Args:
-            images: digits [N, 1, 28, 28].
-            batch_size: number of images computed at once.
-
-        Raises:
-            UserError: the images have another shape.
-        """
-        if images.shape[1:] != (1, 28, 28):
-            raise UserError(
-                f"the MNIST classifier takes images [N, 1, 28, 28], got {list(images.shape)}; "
-                "use a model of 28x28 grey images"
-            )
-        features, logits = torch.empty(len(images), FEATURE_DIM), torch.empty(len(images), NUM_CLASSES)
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            x = images[part].to(self._device).float() / 127.5 - 1
-            batch_features, batch_logits = self(x.contiguous(memory_format=torch.channels_last))
-            features[part], logits[part] = batch_features.cpu(), batch_logits.cpu()
-        return features, logits
-
-    def features(self, images: UInt8[Tensor, "N 1 28 28"], batch_size: int = 500) -> Float32[Tensor, "N D"]:
-        """Returns the penultimate features [N, 128] of uint8 images."""
-        return self.features_and_logits(images, batch_size)[0]
-
-    def logits(self, images: UInt8[Tensor, "N 1 28 28"], batch_size: int = 500) -> Float32[Tensor, "N K"]:
-        """Returns the unnormalised class scores [N, 10] of uint8 images."""
-        return self.features_and_logits(images, batch_size)[1]
-
-    def predict(self, images: UInt8[Tensor, "N 1 28 28"], batch_size: int = 500) -> Int64[Tensor, "N"]:
-        """Returns the most likely digit, 0 to 9, of each uint8 image."""
-        return self.logits(images, batch_size).argmax(dim=1)
 
 
 def load_mnist_classifier(device: str | torch.device = "cpu") -> MNISTClassifier:
