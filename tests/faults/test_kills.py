@@ -27,8 +27,13 @@ def steps_logged(run: Path) -> int:
 
 
 def kill_at_a_step(runner, draw: random.Random, started, run: Path) -> None:
-    """After some more lines of the log, and a moment."""
-    wanted, end = steps_logged(run) + draw.randrange(6), time.monotonic() + 120
+    """After some more lines of the log, and a moment.
+
+    Of several processes, after one line at least: without a launcher, which would end them all, PyTorch lets a process
+    whose partner was killed before they met wait for half an hour.
+    """
+    lines = draw.randrange(len(started) > 1, 6)
+    wanted, end = steps_logged(run) + lines, time.monotonic() + 120
     while steps_logged(run) < wanted and time.monotonic() < end and all(p.is_alive() for p, _ in started):
         time.sleep(0.01)
     time.sleep(draw.uniform(0, 0.2))
@@ -59,9 +64,10 @@ def test_killed_again_and_again(name, number, recipe, runner, uninterrupted, ass
                 kill_at_a_step(runner, draw, started, run)
                 ended = runner.end(started)
             kills += ended.killed
-            # Where one process is killed the other says so, in one line.
-            others = [code for code in ended.codes if code != -signal.SIGKILL]
-            assert set(others) <= ({2} if ended.killed else {0}), ended.said
+            # Where one process is killed the other says so, in one line, unless the run had ended by then.
+            others = {code for code in ended.codes if code != -signal.SIGKILL}
+            complete = not ended.killed or (run / "student" / "model").exists()
+            assert others <= {*([2] if ended.killed else []), *([0] if complete else [])}, ended.said
             assert "Traceback" not in ended.said, ended.said
         assert_same_outcome(run, whole)
     tell(f"SIGKILL, {name}", "the bits of the uninterrupted run", kills)
