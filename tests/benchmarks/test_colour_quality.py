@@ -1,34 +1,22 @@
 """The table of a colour model's quality, on the embedded digits at tiny counts."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import colour_quality
 import numpy as np
 import pytest
 
 import unistep
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "colour_quality.py"
 
-
-@pytest.fixture(scope="module")
-def quality():
-    spec = importlib.util.spec_from_file_location("colour_quality", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_table_has_every_row_once(quality, tmp_path, monkeypatch, capsys):
+def test_the_table_has_every_row_once(tmp_path, monkeypatch, capsys):
     digits = unistep.open_dataset("mnist-test")
     assert digits.labels is not None
     images, labels = digits.images.permute(0, 2, 3, 1).numpy(), digits.labels.numpy()
     np.savez(tmp_path / "reference.npz", arr_0=images[:90])
     np.savez(tmp_path / "test.npz", arr_0=images[80:150], arr_1=labels[80:150])
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{quality.START}\nold\n{quality.END}\nafter\n")
+    page.write_text(f"before\n{colour_quality.START}\nold\n{colour_quality.END}\nafter\n")
     given = ["mnist", "--reference", tmp_path / "reference.npz", "--test", tmp_path / "test.npz", "--count", 30]
     given += [
         "--reference-count",
@@ -45,7 +33,7 @@ def test_the_table_has_every_row_once(quality, tmp_path, monkeypatch, capsys):
         tmp_path / "out",
     ]
     given = list(map(str, [*given, "--write", page]))
-    quality.main(given)
+    colour_quality.main(given)
     table = page.read_text()
     assert table.startswith("before\n") and table.endswith("\nafter\n") and "old" not in table
     head, _, *rows = [line for line in table.splitlines() if line.startswith("|")]
@@ -65,10 +53,10 @@ def test_the_table_has_every_row_once(quality, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "1-step-neighbours.png").exists()
 
     monkeypatch.setattr(unistep, "evaluate", None)  # nothing is measured again
-    quality.main(given)
+    colour_quality.main(given)
     assert page.read_text() == table
     with pytest.raises(SystemExit, match=r"quality.json is of another count; choose another --output"):
-        quality.main([*given, "--count", "31"])
+        colour_quality.main([*given, "--count", "31"])
     page.write_text("no markers")
     with pytest.raises(SystemExit, match="lacks the markers"):
-        quality.main(given)
+        colour_quality.main(given)

@@ -1,25 +1,13 @@
 """The curve of distances over evaluations, on the embedded models at tiny counts."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import distance_curve
 import numpy as np
 import pytest
 from PIL import Image
 
 import unistep
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "distance_curve.py"
-
-
-@pytest.fixture(scope="module")
-def curve():
-    spec = importlib.util.spec_from_file_location("distance_curve", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +25,8 @@ def arguments(digits, folder, *more):
     return list(map(str, [*given, "--feature-cache", folder / "features", "--output", folder / "curve.json", *more]))
 
 
-def test_every_point_is_measured_once(curve, digits, tmp_path, monkeypatch):
-    curve.main(arguments(digits, tmp_path))
+def test_every_point_is_measured_once(digits, tmp_path, monkeypatch):
+    distance_curve.main(arguments(digits, tmp_path))
     found = json.loads((tmp_path / "curve.json").read_text())
     assert list(found["points"]) == [" @ floor", "student @ 1", "student @ 3", "teacher @ 1", "teacher @ 2"]
     assert [point["evaluations"] for point in found["points"].values()] == [None, 1, 3, 1, 3]
@@ -59,18 +47,18 @@ def test_every_point_is_measured_once(curve, digits, tmp_path, monkeypatch):
 
     asked = []
     monkeypatch.setattr(unistep, "evaluate", lambda samples, **options: asked.append(options))
-    curve.main(arguments(digits, tmp_path))
+    distance_curve.main(arguments(digits, tmp_path))
     assert asked == [] and json.loads((tmp_path / "curve.json").read_text()) == found
     (tmp_path / "curve.png").unlink()
-    curve.main(["--draw", "--output", str(tmp_path / "curve.json")])
+    distance_curve.main(["--draw", "--output", str(tmp_path / "curve.json")])
     assert (tmp_path / "curve.png").exists()
     with pytest.raises(SystemExit, match="curve.json is of another count"):
-        curve.main(arguments(digits, tmp_path, "--count", 25))
+        distance_curve.main(arguments(digits, tmp_path, "--count", 25))
 
 
 @pytest.mark.parametrize(
     ("evaluations", "solver", "steps"),
     [(8, None, 8), (8, "euler", 8), (1, "heun", 1), (2, "heun", 1), (8, "heun", 4), (35, "heun", 18), (1, "dpm2", 0)],
 )
-def test_steps_are_the_most_that_the_evaluations_allow(curve, evaluations, solver, steps):
-    assert curve.steps_within(evaluations, solver) == steps
+def test_steps_are_the_most_that_the_evaluations_allow(evaluations, solver, steps):
+    assert distance_curve.steps_within(evaluations, solver) == steps

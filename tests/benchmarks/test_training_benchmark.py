@@ -1,12 +1,12 @@
 """The published loop in words of our own computes what this package computes; the benchmark of both runs."""
 
-import importlib
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 
+import ect_loop
 import pytest
 import torch
 
@@ -18,12 +18,6 @@ from unistep.objectives.consistency import ConsistencyObjective
 from unistep.objectives.methods import METHODS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def ect_loop(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("ect_loop")
 
 
 def network(dropout: float = 0.0) -> Preconditioned:
@@ -50,7 +44,7 @@ def images(number: int = 8) -> ImageDataset:
 
 
 @pytest.mark.parametrize("stage", [0, 7])
-def test_the_published_loss_is_ours(ect_loop, stage):
+def test_the_published_loss_is_ours(stage):
     model = network().train()
     loop = ect_loop.PublishedLoop(model, images(), 8, stage, torch.device("cpu"), workers=0)
     generator = torch.Generator().manual_seed(1)
@@ -63,7 +57,7 @@ def test_the_published_loss_is_ours(ect_loop, stage):
     torch.testing.assert_close(loop.loss_at(x, None, t, noise), ours, rtol=1e-4, atol=1e-4)
 
 
-def test_both_passes_drop_the_same_units(ect_loop):
+def test_both_passes_drop_the_same_units():
     loop = ect_loop.PublishedLoop(network(dropout=0.5), images(), 8, 60, torch.device("cpu"), workers=0, k=0.0)
     x, noise = torch.zeros(8, 3, 8, 8), torch.randn(8, 3, 8, 8)
     t = torch.full((8,), 10.0)
@@ -74,7 +68,7 @@ def test_both_passes_drop_the_same_units(ect_loop):
     assert (loop.loss_at(x, None, t, noise) * 1e-3).min() > near.max()
 
 
-def test_the_published_loop_trains(ect_loop):
+def test_the_published_loop_trains():
     loop = ect_loop.PublishedLoop(network(dropout=0.1), images(), 4, 0, torch.device("cpu"), rounds=2, workers=0)
     before = [p.detach().clone() for p in loop.model.parameters()]
     for _ in range(2):

@@ -1,25 +1,14 @@
 """The script that makes the bundled emoji: which pictures it takes, and how it prepares them."""
 
-import importlib.util
 import io
 import json
-from pathlib import Path
 
+import make_emoji
 import numpy as np
 import pytest
 from PIL import Image
 
 from unistep.data.bundled import BUNDLED
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_emoji.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_emoji", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def entry(image, category, subcategory="", order=0, tones=()):
@@ -40,19 +29,19 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def test_classes_are_those_of_the_bundled_file(script):
-    assert script.CLASSES == BUNDLED["emoji"].class_names
-    assert {*script.BY_CATEGORY.values(), *script.BY_SUBCATEGORY.values()} == set(script.CLASSES)
+def test_classes_are_those_of_the_bundled_file():
+    assert make_emoji.CLASSES == BUNDLED["emoji"].class_names
+    assert {*make_emoji.BY_CATEGORY.values(), *make_emoji.BY_SUBCATEGORY.values()} == set(make_emoji.CLASSES)
 
 
-def test_one_tone_of_each_picture_is_taken_in_turn(script):
+def test_one_tone_of_each_picture_is_taken_in_turn():
     entries = [
         entry("wave", "People & Body", "hand-fingers-open", 2, "ab"),
         entry("man", "People & Body", "person", 1, "ab"),
         entry("bus", "Travel & Places", "transport-ground", 3),
         entry("tone", "Component", "skin-tone", 4),
     ]
-    assert script.choose(entries) == [
+    assert make_emoji.choose(entries) == [
         ("man", "people"),
         ("man-a", "people"),
         ("wave", "hands"),
@@ -61,23 +50,23 @@ def test_one_tone_of_each_picture_is_taken_in_turn(script):
     ]
 
 
-def test_a_picture_is_laid_on_white_and_halved(script):
+def test_a_picture_is_laid_on_white_and_halved():
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[:2, :2] = (10, 20, 30, 255)
     pixels[:2, 2:4] = (0, 0, 0, 128)
     pixels[0, 4] = (0, 0, 0, 255)
-    made = script.prepare(png(pixels))
+    made = make_emoji.prepare(png(pixels))
     assert made.shape == (32, 32, 3)
     assert made[0, :3].tolist() == [[10, 20, 30], [127] * 3, [191] * 3]
     assert (made[1:] == 255).all()
 
 
-def test_another_size_is_refused(script):
+def test_another_size_is_refused():
     with pytest.raises(SystemExit, match="32 x 32"):
-        script.prepare(png(np.zeros((32, 32, 4), np.uint8)))
+        make_emoji.prepare(png(np.zeros((32, 32, 4), np.uint8)))
 
 
-def test_a_changed_package_is_refused(script, tmp_path, monkeypatch):
+def test_a_changed_package_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "img" / "google" / "64"
     folder.mkdir(parents=True)
     (folder / "cat.png").write_bytes(png(np.zeros((64, 64, 4), np.uint8)))
@@ -85,5 +74,5 @@ def test_a_changed_package_is_refused(script, tmp_path, monkeypatch):
     output = tmp_path / "emoji.npz"
     monkeypatch.setattr("sys.argv", ["make_emoji.py", "--source", str(tmp_path), "--output", str(output)])
     with pytest.raises(SystemExit, match="sha256"):
-        script.main()
+        make_emoji.main()
     assert not output.exists()

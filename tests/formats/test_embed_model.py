@@ -1,9 +1,9 @@
 """The script that makes a run's models the embedded ones."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 
+import embed_model
 import pytest
 import torch
 import yaml
@@ -12,16 +12,12 @@ from unistep.formats import embedded
 from unistep.formats.embedded import EMBEDDED_MODELS
 from unistep.formats.model_folder.folder import load_model
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "embed_model.py"
 FACTS = ["--name", "mnist", "--commit", "abc123", "--machine", "a card"]
 
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """The script, which writes into a folder of the test."""
-    spec = importlib.util.spec_from_file_location("embed_model", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     (tmp_path / "assets").mkdir()
     folders = {row.name: row.folder for row in EMBEDDED_MODELS.values()}
     run = tmp_path / "mnist-embedded"
@@ -38,10 +34,9 @@ def script(tmp_path, monkeypatch):
     def call(*arguments):
         quality = ["--quality", str(tmp_path / "quality.md")]
         monkeypatch.setattr("sys.argv", ["embed_model.py", str(run), *FACTS, *quality, *arguments])
-        module.main()
+        embed_model.main()
         return tmp_path / "assets"
 
-    call.module = module
     return call
 
 
@@ -53,7 +48,7 @@ def test_both_models_are_written_in_half_precision(script):
     weights = assets / "mnist" / "unet" / "diffusion_pytorch_model.safetensors"
     parameters = sum(p.numel() for p in student.denoiser.network.parameters())
     assert weights.stat().st_size < 2 * parameters + 50_000
-    original = load_model(script.module.Path(assets.parent / "mnist-embedded" / "student" / "model"))
+    original = load_model(Path(assets.parent / "mnist-embedded" / "student" / "model"))
     for found, given in zip(student.denoiser.parameters(), original.denoiser.parameters(), strict=True):
         torch.testing.assert_close(found, given.half().float())
 
@@ -72,7 +67,7 @@ def test_the_card_says_how_it_came_about(script):
 
 
 def test_a_model_that_is_too_large_is_refused(script, monkeypatch):
-    monkeypatch.setattr(script.module, "LIMIT", 1 << 20)
+    monkeypatch.setattr(embed_model, "LIMIT", 1 << 20)
     with pytest.raises(SystemExit, match="more than 1,048,576"):
         script()
 
@@ -83,4 +78,4 @@ def test_the_data_of_every_row_has_a_line(script):
     sources = {
         yaml.safe_load(find_recipe(row.recipe).read_text())["data"]["source"] for row in EMBEDDED_MODELS.values()
     }
-    assert sources <= set(script.module.DATA)
+    assert sources <= set(embed_model.DATA)

@@ -1,26 +1,14 @@
 """The script that trains the CIFAR-10 classifier, on a handful of images."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import train_cifar10_classifier
 from safetensors.torch import load_file
 
 from unistep.data import ImageDataset
 from unistep.metrics.features.cifar10_classifier import MEAN, CIFAR10Classifier
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train_cifar10_classifier.py"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_cifar10_classifier", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +18,10 @@ def dataset() -> ImageDataset:
     return ImageDataset(images, torch.arange(40) % 10)
 
 
-def test_an_epoch_has_every_image_once_and_the_next_its_mirror_image(script, dataset, monkeypatch):
-    monkeypatch.setattr(script, "MAX_SHIFT", 0)
-    monkeypatch.setattr(script, "CUTOUT", 0)
-    batches = script.Batches(dataset, 8, CPU, seed=0)
+def test_an_epoch_has_every_image_once_and_the_next_its_mirror_image(dataset, monkeypatch):
+    monkeypatch.setattr(train_cifar10_classifier, "MAX_SHIFT", 0)
+    monkeypatch.setattr(train_cifar10_classifier, "CUTOUT", 0)
+    batches = train_cifar10_classifier.Batches(dataset, 8, CPU, seed=0)
     assert batches.steps == 5
     seen = []
     for epoch in range(2):
@@ -49,15 +37,15 @@ def _turned(dataset, way):
     return dataset.images.flip(-1) if way else dataset.images
 
 
-def test_shifted_images_go_on_mirrored_and_are_cut_out(script, dataset):
+def test_shifted_images_go_on_mirrored_and_are_cut_out(dataset):
     import torch.nn.functional as F
 
     padded = F.pad(dataset.images.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
-    images, labels = next(script.Batches(dataset, 40, CPU, seed=0).epoch(0))
+    images, labels = next(train_cifar10_classifier.Batches(dataset, 40, CPU, seed=0).epoch(0))
     mean = torch.tensor(MEAN)[:, None, None]
     for image, label in zip(images, labels, strict=True):
         cut = (image == mean).all(dim=0)
-        assert int(cut.sum()) == script.CUTOUT**2
+        assert int(cut.sum()) == train_cifar10_classifier.CUTOUT**2
         pixels = ((image + 1) * 127.5).round().to(torch.uint8)
         crops = [
             crop
@@ -68,7 +56,7 @@ def test_shifted_images_go_on_mirrored_and_are_cut_out(script, dataset):
         assert any(torch.equal(crop[:, ~cut], pixels[:, ~cut]) for crop in crops)
 
 
-def test_a_training_writes_the_weights_of_the_accuracy_it_prints(script, dataset, tmp_path, monkeypatch, capsys):
+def test_a_training_writes_the_weights_of_the_accuracy_it_prints(dataset, tmp_path, monkeypatch, capsys):
     import numpy as np
 
     np.savez(tmp_path / "data.npz", arr_0=dataset.images.permute(0, 2, 3, 1).numpy(), arr_1=dataset.labels.numpy())
@@ -76,7 +64,7 @@ def test_a_training_writes_the_weights_of_the_accuracy_it_prints(script, dataset
     data = str(tmp_path / "data.npz")
     arguments = [data, data, "--output", str(output), "--epochs", "2", "--batch-size", "20", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["script", *arguments])
-    script.main()
+    train_cifar10_classifier.main()
     printed = capsys.readouterr().out
     state = load_file(output)
     assert {value.dtype for value in state.values()} == {torch.float16, torch.float32}
@@ -88,18 +76,18 @@ def test_a_training_writes_the_weights_of_the_accuracy_it_prints(script, dataset
     assert f"test accuracy {accuracy:.2%} after 2 epochs" in printed
 
 
-def test_the_time_gives_the_number_of_epochs(script, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "seconds_a_step", lambda batches, device, lr: 0.5)
-    monkeypatch.setattr(script, "open_dataset", lambda path: dataset)
+def test_the_time_gives_the_number_of_epochs(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_cifar10_classifier, "seconds_a_step", lambda batches, device, lr: 0.5)
+    monkeypatch.setattr(train_cifar10_classifier, "open_dataset", lambda path: dataset)
     asked = []
 
     def train(batches, device, *, epochs, lr, seed):
         asked.append(epochs)
         return CIFAR10Classifier()
 
-    monkeypatch.setattr(script, "train", train)
+    monkeypatch.setattr(train_cifar10_classifier, "train", train)
     for minutes, expected in ((0.001, 1), (0.5, 29)):
         arguments = ["--output", str(tmp_path / "w"), "--minutes", str(minutes), "--batch-size", "20"]
         monkeypatch.setattr("sys.argv", ["script", "a", "b", *arguments])
-        script.main()
+        train_cifar10_classifier.main()
         assert asked.pop() == expected
