@@ -250,11 +250,17 @@ def _passes(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accelerat
     return step
 
 
-def random_images(shape: tuple[int, int, int], classes: int) -> ImageDataset:
-    """Noise of the right shape, with a class each where there are classes."""
+def random_images(shape: tuple[int, int, int], classes: int, number: int = _IMAGES) -> ImageDataset:
+    """Noise of the right shape, with a class each where there are classes.
+
+    Args:
+        shape: channels, height and width.
+        classes: number of classes; 0 makes images without labels.
+        number: number of images.
+    """
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (_IMAGES, *shape), dtype=torch.uint8, generator=generator)
-    return ImageDataset(pixels, torch.arange(_IMAGES) % classes if classes else None)
+    pixels = torch.randint(256, (number, *shape), dtype=torch.uint8, generator=generator)
+    return ImageDataset(pixels, torch.arange(number) % classes if classes else None)
 
 
 def free_memory(device: torch.device) -> int:
