@@ -221,30 +221,23 @@ def steps(visit: Visit, limit: float) -> Callable[[], None]:
         own, batch = visit.recipe, (lambda number: number if gpu() else 4)
         plain = ["--dropout", 0, "--optimizer", "adamw"]
         published = ["published:fp32", "published:tf32"]
+        # What says most first: a step of the published network in fp32 takes half a second, and may use up the time.
         calls = {
-            "steps-published-512": ["cifar10-ect:student", "--batch", batch(512), "--runs", *published, *ours, *plain],
             "steps-recipe": [f"{own}:teacher", f"{own}:student", "--batch", batch(0), "--runs", *ours],
-            "steps-host": [f"{own}:student", "--host", "--batch", batch(512), *plain],
             "steps-recipe-published": [f"{own}:student", "--batch", batch(0), "--runs", *published],
-            "steps-teacher-512": ["cifar10-edm:teacher", "--batch", batch(512), "--runs", ours[0], *plain[2:]],
+            "steps-host": [f"{own}:student", "--host", "--batch", batch(512), *plain],
             "steps-published-128": ["cifar10-ect:student", "--batch", batch(128), "--runs", *published, ours[0]],
+            "steps-teacher-512": ["cifar10-edm:teacher", "--batch", batch(512), "--runs", ours[0], *plain[2:]],
+            "steps-published-512": ["cifar10-ect:student", "--batch", batch(512), "--runs", *published, *ours, *plain],
             "steps-last-512": ["cifar10-ect:student", "--at", "last", "--batch", batch(512), "--runs"]
             + ["published:fp32", ours[0], ours[-1], *plain],
         }
-        ends, jobs, files = time.monotonic() + limit, [], []
-        for name, arguments in calls.items():
-            left = ends - time.monotonic()
-            if left < 6:
-                print(f"           no time is left for {name}", flush=True)
-                continue
-            path = visit.work / f"{name}.json"
-            files_of_others = ["--rates", visit.work / "rates.json", "--flops", visit.work / "flops.json"]
-            command = steps_command(visit, *arguments, *few, "--json", path, *files_of_others)
-            job = visit.start(name, [*command, "--seconds", str(left - 5)], left)
-            wait([job])
-            jobs.append(job)
-            files.append(path)
-            visit.note("steps", jobs, files)
+        few += ["--rates", visit.work / "rates.json", "--flops", visit.work / "flops.json"]
+
+        def command(name: str, left: float) -> list[str]:
+            return [*steps_command(visit, *calls[name], *few), "--seconds", str(left - 5)]
+
+        one_by_one(visit, "steps", list(calls), command, limit)
 
     return finish
 
@@ -256,20 +249,37 @@ def sampling(visit: Visit, limit: float) -> Callable[[], None]:
         tiny = ["--tiny", "--seconds", 0.1, "--batch", 2] if visit.tiny else ["--seconds", 1.0]
         script = ROOT / "benchmarks/one_step.py"
         calls = {"sampling": [], "sampling-compiled": ["--models", "imagenet64", "--compiled"]}
-        ends, jobs, files = time.monotonic() + limit, [], []
-        for name, arguments in calls.items():
-            left = ends - time.monotonic()
-            if left < 6:
-                print(f"           no time is left for {name}", flush=True)
-                continue
-            path = visit.work / f"{name}.json"
-            job = visit.start(name, python(script, *arguments, *tiny, "--json", path), left)
-            wait([job])
-            jobs.append(job)
-            files.append(path)
-            visit.note("sampling", jobs, files)
+
+        def command(name: str, left: float) -> list[str]:
+            return python(script, *calls[name], *tiny)
+
+        one_by_one(visit, "sampling", list(calls), command, limit)
 
     return finish
+
+
+def one_by_one(
+    visit: Visit, part: str, names: Sequence[str], command: Callable[[str, float], list[str]], limit: float
+) -> None:
+    """Runs the measurements of a part, one after the other, as long as there is time.
+
+    Args:
+        visit: the visit.
+        part: name of the part.
+        names: names of the measurements.
+        command: command of a measurement by its name and the seconds that are left.
+        limit: seconds of all of them.
+    """
+    ends, jobs, files = time.monotonic() + limit, [], []
+    for name in names:
+        left = ends - time.monotonic()
+        if left < 6:
+            print(f"           no time is left for {name}", flush=True)
+            continue
+        files.append(visit.work / f"{name}.json")
+        jobs.append(visit.start(name, [*command(name, left), "--json", str(files[-1])], left))
+        wait(jobs[-1:])
+        visit.note(part, jobs, files)
 
 
 def gpu() -> bool:

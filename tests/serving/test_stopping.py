@@ -6,16 +6,24 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 
-@pytest.mark.slow  # starts a process
-def test_what_was_accepted_is_answered_after_a_signal():
-    words = [sys.executable, "-m", "unistep", "serve", "--port", "0", "--grace-seconds", "60"]
+@contextmanager
+def started(grace_seconds: int):
+    """A server in a process of its own, and its port."""
+    words = [sys.executable, "-m", "unistep", "serve", "--port", "0", "--grace-seconds", str(grace_seconds)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)", server.stderr.readline())[1])
         threading.Thread(target=server.stderr.read, daemon=True).start()
+        yield server, port
+
+
+@pytest.mark.slow  # starts a process
+def test_what_was_accepted_is_answered_after_a_signal():
+    with started(60) as (server, port):
         open_, answered, lost = set(), [], set()
         ending = threading.Event()
 
@@ -56,10 +64,7 @@ def test_what_was_accepted_is_answered_after_a_signal():
 
 @pytest.mark.slow  # starts a process
 def test_a_stream_is_ended_by_the_server():
-    words = [sys.executable, "-m", "unistep", "serve", "--port", "0", "--grace-seconds", "1"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
-        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", server.stderr.readline())[1])
-        threading.Thread(target=server.stderr.read, daemon=True).start()
+    with started(1) as (server, port):
         while True:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             try:
@@ -71,8 +76,8 @@ def test_a_stream_is_ended_by_the_server():
                 time.sleep(0.1)
         assert answer.status == 200
         time.sleep(0.5)
-        started = time.monotonic()
+        asked = time.monotonic()
         server.send_signal(signal.SIGTERM)
         text = answer.read()
         assert text.count(b"event: error") == 1 and b'"type": "stopping"' in text
-        assert server.wait(30) == 0 and time.monotonic() - started < 20
+        assert server.wait(30) == 0 and time.monotonic() - asked < 20
