@@ -590,3 +590,24 @@ def test_targets_of_ended_trajectories_are_not_evaluated(x, unit_noise):
         few = objective.loss_at(student, x, None, t, r, unit_noise, None)
         assert asked == [len(x), *([len(x) - ended] if ended < len(x) else [])]
         torch.testing.assert_close(few, objective.loss_at(student, x, None, t, r, unit_noise, 0))
+
+
+def test_small_gaps_are_evaluated_in_single_precision(generator):
+    """bf16 has no digit left of a gap of 1/4096; wider ones stay as autocast has them."""
+    dtypes = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x, c_noise, class_labels=None, *, generator=None):
+            out = torch.nn.functional.conv2d(x, torch.ones(1, 1, 1, 1))
+            dtypes.append(out.dtype)
+            return out
+
+    student = Preconditioned(Watching(), EDMScaling())
+    x, n = (torch.randn(2, 1, 4, 4, generator=generator) for _ in range(2))
+    t = torch.tensor([0.5, 2.0])
+    for q, stages, dtype in ((4096.0, 1, torch.float32), (2.0, 8, torch.bfloat16), (2.0, 12, torch.float32)):
+        config = METHODS["ect"].config(q=q, stages=stages)
+        with torch.autocast("cpu", torch.bfloat16):
+            ConsistencyObjective(config, 10).loss_at(student, x, None, t, 0.999 * t, n, None)
+        assert set(dtypes) == {dtype}, (q, stages)
+        dtypes.clear()

@@ -5,7 +5,8 @@ With the signal-to-noise ratio snr = 1/sigma^2 they are (Song et al. 2023, publi
     uniform 1      snr snr      snr+1 snr + 1      karras snr + 1/sigma_data^2      truncated-snr max(snr, 1)
 
 karras is 1/c_out^2 of the EDM scaling (Karras et al. 2022, table 1). A pair is weighted at its larger level t.
-reciprocal_gap is 1/(t - r), the weight of Song and Dhariwal 2023 (eq. 8) and of easy consistency tuning.
+reciprocal_gap is 1/(t - r), the weight of Song and Dhariwal 2023 (eq. 8) and of easy consistency tuning. adaptive is a
+function of the error itself, that of MeanFlow (Geng et al. 2025) and SoFlow.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,6 +48,18 @@ def truncated_snr(sigma: Float[Tensor, " B"], sigma_data: float = 0.5) -> Float[
 def reciprocal_gap(t: Float[Tensor, " B"], r: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """1/(t - r), for t > r."""
     return 1 / (t - r)
+
+
+@torch.no_grad()
+def adaptive(error: Float[Tensor, " B"], c: float, p: float) -> Float[Tensor, " B"]:
+    """1/(error + c)^p, the weight that brings the errors of all images closer to one size; without gradient.
+
+    Args:
+        error: squared error of each image.
+        c: constant that keeps small errors small.
+        p: exponent; 0 is no weight, 1 makes nearly every weighted error 1.
+    """
+    return (error + c) ** -p
 
 
 WEIGHTINGS: Mapping[WeightingName, Callable[[Tensor, float], Tensor]] = MappingProxyType(

@@ -12,19 +12,14 @@ with. The second is the same function of sigma, but its sinusoids turn 1000 time
 much larger and noisier.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
 from unistep.core import trigflow
 from unistep.core.parameterization import EDMScaling, Preconditioned, expand
+from unistep.objectives.derivative import differentiable, jvp
 from unistep.objectives.protocol import Student
 
 
@@ -61,13 +56,9 @@ def tangent(
     network, scaling = _network_of(student, sigma_data)
     sin, cos = (expand(v, x_sigma.ndim) for v in trigflow.sin_cos(sigma, sigma_data))
     x_t = cos * x_sigma
-    c_noise, dc_noise = _jvp(lambda s: scaling.c_noise(s.exp()), (sigma.log(),), (torch.ones_like(sigma),))
-    # Weights that autocast casts here have no gradient; it must not keep them for the pass that wants one.
-    device = x_sigma.device.type
-    uncached = torch.autocast(device, enabled=torch.is_autocast_enabled(device), cache_enabled=False)
-    # Of the kernels of attention only this one has a forward-mode derivative.
-    with uncached, sdpa_kernel(SDPBackend.MATH), _DifferentiableNorms():
-        F_edm, dF_edm = _jvp(
+    c_noise, dc_noise = jvp(lambda s: scaling.c_noise(s.exp()), (sigma.log(),), (torch.ones_like(sigma),))
+    with differentiable(x_sigma.device.type):
+        F_edm, dF_edm = jvp(
             lambda x, c: network(x, c, class_labels, generator=generator),
             (x_t / sigma_data, c_noise),
             (cos * sin * dx_dt / sigma_data, dc_noise),
@@ -75,31 +66,6 @@ def tangent(
     F, dF = -F_edm.to(x_t.dtype), -dF_edm.to(x_t.dtype)
     g = -(cos**2) * (sigma_data * F - dx_dt) - warmup * (cos * sin * x_t + sigma_data * dF)
     return F, g
-
-
-class _DifferentiableNorms(TorchFunctionMode):
-    """GroupNorm of contiguous images in the dtype of the weights, where its forward-mode derivative is right.
-
-    With other strides it has none, and under autocast on a CPU the derivative has another dtype than the value.
-    """
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is functional.group_norm:
-            func = _group_norm
-        return func(*args, **(kwargs or {}))
-
-
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    if weight is not None:
-        input = input.to(weight.dtype)
-    return functional.group_norm(input.contiguous(), num_groups, weight, bias, eps)
-
-
-def _jvp(f: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    value, derivative, *_ = torch.func.jvp(f, primals, tangents)
-    return value, derivative
 
 
 def _network_of(student: Student, sigma_data: float) -> tuple[nn.Module, EDMScaling]:
