@@ -201,14 +201,23 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "B D H W"]:
         depth = len(self.config.block_out_channels)
         check_call(x, class_labels, conditional=self.class_embedding is not None, resolutions=depth)
-        # Each part computes in the dtype of its own weights: see `cast_blocks`.
-        dtype = self.conv_in.weight.dtype
+        return self.head(self.trunk(x, self.embed(c_noise, class_labels), generator))
+
+    def embed(self, c_noise: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None) -> Float[Tensor, "B E"]:
+        """Noise level and class as one vector an image, in the dtype of its own layers, which `cast_blocks` leaves."""
         waves = sinusoidal_embedding(c_noise, self.config.block_out_channels[0])
         emb = self.time_embedding(waves.to(self.time_embedding.linear_1.weight.dtype))
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(class_labels)
-        emb = silu(emb).to(dtype)
+        return silu(emb)
 
+    def trunk(
+        self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]:
+        """The features [B, F, H, W] that the output head is given: all that `cast_blocks` casts."""
+        # Each part computes in the dtype of its own weights: see `cast_blocks`.
+        dtype = self.conv_in.weight.dtype
+        emb = emb.to(dtype)
         # One memory format all through, that of the weights: a change of it on the way costs a copy at every layer.
         h = self.conv_in(x.to(dtype).contiguous(memory_format=memory_format(self.conv_in.weight)))
         skips = [h]
@@ -218,4 +227,9 @@ class UNet(nn.Module):
         h = self.mid_block(h, emb, generator)
         for up in self.up_blocks:
             h = up(h, skips, emb, generator)
+        return (h,)
+
+    def head(self, features: tuple[Tensor, ...]) -> Float[Tensor, "B D H W"]:
+        """The output of the network from its features."""
+        (h,) = features
         return self.conv_out(silu(self.conv_norm_out(h.to(self.conv_norm_out.weight.dtype))))

@@ -45,3 +45,18 @@ class PatchedUNet(nn.Module):
             raise ValueError(f"images of {x.shape[2]}x{x.shape[3]} pixels do not fold into patches of {p}x{p}")
         h = self.unet(F.pixel_unshuffle(x, p), c_noise, class_labels, generator=generator)
         return F.pixel_shuffle(h, p)
+
+    def embed(self, c_noise: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None) -> Float[Tensor, "B E"]:
+        """Noise level and class as one vector an image; see `UNet.embed`."""
+        return self.unet.embed(c_noise, class_labels)
+
+    def trunk(
+        self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]:
+        """The features of the folded images; see `UNet.trunk`."""
+        p = self.config.patch_size
+        return self.unet.trunk(F.pixel_unshuffle(x, p), emb, generator)
+
+    def head(self, features: tuple[Tensor, ...]) -> Float[Tensor, "B D H W"]:
+        """The output of the network, unfolded; see `UNet.head`."""
+        return F.pixel_shuffle(self.unet.head(features), self.config.patch_size)

@@ -123,8 +123,13 @@ class SongUNet(nn.Module):
         check_call(x, class_labels, conditional=self.map_label is not None, resolutions=len(self.levels))
         if augment_labels is not None and self.map_augment is None:
             raise ValueError("this network was not trained with augmentation: augment_labels must be None")
-        emb = self._embed(c_noise, class_labels, generator, augment_labels)
+        emb = self.embed(c_noise, class_labels, generator, augment_labels)
+        return self.head(self.trunk(x, emb, generator))
 
+    def trunk(
+        self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]:
+        """The features [B, F, H, W] that the output heads are given, coarsest first."""
         # Each part computes in the dtype of its own weights: see `cast_blocks`.
         first: Any = self.enc[f"{self.levels[0].name}_conv"]
         # In the memory format of the weights all through: a change of it on the way costs a copy at every layer.
@@ -138,25 +143,33 @@ class SongUNet(nn.Module):
                     h, aux = self._show_again(level, h, aux)
                 skips.append(h)
 
-        out = None
+        features = []
         for level in reversed(self.levels):
             for part in level.decoder:
                 if part.takes_skip:
                     h = torch.cat([h, skips.pop()], dim=1)
                 h = self.dec[part.name](h, emb, generator)
             if f"{level.name}_aux_conv" in self.dec:
-                norm = self.dec[f"{level.name}_aux_norm"]
-                added = self.dec[f"{level.name}_aux_conv"](F.silu(norm(h.to(_dtype_of(norm)))))
-                out = added if out is None else added + self.dec[f"{level.name}_aux_up"](out)
+                features.append(h)
+        return tuple(features)
+
+    def head(self, features: tuple[Tensor, ...]) -> Float[Tensor, "B D H W"]:
+        """The output of the network from its features: that of every head, added up from the coarsest."""
+        out = None
+        heads = [level for level in reversed(self.levels) if f"{level.name}_aux_conv" in self.dec]
+        for level, h in zip(heads, features, strict=True):
+            norm = self.dec[f"{level.name}_aux_norm"]
+            added = self.dec[f"{level.name}_aux_conv"](F.silu(norm(h.to(_dtype_of(norm)))))
+            out = added if out is None else added + self.dec[f"{level.name}_aux_up"](out)
         assert out is not None  # the finest level always has a head
         return out
 
-    def _embed(
+    def embed(
         self,
         c_noise: Tensor,
         class_labels: Tensor | None,
-        generator: torch.Generator | None,
-        augment_labels: Tensor | None,
+        generator: torch.Generator | None = None,
+        augment_labels: Tensor | None = None,
     ) -> Tensor:
         """Noise level, class and augmentation as one vector an image, [B, E]."""
         dtype = self.map_layer0.weight.dtype
