@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
     from unistep.workflows.evaluate import evaluate
+    from unistep.workflows.export import export
     from unistep.workflows.export_weights import export_weights
     from unistep.workflows.fetch import fetch_dataset
     from unistep.workflows.inspect import inspect
@@ -32,6 +33,7 @@ __all__ = [
     "convert",
     "edit",
     "evaluate",
+    "export",
     "export_weights",
     "fetch_dataset",
     "inspect",
@@ -53,6 +55,7 @@ _MODULES = {
     "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
     "evaluate": "unistep.workflows.evaluate",
+    "export": "unistep.workflows.export",
     "export_weights": "unistep.workflows.export_weights",
     "fetch_dataset": "unistep.workflows.fetch",
     "inspect": "unistep.workflows.inspect",

@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",
     "recipes": "list the recipes that ship, or print one",
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
+    "export": "write a model as ONNX and other formats that run without PyTorch, and compare it",
     "inspect": "describe a model: architecture, noise range, classes, size",
     "weights": "export the weights of a run in small parts, which another machine trains on with",
     "data": "inspect a dataset; fetch a published one; pack one into parts that travel",

@@ -2,8 +2,9 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -45,3 +46,16 @@ def round_sigma(denoiser: object, sigma: float) -> float:
     """
     own = getattr(denoiser, "round_sigma", None)
     return sigma if own is None else own(sigma)
+
+
+def device_of(denoiser: object) -> torch.device:
+    """Returns the device that a denoiser computes on: its `device`, or that of its weights; a CPU where it has neither.
+
+    Args:
+        denoiser: denoiser, of any kind.
+    """
+    own = getattr(denoiser, "device", None)
+    if isinstance(own, torch.device):
+        return own
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
+    return next((p.device for p in weights), torch.device("cpu"))

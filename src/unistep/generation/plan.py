@@ -12,10 +12,11 @@ from torch import Tensor
 
 from unistep.checks import check_one_of, check_range
 from unistep.core.denoiser import Denoiser
-from unistep.core.random import LABELS, ImageRandom, image_seed
+from unistep.core.random import LABELS, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
+from unistep.samplers.noise_source import NoiseSource
 from unistep.samplers.ode import Churn, noise_levels
 from unistep.samplers.table import SOLVERS, find_solver
 
@@ -46,7 +47,7 @@ class ConsistencyPlan:
         """Network evaluations an image."""
         return len(self.sigmas)
 
-    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
+    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: NoiseSource) -> Tensor:
         """Images in [-1, 1] from unit noise."""
         return sample_multistep(
             denoiser,
@@ -98,7 +99,7 @@ class DiffusionPlan:
         """Network evaluations an image."""
         return find_solver(self.solver).evaluations(self.steps)
 
-    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: ImageRandom) -> Tensor:
+    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: NoiseSource) -> Tensor:
         """Images in [-1, 1] from unit noise."""
         solver = find_solver(self.solver)
         more: dict[str, Any] = {"noise": random} if solver.stochastic else {}

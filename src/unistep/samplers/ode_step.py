@@ -113,7 +113,7 @@ def level(sigma: float, x: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
         sigma: noise level.
         x: images.
     """
-    return torch.full((len(x),), sigma, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    return torch.full((x.shape[0],), sigma, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def clipped(denoiser: Denoiser, clip: bool) -> Denoiser:

@@ -1,0 +1,1 @@
+"""Programs of other runtimes, and the denoisers that they are."""

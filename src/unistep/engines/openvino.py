@@ -1,0 +1,82 @@
+"""Programs that OpenVINO computes.
+
+OpenVINO picks bf16 by itself where the processor has it, with errors of 0.05: the precision is always given here. Its
+converters of Python send telemetry; `Core.read_model`, which reads ONNX files too, does not, and is all that is used.
+"""
+
+import importlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unistep.engines.onnxruntime import one_line
+from unistep.errors import UserError
+
+Precision = Literal["f32", "bf16", "f16"]
+
+
+class OpenVINOEngine:
+    """An OpenVINO program, an `Engine`.
+
+    Args:
+        source: file that OpenVINO reads (.xml with its .bin, or .onnx), or a model of `openvino`.
+        precision: precision that it computes in.
+        options: further properties of OpenVINO's CPU plugin.
+        name: name of the program in messages.
+
+    Raises:
+        UserError: OpenVINO is not installed, or cannot read or compile the program.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        precision: Precision = "f32",
+        options: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> None:
+        openvino = runtime()
+        self.device = torch.device("cpu")
+        self.name = f"OpenVINO {openvino.__version__.partition('-')[0]}"
+        self._shown = name or (str(source) if isinstance(source, Path) else "the program")
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(source)) if isinstance(source, str | Path) else source
+            self._compiled = core.compile_model(model, "CPU", {**settings, **(options or {})})
+        except Exception as error:  # RuntimeError, and others of the bindings
+            raise UserError(
+                f"{self._shown} cannot be opened by OpenVINO ({one_line(error)})", "export it again"
+            ) from None
+        self._request = self._compiled.create_infer_request()
+        self._one = threading.Lock()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        values = {i: x.contiguous().numpy() for i, x in enumerate(inputs)}
+        with self._one:
+            try:
+                found = self._request.infer(values, share_inputs=True)
+            except Exception as error:
+                raise UserError(f"{self._shown} cannot be computed ({one_line(error)})", "export it again") from None
+            return torch.from_numpy(np.array(found[0]))
+
+
+def runtime() -> Any:
+    """Imports OpenVINO.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("openvino")
+    except ModuleNotFoundError:
+        raise UserError("OpenVINO is not installed", "pip install 'unistep[openvino]'") from None

@@ -1,0 +1,70 @@
+"""The formats that programs are exported in: one row each.
+
+A new format is one file with a function that writes a program and a function that opens what was written, and one row
+here. Rows name modules, which are imported on use.
+"""
+
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from unistep.engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row of `TARGETS`.
+
+    Args:
+        name: name on the command line.
+        title: name in messages.
+        runtime: package that computes the files, for the comparison; empty for none in Python.
+        writes: `module:function`, called as function(program, path, metadata, opset=opset, dtype=dtype); returns the
+            files that were written.
+        opens: `module:function`, called as function(path); returns an `Engine`.
+        ending: ending of the file; empty for a folder.
+        dtypes: precisions that can be written.
+        programs: programs that can be written, the default first where `steps` and the like are not given.
+    """
+
+    name: str
+    title: str
+    runtime: str
+    writes: str
+    opens: str
+    ending: str
+    dtypes: tuple[str, ...] = ("fp32", "fp16")
+    programs: tuple[str, ...] = ("denoiser", "sampler", "edit")
+
+    def writer(self) -> Callable[..., tuple[Path, ...]]:
+        """Imports the function that writes."""
+        return pkgutil.resolve_name(self.writes)
+
+    def opener(self) -> "Callable[[Path], Engine]":
+        """Imports the function that opens."""
+        return pkgutil.resolve_name(self.opens)
+
+
+_ROWS = (
+    Target(
+        "onnx",
+        "ONNX",
+        "onnxruntime",
+        writes="unistep.exporting.onnx:write_onnx",
+        opens="unistep.engines.onnxruntime:OnnxRuntimeEngine",
+        ending=".onnx",
+    ),
+)
+
+TARGETS: Mapping[str, Target] = MappingProxyType({row.name: row for row in _ROWS})
+"""The rows by name; the first is the default."""
+
+# A Literal of the names at run time, for help texts; to a type checker a string.
+if TYPE_CHECKING:
+    TargetName = str
+else:
+    TargetName = Literal[*TARGETS]
