@@ -34,6 +34,7 @@ def screen(monkeypatch) -> Callable[..., str]:
 
     def written(show: Callable[[], object], terminal: bool = True) -> str:
         file = io.StringIO()
+        monkeypatch.setattr(progress, "may_show", lambda: True)
         monkeypatch.setattr(progress, "new_console", lambda: Console(file=file, force_terminal=terminal, width=100))
         clock = iter(range(100))
         monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
@@ -91,3 +92,18 @@ def test_a_download_and_steps(screen):
 def test_nobody_else_sees_anything(screen, show: Any):
     assert screen(show, terminal=False).strip() == ""
     assert screen(lambda: show(active=False)).strip() == ""
+
+
+@pytest.mark.parametrize("show", [images, work])
+def test_the_library_that_draws_is_not_imported_for_nobody(monkeypatch, show: Any):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a bar where nobody sees it")
+
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(progress, "Bar", fail)
+    monkeypatch.setattr(progress.sys, "stderr", io.StringIO())
+    show()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with pytest.raises(AssertionError):
+        show()

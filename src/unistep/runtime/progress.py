@@ -1,5 +1,7 @@
 """Progress displays on stderr. They show nothing where stderr is no terminal, and where `active` is False."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -96,7 +98,10 @@ def progress_bar(total: int, done: int = 0, *, active: bool = True) -> Iterator[
     Yields:
         The function that is called with the number of images that are done.
     """
-    with Bar("sample", total, done, status=True, active=active) as bar:
+    if not active or not may_show():
+        yield _nothing
+        return
+    with Bar("sample", total, done, status=True) as bar:
         started = time.monotonic()
 
         def update(now_done: int) -> None:
@@ -117,7 +122,10 @@ def work_bar(active: bool = True) -> Iterator[Progress]:
     Yields:
         The function that is called with the progress.
     """
-    with Bar(active=active) as bar:
+    if not active or not may_show():
+        yield _nothing
+        return
+    with Bar() as bar:
 
         def update(what: str, done: int, total: int) -> None:
             bar.begin(what, total or None)
@@ -144,6 +152,16 @@ def reading_bar(file: Any, total: int, description: str, *, active: bool = True)
     from rich.progress import wrap_file
 
     return wrap_file(file, total, description=description, console=console)
+
+
+def may_show() -> bool:
+    """Returns whether stderr may be a terminal: where it cannot, the library that draws need not be imported."""
+    named = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    return named or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _nothing(*_: object) -> None:
+    """Takes the progress that is not shown."""
 
 
 def new_console() -> "Console":
