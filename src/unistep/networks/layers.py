@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from unistep.networks import kernels
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -136,15 +138,13 @@ class ResBlock(nn.Module):
             h, x = (F.interpolate(v, scale_factor=2.0, mode="nearest") for v in (h, x))
         elif self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
-        h = self.conv1(h)
-        e = self.time_emb_proj(emb).to(h.dtype)[:, :, None, None]
+        e = self.time_emb_proj(emb)
         if self.scale_shift:
-            scale, shift = e.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+            h = kernels.modulated(self.norm2, kernels.convolution(self.conv1, h), *e.chunk(2, dim=1))
         else:
-            h = self.norm2(h + e)
-        h = self.conv2(self.dropout(silu(h), generator))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+            h = self.norm2(kernels.convolution(self.conv1, h, e))
+        h = kernels.convolution(self.conv2, self.dropout(silu(h), generator))
+        return kernels.add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Attention(nn.Module):
@@ -175,8 +175,8 @@ class Attention(nn.Module):
             layer(h).view(b, -1, self.heads, c // self.heads).transpose(1, 2)
             for layer in (self.to_q, self.to_k, self.to_v)
         )
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, -1, c)
-        return x + self.to_out[0](h).transpose(1, 2).reshape(b, c, height, width)
+        h = self.to_out[0](kernels.attention(q, k, v)).transpose(1, 2).reshape(b, c, height, width)
+        return kernels.add(h, x)
 
 
 class Downsample(nn.Module):

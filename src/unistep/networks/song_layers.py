@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from unistep.networks.layers import Dropout
+from unistep.networks import kernels
+from unistep.networks.layers import Dropout, silu
 from unistep.networks.song_config import num_groups
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -127,6 +128,11 @@ class ResampleConv(Resample):
         return F.conv2d(self.resample(x, self.padding), self.weight, self.bias, padding=same)
 
 
+def scaled(h: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """A sum of two, which is not used elsewhere, times sqrt(1/2): in place if no gradients are recorded."""
+    return h * SKIP_SCALE if torch.is_grad_enabled() else h.mul_(SKIP_SCALE)
+
+
 def conv(in_channels: int, out_channels: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
     """A convolution that keeps the size.
 
@@ -205,16 +211,20 @@ class SongBlock(nn.Module):
     def forward(
         self, x: Shaped[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B D H2 W2"]:
-        h = self.conv0(F.silu(self.norm0(x)))
-        h = h + self.affine(emb).to(h.dtype)[:, :, None, None]
-        h = self.conv1(self.dropout(F.silu(self.norm1(h)), generator))
-        h = (h + (x if self.skip is None else self.skip(x))) * SKIP_SCALE
-        return (self.attend(h) + h) * SKIP_SCALE if self.attention else h
+        h, shift = silu(self.norm0(x)), self.affine(emb)
+        if isinstance(self.conv0, nn.Conv2d):
+            h = kernels.convolution(self.conv0, h, shift)
+        else:
+            h = self.conv0(h)
+            h = h + shift.to(h.dtype)[:, :, None, None]
+        h = kernels.convolution(self.conv1, self.dropout(silu(self.norm1(h)), generator))
+        h = scaled(kernels.add(h, x if self.skip is None else self.skip(x)))
+        return scaled(kernels.add(self.attend(h), h)) if self.attention else h
 
     def attend(self, h: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
         """Applies attention over all pixels, by one head of all channels."""
         b, c, height, width = h.shape
         # Channel 3 i + j of qkv is channel i of q, k or v; SDPA takes pixels before channels.
         q, k, v = self.qkv(self.norm2(h)).reshape(b, 1, c, 3, -1).transpose(2, 4).unbind(3)
-        a = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(a.transpose(2, 3).reshape(b, c, height, width))
+        a = kernels.attention(q, k, v).transpose(1, 2)
+        return self.proj(a.reshape(b, c, height, width))
