@@ -1,20 +1,18 @@
 """The page in a real browser: Chromium, headless, driven by Playwright. Run by `make test-browser`."""
 
 import base64
-import io
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from browsing import NEEDED, WAIT, draw, image_of, launched, pictures, screen, until, wait_for
 from PIL import Image
 
 import unistep
@@ -22,26 +20,13 @@ from unistep.serving.config import ServerConfig
 from unistep.serving.run import make_server
 from unistep.serving.security import Access
 
-try:
-    from playwright import sync_api as api
-except ImportError:
-    api = None
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(api is None, reason="playwright is not installed"),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
-]
-WAIT = 90_000
-SCREENS = os.environ.get("UNISTEP_SCREENS")
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -70,45 +55,6 @@ def open_page(browser, live):
     for context in contexts:
         context.close()
     assert not faults
-
-
-def pictures(page, within: str) -> list[np.ndarray]:
-    urls = page.eval_on_selector_all(f"{within} img", "all => all.map(one => one.src)")
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]
-
-
-def until(page, expression: str, argument: object = None) -> None:
-    """Waits until an expression is true; Playwright's own way needs `eval`, which the page forbids."""
-    end = time.monotonic() + WAIT / 1000
-    while not page.evaluate(expression, argument):
-        assert time.monotonic() < end, expression
-        page.wait_for_timeout(50)
-
-
-def image_of(page, within: str) -> str:
-    return page.eval_on_selector(f"{within} img", "one => one.src")
-
-
-def wait_for(page, within: str, count: int) -> None:
-    until(page, f"document.querySelectorAll('{within} img').length >= {count}")
-
-
-def draw(page, points: list[tuple[float, float]], end: bool = True) -> None:
-    box = page.locator(".easel").bounding_box()
-    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
-    page.mouse.move(*places[0])
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=3)
-    if end:
-        page.mouse.up()
-
-
-def screen(page, name: str) -> None:
-    if SCREENS:
-        file = io.BytesIO(page.screenshot(animations="disabled"))
-        image = Image.open(file).convert("RGB").quantize(255, dither=Image.Dither.NONE)
-        image.save(Path(SCREENS) / f"serve-{name}.png", optimize=True)
 
 
 def test_making_shows_the_images_of_sample(open_page):
@@ -164,6 +110,17 @@ def test_a_drawn_mask_is_painted_anew_and_the_rest_is_kept(open_page):
         assert (result[:14] == before[:14, :, 0]).all()
     page.get_by_label("Before and after").fill("80")
     assert "80%" in page.eval_on_selector(".compare img:last-of-type", "one => one.style.clipPath")
+
+
+def test_every_task_gives_results(open_page):
+    page = open_page()
+    page.click("#tab-edit")
+    until(page, "document.querySelector('#panel').innerText.includes('Mark a part')")
+    for task in ("strokes", "vary", "denoise", "deblur", "upscale", "outpaint"):
+        page.eval_on_selector(".results", "one => one.replaceChildren()")
+        page.get_by_label("Task").select_option(task)
+        wait_for(page, ".results", 3)
+        assert page.get_by_role("alert").is_hidden(), task
 
 
 def test_the_result_follows_the_brush(open_page):

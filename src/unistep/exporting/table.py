@@ -29,6 +29,7 @@ class Target:
         ending: ending of the file; empty for a folder.
         dtypes: precisions that can be written.
         programs: programs that can be written, the default first where `steps` and the like are not given.
+        options: further parameters of `export` that `writes` takes, by name.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target:
     ending: str
     dtypes: tuple[str, ...] = ("fp32", "fp16")
     programs: tuple[str, ...] = ("denoiser", "sampler", "edit")
+    options: tuple[str, ...] = ()
 
     def writer(self) -> Callable[..., tuple[Path, ...]]:
         """Imports the function that writes."""
@@ -57,6 +59,16 @@ _ROWS = (
         writes="unistep.exporting.onnx:write_onnx",
         opens="unistep.engines.onnxruntime:OnnxRuntimeEngine",
         ending=".onnx",
+    ),
+    Target(
+        "web",
+        "a web page",
+        "onnxruntime",
+        writes="unistep.exporting.web.page:write_web",
+        opens="unistep.exporting.web.page:open_network",
+        ending="",
+        programs=("denoiser",),
+        options=("runtime_folder",),
     ),
 )
 

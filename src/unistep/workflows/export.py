@@ -117,6 +117,7 @@ def export(
     dtype: Literal["fp32", "fp16", "int8"] = "fp32",
     opset: int | None = None,
     batches: Sequence[int] = (1, 2, 5, 16),
+    runtime_folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Exported:
     """Writes a model as a program for other runtimes, and compares it with PyTorch before it is handed over.
@@ -129,7 +130,7 @@ def export(
     Args:
         model: model folder, run directory, OpenAI .pt, EDM .pkl, name of an embedded model, or owner/name on the
             Hugging Face hub; in Python also a loaded model or a pipeline.
-        out: file to write, with the ending of the format; one of that name is replaced.
+        out: file to write, with the ending of the format; one of that name is replaced. For a web page a new folder.
         to: format of the file.
         program: denoiser, sampler or edit; default: sampler where `steps`, `timesteps`, `sigmas` or `solver` is given,
             else denoiser.
@@ -142,6 +143,7 @@ def export(
         dtype: precision of the weights.
         opset: version of ONNX's operators; default: 18.
         batches: sizes of the batches that are compared.
+        runtime_folder: folder with the files of npm's onnxruntime-web, for a web page; default: npm fetches them once.
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -161,6 +163,13 @@ def export(
     row = TARGETS[to]
     path = _checked(out, row, dtype, opset, batches)
     chosen = program or _usual_program(steps, timesteps, sigmas, solver, clip)
+    if chosen not in row.programs:
+        raise UserError(
+            f"{row.title} holds no {chosen}, but a {row.programs[0]}", "leave out `program`, `steps` and such"
+        )
+    more = {name: value for name, value in {"runtime_folder": runtime_folder}.items() if value is not None}
+    for name in more.keys() - set(row.options):
+        raise UserError(f"`{name}` is not for {row.title}", "leave it out")
 
     from unistep.exporting.make import make_program
     from unistep.exporting.metadata import metadata_of
@@ -175,13 +184,13 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        files = row.writer()(written, folder / path.name, metadata, opset=opset or _LEAST_OPSET, dtype=dtype)
+        files = row.writer()(written, folder / path.name, metadata, opset=opset or _LEAST_OPSET, dtype=dtype, **more)
         del written
         runtime, found = _compare(row, reference, folder / path.name, loaded, dtype, batches, progress)
         made = Exported(
             path=path,
             files=tuple(file.name for file in files),
-            num_bytes=sum(file.stat().st_size for file in files),
+            num_bytes=sum(_bytes(file) for file in files),
             to=to,
             program=chosen,
             dtype=dtype,
@@ -204,6 +213,10 @@ def _record(path: Path) -> str:
     return f"{path.name}.export.json"
 
 
+def _bytes(file: Path) -> int:
+    return sum(one.stat().st_size for one in (file.rglob("*") if file.is_dir() else (file,)) if one.is_file())
+
+
 def _port(port: Any) -> str:
     return f"{port.name} {port.dtype} [{', '.join(map(str, ('B', *port.shape)))}]"
 
@@ -213,9 +226,11 @@ def _checked(out: str | os.PathLike[str], row: Target, dtype: str, opset: int | 
     if not os.fspath(out).strip():
         raise UserError("is empty", f"give a file that ends in {row.ending}", field="out")
     path = user_path(out)
-    if path.suffix.lower() != row.ending:
+    if not row.ending and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise UserError(f"{path} holds something already", "give a new folder", field="out")
+    if row.ending and path.suffix.lower() != row.ending:
         raise UserError(f"{path}: a file of {row.title} ends in {row.ending}", f"call it {path.stem}{row.ending}")
-    if path.is_dir():
+    if row.ending and path.is_dir():
         raise UserError(f"{path} is a folder", "choose another name")
     check_place("out", path)
     if dtype not in row.dtypes:

@@ -1,5 +1,7 @@
 // The server's API, as any client has it: this page uses nothing else.
 
+export const served = true;
+
 let token = sessionStorage.getItem("unistep-token") || "";
 
 export class Failure extends Error {

@@ -27,7 +27,8 @@ const HINTS = {
 
 export function editTab(app, given = {}) {
   const model = app.model();
-  const state = app.state.edit ??= { task: "inpaint", candidates: 3, brush: 3, seed: 0, live: true, strength: 0.5, picture: "", mask: "" };
+  const state = app.state.edit ??= { task: "inpaint", candidates: 3, brush: 3, seed: 0, live: true, strength: 0.5, blur: 1, picture: "", mask: "" };
+  state.blur ??= 1; // of links from before there was one
   Object.assign(state, given);
   const scale = Math.max(1, Math.min(4, Math.floor(512 / model.width)));
   const size = [model.width * scale, model.height * scale];
@@ -188,6 +189,7 @@ export function editTab(app, given = {}) {
     waiting = false;
     const given = { task: state.task, candidates: state.candidates, seed: state.seed };
     if (["strokes", "vary"].includes(state.task)) given.strength = state.strength;
+    if (state.task === "deblur") given.blur = state.blur;
     const painted = tool() === "mask" ? reduced(mask, 64) : null;
     if (painted && !painted.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, painted.width, painted.height).data.some((v, i) => i % 4 === 0 && v)) {
       results.replaceChildren(h("p", { class: "hint" }, "Mark a part of the picture."));
@@ -231,7 +233,7 @@ export function editTab(app, given = {}) {
   // -------------------------------------------------------------------------------------------- the controls
 
   const input = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => file(input.files[0]) });
-  const tasks = TASKS.filter(([name]) => name !== "colorize" || model.channels === 3).map(([name, text]) => [name, text]);
+  const tasks = TASKS.filter(([name]) => model.tasks?.includes(name) ?? (name !== "colorize" || model.channels === 3)).map(([name, text]) => [name, text]);
   const hint = h("p", { class: "hint" });
   const brushes = h("span", { class: "row" });
   const seed = seedField(state, request);
@@ -243,9 +245,11 @@ export function editTab(app, given = {}) {
     const chosen = h("input", { type: "color", value: colour, "aria-label": "Colour", oninput: () => { colour = chosen.value; } });
     const width = h("input", { type: "range", min: 1, max: Math.round(model.width / 3), value: state.brush, "aria-label": "Brush", oninput: () => { state.brush = Number(width.value); } });
     const strength = h("input", { type: "range", min: 0.1, max: 0.95, step: 0.05, value: state.strength, "aria-label": "Freedom", oninput: () => { state.strength = Number(strength.value); request(); } });
+    const blur = h("input", { type: "range", min: 0.5, max: 3, step: 0.1, value: state.blur, "aria-label": "Blur", oninput: () => { state.blur = Number(blur.value); request(); } });
     brushes.replaceChildren(pen, rubber, h("label", {}, "Brush", width),
       ...(tool() === "paint" && model.channels === 3 ? [h("label", {}, "Colour", chosen)] : []),
-      ...(["strokes", "vary"].includes(state.task) ? [h("label", {}, "Freedom", strength)] : []));
+      ...(["strokes", "vary"].includes(state.task) ? [h("label", {}, "Freedom", strength)] : []),
+      ...(state.task === "deblur" ? [h("label", {}, "Blur", blur)] : []));
   }
   const live = h("input", { type: "checkbox", checked: state.live, onchange: () => { state.live = live.checked; } });
   async function random() {

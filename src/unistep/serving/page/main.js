@@ -35,6 +35,7 @@ const app = {
   },
 };
 let current = null, language = LANGUAGES[0];
+const HERE = location.href.split("#")[0], BASE = new URL(".", HERE).href.slice(0, -1);
 
 function packed(state) {
   const bytes = new TextEncoder().encode(JSON.stringify(state));
@@ -54,7 +55,7 @@ function unpacked(text) {
 function write() {
   $("languages").replaceChildren(...LANGUAGES.map((name) => h("button", {
     "aria-pressed": String(name === language), onclick: () => { language = name; write(); } }, name)));
-  $("snippet").textContent = app.done ? snippet(app.done, language, location.origin) : "";
+  $("snippet").textContent = app.done ? snippet(app.done, language, BASE) : "";
 }
 
 async function copy(text, what) {
@@ -79,18 +80,21 @@ function wire() {
     });
   });
   $("copy-code").addEventListener("click", () => copy($("snippet").textContent, "Code"));
-  $("share").addEventListener("click", () => copy(`${location.origin}/#${packed(app.state)}`, "Link"));
+  $("share").addEventListener("click", () => copy(`${HERE}#${packed(app.state)}`, "Link"));
   $("large").addEventListener("click", (event) => { if (event.target === $("large")) $("large").close(); });
 }
 
 async function start() {
   wire();
+  $("api").hidden = !api.served;
   try {
-    app.models = await api.models();
+    app.models = await api.models((text) => $("panel").replaceChildren(h("p", { class: "hint", role: "status" }, text)));
   } catch (error) {
     failed(error);
     return;
   }
+  $("runs").textContent = app.models[0].runs ?? "";
+  $("runs").title = app.models[0].why ?? "";
   Object.assign(app.state, unpacked(location.hash.slice(1)) ?? {});
   if (app.models.length > 1) {
     $("model-choice").hidden = false;
