@@ -59,6 +59,13 @@ def test_convolution(kernel: int, size: int, images: int, shift: bool, memory_fo
     assert torch.equal(layer.bias, before)
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_shift_in_fp32_as_that_of_song_unets(images: int):
+    layer, x, e = nn.Conv2d(5, 7, 3, padding=1).to(BF16), drawn(images, 5, 9, 9), drawn(images, 7, seed=1)
+    with torch.no_grad():
+        assert torch.equal(kernels.convolution(layer, x, e.float()), kernels.convolution(layer, x, e))
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_modulated_norm(images: int):
     norm = nn.GroupNorm(4, 8, 1e-5).to(BF16)

@@ -184,6 +184,8 @@ def test_half_precision_leaves_embeddings_and_heads_alone(variant: str, x: Tenso
     output = network(x, C_NOISE, LABELS)
     assert output.dtype == torch.float32
     assert 0 < (output - exact).abs().max() < 0.1 * exact.abs().max()
+    alone = network(x[:1], C_NOISE[:1], LABELS[:1])
+    torch.testing.assert_close(alone, output[:1], atol=0.05, rtol=0.05)
     for name, value in network.state_dict().items():
         if name.startswith("map_") or "affine" in name or ("dec." in name and "_aux_" in name):
             assert torch.equal(value, before[name]), name

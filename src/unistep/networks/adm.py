@@ -23,6 +23,7 @@ from unistep.networks.layers import (
     ResBlock,
     TimeEmbedding,
     Upsample,
+    cast_part,
     check_call,
     memory_format,
     silu,
@@ -188,7 +189,7 @@ class UNet(nn.Module):
         So the published models run in half precision; `.half()` rounds the embedding and the output as well.
         """
         for part in (self.conv_in, self.down_blocks, self.mid_block, self.up_blocks):
-            part.to(dtype)
+            cast_part(part, dtype)
         return self
 
     def forward(

@@ -73,6 +73,8 @@ def convolution(
         h = layer(x)
         return h if shift is None else h + shift.to(h.dtype)[:, :, None, None]
     bias = layer.bias
+    if shift is not None:
+        shift = shift.to(x.dtype)
     if shift is not None and len(x) == 1:
         bias, shift = shift[0] if bias is None else bias + shift[0], None
     pixels = x.shape[0] * x.shape[2] * x.shape[3]

@@ -82,6 +82,16 @@ def memory_format(weight: Shaped[Tensor, "..."]) -> torch.memory_format:
     return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
 
 
+def cast_part(part: nn.Module, dtype: torch.dtype) -> None:
+    """Casts a part of a network in place, its convolutions to channels last in the same pass over their weights.
+
+    Args:
+        part: part of a network.
+        dtype: precision that it is to compute in.
+    """
+    part.to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
 class TimeEmbedding(nn.Module):
     """Two linear layers with SiLU between."""
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unistep.networks.layers import check_call, memory_format
+from unistep.networks.layers import cast_part, check_call, memory_format
 from unistep.networks.song_config import Level, Part, SongUNetConfig, levels_of
 from unistep.networks.song_layers import (
     FourierEmbedding,
@@ -105,7 +105,7 @@ class SongUNet(nn.Module):
         The output keeps their dtype.
         """
         for part in self.enc.values():
-            part.cast_convolutions(dtype) if isinstance(part, SongBlock) else part.to(dtype)
+            part.cast_convolutions(dtype) if isinstance(part, SongBlock) else cast_part(part, dtype)
         for part in self.dec.values():
             if isinstance(part, SongBlock):
                 part.cast_convolutions(dtype)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.networks import kernels
-from unistep.networks.layers import Dropout, silu
+from unistep.networks.layers import Dropout, cast_part, silu
 from unistep.networks.song_config import num_groups
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -206,7 +206,7 @@ class SongBlock(nn.Module):
         """Casts all but the projection of the embedding, in place."""
         for name, part in self.named_children():
             if name != "affine":
-                part.to(dtype)
+                cast_part(part, dtype)
 
     def forward(
         self, x: Shaped[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None

