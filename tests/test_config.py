@@ -172,8 +172,8 @@ def test_frozen_all_the_way_down(parse):
 def test_the_published_numbers_are_the_defaults_of_a_method(parse, name):
     text = f"stages: {{student: {{method: {name}, init: x}}}}"
     assert parse(text).stage("student").objective == METHODS[name].config()
-    changed = parse(text, "--student.objective.P_mean" if name != "pd" else "--student.objective.rho", "3")
-    field = "P_mean" if name != "pd" else "rho"
+    field = "P_mean" if hasattr(METHODS[name].config(), "P_mean") else "rho"
+    changed = parse(text, f"--student.objective.{field}", "3")
     assert changed.stage("student").objective == METHODS[name].config(**{field: 3.0})
 
 

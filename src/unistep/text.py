@@ -26,9 +26,17 @@ def version_of(package: str = "unistep") -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, or None if none is much like it."""
+    """The candidate most like `name`, or None if none is much like it; of two alike one with the same letters."""
     by_folded = {candidate.lower(): candidate for candidate in candidates}
-    matches = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
+    word = name.lower()
+    matches = difflib.get_close_matches(word, by_folded, n=1, cutoff=0.5)
+    if matches and sorted(matches[0]) != sorted(word):
+        ratio = difflib.SequenceMatcher(None, matches[0], word).ratio()
+        matches = [
+            folded
+            for folded in by_folded
+            if sorted(folded) == sorted(word) and difflib.SequenceMatcher(None, folded, word).ratio() >= ratio
+        ] or matches
     return by_folded[matches[0]] if matches else None
 
 

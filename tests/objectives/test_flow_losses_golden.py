@@ -66,14 +66,10 @@ def test_meanflow(name, dtype, golden):
     if "omega" in spec:
         label_in = dropped_first(labels, spec["num_drop"], spec["null_label"])
         if spec.get("guidance", True):
-            inside = (t >= spec["t_start"]) & (t <= spec["t_end"])
-            omega, kappa = (
-                torch.where(inside, t.new_tensor(spec[key]), t.new_tensor(none))
-                for key, none in (("omega", 1.0), ("kappa", 0.0))
-            )
             null = torch.full_like(labels, spec["null_label"])
-            v_target = self_guided(u, z, t, v, labels, null, omega, kappa)
-            v_target[: spec["num_drop"]] = v[: spec["num_drop"]]
+            guided = self_guided(u, z, t, v, labels, null, spec["omega"], spec["kappa"])
+            inside = (t >= spec["t_start"]) & (t <= spec["t_end"]) & (torch.arange(len(t)) >= spec["num_drop"])
+            v_target = torch.where(inside.view(-1, 1, 1, 1), guided, v)
         if spec.get("own_draws"):
             assert torch.equal(label_in, case["label_in"])
     case.check("v_target", v_target)

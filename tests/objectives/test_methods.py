@@ -26,17 +26,19 @@ class Affine(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.tensor(0.4)), nn.Parameter(torch.tensor(0.1))
 
-    def forward(self, x, c_noise, class_labels=None, *, generator=None):
+    def forward(self, x, c_noise, class_labels=None, *, generator=None, c_end=None):
         shift = self.bias if class_labels is None else self.bias * class_labels[:, None, None, None]
-        return self.weight * x.tanh() + shift
+        end = 0 if c_end is None else c_end[:, None, None, None]
+        return self.weight * (x - end).tanh() + shift
 
 
 def config_of(name: str) -> MethodConfig:
     return METHODS[name].config(**CHANGES.get(name, {}))
 
 
-def student() -> Preconditioned:
-    return Preconditioned(Affine(), EDMScaling(noise_embedding="edm"))
+def student(name: str = "ect") -> Preconditioned:
+    flow_map = config_of(name).model().get("flow_map", False)
+    return Preconditioned(Affine(), EDMScaling(noise_embedding="edm"), flow_map=flow_map)
 
 
 def inputs(network: nn.Module | None = None, **more) -> ObjectiveInputs:
@@ -50,7 +52,7 @@ def test_every_row_has_a_name_of_its_own():
     names = [method_name(row.config()) for row in METHODS.values()]
     assert names == [row.title for row in METHODS.values()] and len(set(names)) == len(METHODS)
     for key, name in zip(METHODS, names, strict=True):
-        assert key == "edm" or name.lower().endswith(f"({key.replace('-', ' ')})")
+        assert name.lower() == key or key == "edm" or name.lower().endswith(f"({key.replace('-', ' ')})")
 
 
 def test_numbers_do_not_change_the_method_and_slots_do():
@@ -88,7 +90,7 @@ def test_the_models_that_ship_say_how_they_were_trained(model: str):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_an_objective_that_trains(name, generator):
     """One step of it: a loss for each image, a gradient for each weight, and a state that comes back."""
-    network = student()
+    network = student(name)
     objective = config_of(name).build(inputs(network, teacher=student()))
     assert isinstance(objective, Objective)
     x = torch.rand(4, 1, 4, 4, generator=generator) * 2 - 1
@@ -111,7 +113,7 @@ def test_every_method_has_an_objective_that_trains(name, generator):
     start, end = objective.phase(step)
     assert start <= step and (end is None or step < end <= TOTAL)
     assert all(isinstance(value, float) for value in objective.scalars(step).values())
-    other = config_of(name).build(inputs(teacher=student()))
+    other = config_of(name).build(inputs(student(name), teacher=student()))
     other.load_state_dict({name: v.clone() for name, v in objective.state_dict().items()})
     assert other.state_dict().keys() == objective.state_dict().keys()
     assert all(torch.equal(other.state_dict()[name], v) for name, v in objective.state_dict().items())

@@ -35,6 +35,36 @@ class Denoiser(Protocol):
         ...
 
 
+@runtime_checkable
+class FlowMap(Protocol):
+    """A denoiser of trajectories that end at any level: one Euler step by it from sigma to sigma_end is exact.
+
+    The trajectory through x_t is at sigma_end at
+
+        (sigma_end / sigma) x_t + (1 - sigma_end / sigma) D(x_t, sigma, class_labels, sigma_end)
+
+    so that D is a diffusion denoiser at sigma_end = sigma and a consistency function at sigma_end = 0, the default.
+    """
+
+    def __call__(
+        self,
+        x_t: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, " B"],
+        class_labels: Int[Tensor, " B"] | None = None,
+        sigma_end: Float[Tensor, " B"] | None = None,
+        /,
+    ) -> Float[Tensor, "B C H W"]:
+        """Returns clean images.
+
+        Args:
+            x_t: noisy images.
+            sigma: noise level of each image.
+            class_labels: class of each image; None for an unconditional model.
+            sigma_end: level at which each trajectory ends, at most `sigma`; None is 0.
+        """
+        ...
+
+
 def round_sigma(denoiser: object, sigma: float) -> float:
     """Returns the noise level nearest to `sigma` at which a denoiser was trained: `sigma` itself for most.
 

@@ -85,8 +85,10 @@ class Watched:
         sigma: Float[Tensor, " B"],
         class_labels: Int[Tensor, " B"] | None = None,
         /,
+        *further: Float[Tensor, " B"],
+        **inputs: Float[Tensor, " B"],
     ) -> Float[Tensor, "B C H W"]:
-        return self._watch.note(self.denoiser(x_t, sigma, class_labels))
+        return self._watch.note(self.denoiser(x_t, sigma, class_labels, *further, **inputs))
 
     def round_sigma(self, sigma: float) -> float:
         """Returns the level nearest to `sigma` that the denoiser has."""

@@ -241,17 +241,24 @@ def expand(v: Shaped[Tensor, " B"], ndim: int) -> Shaped[Tensor, "B ..."]:
 
 
 class Preconditioned(nn.Module):
-    """A network and a scaling: a `Denoiser`.
+    """A network and a scaling: a `Denoiser`, or a `FlowMap`.
 
     Args:
         network: network, called as network(x, c_noise, class_labels, generator=generator); the generator draws dropout.
         scaling: scalings: `EDMScaling` makes a diffusion denoiser, `ConsistencyScaling` a consistency function.
+        flow_map: true if the network is also given the end of the trajectory, as c_end = t - r in flow time.
+        guidance: scale of guidance that the network is given by default, as c_guidance = 1 - 1/scale; None for one
+            without this input.
     """
 
-    def __init__(self, network: nn.Module, scaling: Scaling) -> None:
+    def __init__(
+        self, network: nn.Module, scaling: Scaling, *, flow_map: bool = False, guidance: float | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.scaling = scaling
+        self.flow_map = flow_map
+        self.guidance = guidance
 
     def round_sigma(self, sigma: float) -> float:
         """Returns the noise level nearest to `sigma` that the scaling has: `sigma` itself, of iDDPM a u_j."""
@@ -262,9 +269,11 @@ class Preconditioned(nn.Module):
         x_t: Float[Tensor, "B C H W"],
         sigma: Float[Tensor, " B"],
         class_labels: Int[Tensor, " B"] | None = None,
+        sigma_end: Float[Tensor, " B"] | None = None,
         *,
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
+        guidance: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Returns clean images in the dtype of `x_t`.
 
@@ -275,9 +284,14 @@ class Preconditioned(nn.Module):
             x_t: noisy images.
             sigma: noise level of each image.
             class_labels: class of each image; None for an unconditional network.
+            sigma_end: noise level at which each trajectory ends; None is 0.
             generator: generator of the dropout masks; None draws none.
             augment_labels: labels of each image's augmentation; None is none, and the only value for a network that
                 was not trained with augmentation.
+            guidance: scale of guidance of each image; None is the model's own.
+
+        Raises:
+            ValueError: an end or a scale for a network without this input.
         """
         c_skip, c_out, c_in = (
             expand(c(sigma), x_t.ndim).to(x_t.dtype)
@@ -285,5 +299,19 @@ class Preconditioned(nn.Module):
         )
         # Only networks trained with augmentation have this argument.
         more = {} if augment_labels is None else {"augment_labels": augment_labels}
+        more |= self._further(sigma, sigma_end, guidance)
         output = self.network(c_in * x_t, self.scaling.c_noise(sigma), class_labels, generator=generator, **more)
         return c_skip * x_t + c_out * output.to(x_t.dtype)
+
+    def _further(self, sigma: Tensor, sigma_end: Tensor | None, guidance: Tensor | None) -> dict[str, Tensor]:
+        """Further inputs of the network, each in [0, 1]."""
+        if (sigma_end is not None and not self.flow_map) or (guidance is not None and self.guidance is None):
+            raise ValueError("this network has no input for the end of a trajectory, or none for guidance")
+        more = {}
+        if self.flow_map:
+            t = sigma / (1 + sigma)
+            more["c_end"] = t if sigma_end is None else t - sigma_end / (1 + sigma_end)
+        if self.guidance is not None:
+            scale = torch.full_like(sigma, self.guidance) if guidance is None else guidance
+            more["c_guidance"] = 1 - 1 / scale
+        return more

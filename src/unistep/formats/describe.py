@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unistep.networks.outline import fields_of
 from unistep.text import html_table, shown
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def describe(model: "LoadedModel") -> ModelReport:
         parameters=sum(p.numel() for p in network.parameters()),
         network={
             "type": type(network).__name__,
-            **({} if outline is None else dataclasses.asdict(outline())),
-            "config": dataclasses.asdict(model.config),
+            **({} if outline is None else {name: v for name, v in dataclasses.asdict(outline()).items() if v != ""}),
+            "config": fields_of(model.config),
         },
         noise={
             "sigma_min": info.sigma_min,
@@ -194,6 +195,8 @@ def _network_rows(network: dict[str, Any]) -> list[tuple[str, str]]:
         ("attention", f"{' and '.join(places)}, {heads}" if places else "none"),
         ("embedding", network["embedding"]),
     ]
+    if "further" in network:
+        rows.append(("further inputs", network["further"]))
     if network["patch_size"] > 1:
         rows.insert(0, ("patches", f"{network['patch_size']}x{network['patch_size']} pixels become channels"))
     return rows

@@ -27,6 +27,8 @@ from unistep.samplers.table import find_solver
 Kind = Literal["consistency", "diffusion"]
 Preconditioning = Literal["edm", "vp", "ve", "iddpm"]
 
+_OF_FLOW_MAPS = ("flow_map", "guidance_scale", "gamma")
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -53,6 +55,11 @@ class ModelInfo:
         clip: whether samplers clamp the outputs of the model to [-1, 1] where nothing else is asked for: OpenAI's do,
             NVIDIA's do not.
         class_names: name of each class, in the order of their numbers; empty if they have none.
+        flow_map: whether a consistency model also maps to the levels between; its network has an input for the end.
+        guidance_scale: scale of guidance that a model is sampled with by default whose network has an input for it;
+            None for the others.
+        gamma: share of fresh noise between the jumps of a flow map that is sampled in several steps: 0 is none, 1 all,
+            as of a consistency model.
 
     Raises:
         UserError: numbers out of range, timesteps that are no schedule, or two schedules of one number of steps.
@@ -79,6 +86,9 @@ class ModelInfo:
     M: int = 1000
     clip: bool = True
     class_names: tuple[str, ...] = ()
+    flow_map: bool = False
+    guidance_scale: float | None = None
+    gamma: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma_min < self.sigma_max < float("inf"):
@@ -97,6 +107,12 @@ class ModelInfo:
             raise UserError(f"steps {self.steps} must lie between 1 and 1000000")
         if self.null_label is not None and self.null_label < 0:
             raise UserError(f"null_label {self.null_label} must not be negative")
+        if self.flow_map and (self.kind != "consistency" or self.sigma_min != 0):
+            raise UserError(f"flow_map is for consistency models with sigma_min 0, not {self.kind} {self.sigma_min:g}")
+        if self.guidance_scale is not None and not 1 <= self.guidance_scale < float("inf"):
+            raise UserError(f"guidance_scale {self.guidance_scale} must be at least 1")
+        if not 0 <= self.gamma <= 1:
+            raise UserError(f"gamma {self.gamma} is outside [0, 1]")
         counts = set()
         for own in self.all_schedules:
             sigmas_from_indices(own, self.num_train_timesteps)  # refuses what is no schedule
@@ -106,7 +122,9 @@ class ModelInfo:
 
     def settings(self) -> dict[str, Any]:
         """Returns all that the images of a model depend on, by name: names of classes aside."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "class_names"}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name != "class_names"}
+        # As they were before there were flow maps, so that what is remembered of other models stays theirs.
+        return {name: value for name, value in values.items() if name not in _OF_FLOW_MAPS or value}
 
     @property
     def all_schedules(self) -> tuple[tuple[int, ...], ...]:
@@ -228,4 +246,4 @@ def scaling_of(info: ModelInfo) -> Scaling:
 
 def precondition(network: nn.Module, info: ModelInfo) -> Preconditioned:
     """The network as the denoiser that `info` describes."""
-    return Preconditioned(network, scaling_of(info))
+    return Preconditioned(network, scaling_of(info), flow_map=info.flow_map, guidance=info.guidance_scale)

@@ -1,6 +1,7 @@
 """Sampling plans: the noise levels or the solver of a model, and the class of every image."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from unistep.core.random import LABELS, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
+from unistep.samplers.jumps import sample_jumps
 from unistep.samplers.noise_source import NoiseSource
 from unistep.samplers.ode import Churn, noise_levels
+from unistep.samplers.ode_step import level
 from unistep.samplers.table import SOLVERS, find_solver
 
 
@@ -56,6 +59,46 @@ class ConsistencyPlan:
             labels,
             random=random,
             sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True)
+class JumpPlan(ConsistencyPlan):
+    """Noise levels between which a flow map jumps, from sigma_max down, and from the last to 0; nfe = len(sigmas).
+
+    Args:
+        sigmas: noise levels.
+        sigma_min, sigma_max: lowest and highest noise level of the model.
+        clip: whether the images are clamped to [-1, 1].
+        gamma: share of each level between that is fresh noise, in [0, 1].
+        guidance: scale of guidance; None is the model's own, or none.
+
+    Raises:
+        UserError: they do not descend strictly from sigma_max, or `gamma` is out of range.
+    """
+
+    gamma: float = 0.0
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("gamma", self.gamma, 0.0, 1.0)
+        check_range("guidance", self.guidance, 1.0, 1000.0)
+
+    def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: NoiseSource) -> Tensor:
+        """Images in [-1, 1] from unit noise."""
+        flow_map: Any = denoiser
+        if self.guidance is not None:
+            flow_map = functools.partial(flow_map, guidance=level(self.guidance, noise))
+        return sample_jumps(
+            flow_map,
+            noise,
+            self.sigmas,
+            labels,
+            gamma=self.gamma,
+            random=random,
             sigma_max=self.sigma_max,
             clip=self.clip,
         )
@@ -149,9 +192,9 @@ def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[
 def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:
     """Returns the plan of a model where only a number of steps is given, or nothing.
 
-    A consistency model takes 1 step, or the model's own schedule where it has one of `steps` steps, or levels spaced
-    evenly over its grid. A diffusion model takes `steps` steps of its solver, or the number that it was distilled for,
-    or 18.
+    A consistency model takes 1 step (a flow map one jump), or the model's own schedule where it has one of `steps`
+    steps, or levels spaced evenly over its grid. A diffusion model takes `steps` steps of its solver, or the number
+    that it was distilled for, or 18.
 
     Args:
         info: noise range, grid and kind of the model.
@@ -180,6 +223,8 @@ def make_plan(
     s_min: float | None = None,
     s_max: float | None = None,
     s_noise: float | None = None,
+    gamma: float | None = None,
+    guidance: float | None = None,
 ) -> Plan:
     """Returns the plan that a user's choice means for a model.
 
@@ -192,6 +237,8 @@ def make_plan(
         clip: whether the outputs of the model are clamped to [-1, 1]; None is the model's own way.
         rho: exponent of a diffusion model's noise grid; None is the model's.
         s_churn, s_min, s_max, s_noise: churn of a diffusion model's solver, see `DiffusionPlan`.
+        gamma: share of fresh noise between the jumps of a flow map; None is the model's own.
+        guidance: scale of guidance of a model that has an input for it; None is the model's own.
 
     Raises:
         UserError: more than one of `steps`, `timesteps`, `sigmas`; one that is not for this kind of model or this
@@ -210,6 +257,12 @@ def make_plan(
     churn = {"s_churn": s_churn, "s_min": s_min, "s_max": s_max, "s_noise": s_noise}
     of_solver = {"solver": solver, "rho": rho, **churn}
     given = {name: value for name, value in of_solver.items() if value is not None}
+    if gamma is not None and not info.flow_map:
+        raise UserError(f"`gamma` {gamma:g} is for flow maps; this is another model", "leave it out")
+    if guidance is not None and (info.guidance_scale is None or not info.flow_map):
+        raise UserError(
+            f"`guidance` {guidance:g} is for flow maps with an input for it; this model has none", "leave it out"
+        )
     if info.kind == "diffusion":
         if timesteps is not None or sigmas is not None:
             raise UserError("`timesteps` and `sigmas` are for consistency models", "for a diffusion model give `steps`")
@@ -227,15 +280,23 @@ def make_plan(
     for name, value in given.items():
         raise UserError(f"`{name}` {value} is for diffusion models; this is a consistency model", "leave it out")
     if sigmas is not None:
-        plan = ConsistencyPlan(tuple(map(float, sigmas)), info.sigma_min, info.sigma_max, info.clip)
+        plan = _of_map(info, ConsistencyPlan(tuple(map(float, sigmas)), info.sigma_min, info.sigma_max, info.clip))
     else:
         plan = default_plan(info, steps) if timesteps is None else _of_indices(info, timesteps)
-    return plan if clip is None else dataclasses.replace(plan, clip=clip)
+    of_map = {"gamma": gamma, "guidance": guidance, "clip": clip}
+    return dataclasses.replace(plan, **{name: value for name, value in of_map.items() if value is not None})
 
 
 def _of_indices(info: ModelInfo, timesteps: Sequence[int]) -> ConsistencyPlan:
     grid = (info.num_train_timesteps, info.sigma_min, info.sigma_max, info.rho)
-    return consistency_plan(timesteps, *grid, info.clip)
+    return _of_map(info, consistency_plan(timesteps, *grid, info.clip))
+
+
+def _of_map(info: ModelInfo, plan: ConsistencyPlan) -> ConsistencyPlan:
+    """The plan of jumps, if the model is a flow map; otherwise the plan as it is."""
+    if not info.flow_map:
+        return plan
+    return JumpPlan(plan.sigmas, plan.sigma_min, plan.sigma_max, plan.clip, gamma=info.gamma)
 
 
 def _no_churn(name: str, solver: str) -> UserError:

@@ -20,6 +20,7 @@ from unistep.networks.adm_config import UNetConfig
 from unistep.networks.layers import (
     Attention,
     Downsample,
+    FurtherEmbedding,
     ResBlock,
     TimeEmbedding,
     Upsample,
@@ -113,7 +114,9 @@ class UNet(nn.Module):
     """U-Net of `UNetConfig`.
 
     Call: `(x [B, C, H, W], c_noise [B], class_labels [B] | None, generator=None) -> [B, C, H, W]`;
-    `generator` draws the dropout masks in training mode. H and W must be multiples of 2^(resolutions - 1).
+    `generator` draws the dropout masks in training mode. Networks with these inputs are also given `c_end` and
+    `c_guidance` [B], the end of the trajectory and the scale of guidance as numbers in [0, 1]. H and W must be
+    multiples of 2^(resolutions - 1).
 
     Raises:
         ValueError: labels missing for a conditional network, or given to an unconditional one; an image size that
@@ -148,6 +151,8 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], emb_channels)
         self.class_embedding = nn.Embedding(c.num_class_embeds, emb_channels) if c.num_class_embeds else None
+        self.end_embedding = FurtherEmbedding(widths[0], emb_channels) if c.end_embedding else None
+        self.guidance_embedding = FurtherEmbedding(widths[0], emb_channels) if c.guidance_embedding else None
 
         self.down_blocks = nn.ModuleList()
         skips = [widths[0]]
@@ -199,17 +204,28 @@ class UNet(nn.Module):
         class_labels: Int[Tensor, " B"] | None = None,
         *,
         generator: torch.Generator | None = None,
+        c_end: Float[Tensor, " B"] | None = None,
+        c_guidance: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         depth = len(self.config.block_out_channels)
         check_call(x, class_labels, conditional=self.class_embedding is not None, resolutions=depth)
-        return self.head(self.trunk(x, self.embed(c_noise, class_labels), generator))
+        return self.head(self.trunk(x, self.embed(c_noise, class_labels, c_end, c_guidance), generator))
 
-    def embed(self, c_noise: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None) -> Float[Tensor, "B E"]:
-        """Noise level and class as one vector an image, in the dtype of its own layers, which `cast_blocks` leaves."""
+    def embed(
+        self,
+        c_noise: Float[Tensor, " B"],
+        class_labels: Int[Tensor, " B"] | None,
+        c_end: Float[Tensor, " B"] | None = None,
+        c_guidance: Float[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B E"]:
+        """All inputs but the image as one vector an image, in the dtype of its own layers, which `cast_blocks` leaves."""
         waves = sinusoidal_embedding(c_noise, self.config.block_out_channels[0])
         emb = self.time_embedding(waves.to(self.time_embedding.linear_1.weight.dtype))
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(class_labels)
+        for further, c in ((self.end_embedding, c_end), (self.guidance_embedding, c_guidance)):
+            if further is not None and c is not None:
+                emb = emb + further(c)
         return silu(emb)
 
     def trunk(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unistep.networks.outline import Outline, resolutions
+from unistep.networks.outline import Outline, further_inputs, resolutions
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
@@ -30,6 +30,8 @@ class UNetConfig:
         resnet_time_scale_shift: "scale_shift" modulates the second norm, "default" adds the embedding.
         add_attention: attention in the middle block.
         num_class_embeds: number of classes; None is unconditional.
+        end_embedding: true for a network of flow maps, which takes the end of the trajectory as an input.
+        guidance_embedding: true for a network that takes the scale of guidance as an input.
 
     Attributes:
         num_heads: number of attention heads at every resolution; None, for it is that of `HeadsUNetConfig`.
@@ -55,6 +57,8 @@ class UNetConfig:
     resnet_time_scale_shift: str = "scale_shift"
     add_attention: bool = True
     num_class_embeds: int | None = None
+    end_embedding: bool = False
+    guidance_embedding: bool = False
 
     num_heads: ClassVar[int | None] = None  # diffusers has no such field
 
@@ -151,6 +155,7 @@ class UNetConfig:
             attention_head_dim=self.attention_head_dim,
             middle_attention=self.add_attention,
             embedding="scale and shift" if self.resnet_time_scale_shift == "scale_shift" else "added",
+            further=further_inputs(self.end_embedding, self.guidance_embedding),
         )
 
 

@@ -104,6 +104,26 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(silu(self.linear_1(x)))
 
 
+class FurtherEmbedding(nn.Module):
+    """Embedding of a further number of each image, in [0, 1]; 0 at first, whatever the number.
+
+    So a network with weights of one without it begins as that.
+
+    Args:
+        dim: width of the sinusoidal embedding, even.
+        out_channels: width of the embedding that it is added to.
+    """
+
+    def __init__(self, dim: int, out_channels: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear_1 = nn.Linear(dim, out_channels)
+        self.linear_2 = zero_init(nn.Linear(out_channels, out_channels))
+
+    def forward(self, c: Float[Tensor, " B"]) -> Shaped[Tensor, "B E"]:
+        return self.linear_2(silu(self.linear_1(sinusoidal_embedding(c, self.dim).to(self.linear_1.weight.dtype))))
+
+
 class ResBlock(nn.Module):
     """Residual block of ADM: GroupNorm, SiLU, [resample], conv, + embedding, GroupNorm, SiLU, dropout, conv.
 

@@ -1,7 +1,12 @@
 """The layers of a network in a few numbers, as `unistep inspect` shows them."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+FURTHER_INPUTS = ("end_embedding", "guidance_embedding")
+"""Fields of a config that a network has further inputs by."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Outline:
         attention_head_dim: channels of an attention head; None is a single head.
         middle_attention: true if the middle block attends.
         embedding: way in which the noise level and the class enter, in words.
+        further: inputs beside these, in words; empty for none.
     """
 
     resolutions: tuple[Resolution, ...]
@@ -38,6 +44,7 @@ class Outline:
     attention_head_dim: int | None
     middle_attention: bool
     embedding: str
+    further: str = ""
 
 
 def resolutions(size: int, widths: Sequence[int], attends: Sequence[bool]) -> tuple[Resolution, ...]:
@@ -50,3 +57,17 @@ def resolutions(size: int, widths: Sequence[int], attends: Sequence[bool]) -> tu
     """
     rows = enumerate(zip(widths, attends, strict=True))
     return tuple(Resolution(size >> i, width, attention) for i, (width, attention) in rows)
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """The fields of a network's config by name; of further inputs those that it has.
+
+    So what is written of a network without them is as it was before there were any.
+    """
+    return {name: v for name, v in dataclasses.asdict(config).items() if v or name not in FURTHER_INPUTS}
+
+
+def further_inputs(end: bool, guidance: bool) -> str:
+    """The further inputs of a network in words: the end of the trajectory, the scale of guidance."""
+    words = ["end of the trajectory"] * end + ["scale of guidance"] * guidance
+    return " and ".join(words)

@@ -39,16 +39,22 @@ class PatchedUNet(nn.Module):
         class_labels: Int[Tensor, " B"] | None = None,
         *,
         generator: torch.Generator | None = None,
+        **further: Float[Tensor, " B"],
     ) -> Float[Tensor, "B D H W"]:
         p = self.config.patch_size
         if x.shape[2] % p or x.shape[3] % p:
             raise ValueError(f"images of {x.shape[2]}x{x.shape[3]} pixels do not fold into patches of {p}x{p}")
-        h = self.unet(F.pixel_unshuffle(x, p), c_noise, class_labels, generator=generator)
+        h = self.unet(F.pixel_unshuffle(x, p), c_noise, class_labels, generator=generator, **further)
         return F.pixel_shuffle(h, p)
 
-    def embed(self, c_noise: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None) -> Float[Tensor, "B E"]:
-        """Noise level and class as one vector an image; see `UNet.embed`."""
-        return self.unet.embed(c_noise, class_labels)
+    def embed(
+        self,
+        c_noise: Float[Tensor, " B"],
+        class_labels: Int[Tensor, " B"] | None,
+        **further: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B E"]:
+        """All inputs but the image as one vector an image; see `UNet.embed`."""
+        return self.unet.embed(c_noise, class_labels, **further)
 
     def trunk(
         self, x: Float[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None = None

@@ -27,6 +27,7 @@ from unistep.networks.song_layers import (
     ResampleConv,
     SongBlock,
     conv,
+    further_embedding,
     group_norm,
     head,
     xavier,
@@ -38,8 +39,9 @@ class SongUNet(nn.Module):
 
     Call: `(x [B, C, H, W], c_noise [B], class_labels [B] | None, generator=None) -> [B, D, H, W]`. In training mode
     `generator` draws the dropout masks and the labels that are hidden. `augment_labels` [B, augment_dim] are the labels
-    of the images' augmentation; None, as in sampling, is no augmentation. H and W must be multiples of
-    2^(resolutions - 1).
+    of the images' augmentation; None, as in sampling, is no augmentation. Networks with these inputs are also given
+    `c_end` and `c_guidance` [B], the end of the trajectory and the scale of guidance as numbers in [0, 1]. H and W must
+    be multiples of 2^(resolutions - 1).
 
     Raises:
         ValueError: labels missing for a conditional network, or given to an unconditional one; an image size that
@@ -60,6 +62,8 @@ class SongUNet(nn.Module):
         )
         self.map_label = xavier(nn.Linear(c.num_class_embeds, noise_channels)) if c.num_class_embeds else None
         self.map_augment = xavier(nn.Linear(c.augment_dim, noise_channels, bias=False)) if c.augment_dim else None
+        self.map_end = further_embedding(noise_channels) if c.end_embedding else None
+        self.map_guidance = further_embedding(noise_channels) if c.guidance_embedding else None
         self.map_layer0 = xavier(nn.Linear(noise_channels, emb_channels))
         self.map_layer1 = xavier(nn.Linear(emb_channels, emb_channels))
 
@@ -119,11 +123,13 @@ class SongUNet(nn.Module):
         *,
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
+        c_end: Float[Tensor, " B"] | None = None,
+        c_guidance: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
         check_call(x, class_labels, conditional=self.map_label is not None, resolutions=len(self.levels))
         if augment_labels is not None and self.map_augment is None:
             raise ValueError("this network was not trained with augmentation: augment_labels must be None")
-        emb = self.embed(c_noise, class_labels, generator, augment_labels)
+        emb = self.embed(c_noise, class_labels, generator, augment_labels, c_end, c_guidance)
         return self.head(self.trunk(x, emb, generator))
 
     def trunk(
@@ -170,8 +176,10 @@ class SongUNet(nn.Module):
         class_labels: Tensor | None,
         generator: torch.Generator | None = None,
         augment_labels: Tensor | None = None,
+        c_end: Tensor | None = None,
+        c_guidance: Tensor | None = None,
     ) -> Tensor:
-        """Noise level, class and augmentation as one vector an image, [B, E]."""
+        """Noise level, class, augmentation, end and guidance as one vector an image, [B, E]."""
         dtype = self.map_layer0.weight.dtype
         emb = self.map_noise(c_noise).to(dtype)
         if self.map_label is not None and class_labels is not None:
@@ -183,6 +191,9 @@ class SongUNet(nn.Module):
             emb = emb + self.map_label(labels * math.sqrt(classes))
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels.to(dtype))
+        for further, c in ((self.map_end, c_end), (self.map_guidance, c_guidance)):
+            if further is not None and c is not None:
+                emb = emb + further[1](further[0](c).to(dtype))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def _show_again(self, level: Level, h: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:

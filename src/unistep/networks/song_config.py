@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unistep.networks.outline import Outline, resolutions
+from unistep.networks.outline import Outline, further_inputs, resolutions
 
 # Larger than any network there is; what is beyond is a damaged file, and would take all memory.
 _MOST = {
@@ -46,6 +46,8 @@ class SongUNetConfig:
         encoder_type: "standard" (DDPM++); "residual" (NCSN++) and "skip" show the image again at every resolution.
         decoder_type: "standard"; "skip" sums an output of every resolution.
         resample_filter: taps of the filter that changes the resolution.
+        end_embedding: true for a network of flow maps, which takes the end of the trajectory as an input.
+        guidance_embedding: true for a network that takes the scale of guidance as an input.
 
     Raises:
         ValueError: a value out of range, or two that do not fit each other.
@@ -69,6 +71,8 @@ class SongUNetConfig:
     encoder_type: str = "standard"
     decoder_type: str = "standard"
     resample_filter: tuple[int, ...] = (1, 1)
+    end_embedding: bool = False
+    guidance_embedding: bool = False
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -122,6 +126,7 @@ class SongUNetConfig:
             attention_head_dim=None,
             middle_attention=True,
             embedding=f"{self.embedding_type} noise embedding",
+            further=further_inputs(self.end_embedding, self.guidance_embedding),
         )
 
 

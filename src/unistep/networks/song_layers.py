@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.networks import kernels
-from unistep.networks.layers import Dropout, cast_part, silu
+from unistep.networks.layers import Dropout, cast_part, silu, zero_init
 from unistep.networks.song_config import num_groups
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -35,6 +35,11 @@ class PositionalEmbedding(nn.Module):
         half = self.dim // 2
         exponents = torch.arange(half, dtype=torch.float32, device=c_noise.device) / (half - 1)
         return _waves(c_noise.float(), (1 / 10_000) ** exponents)
+
+
+def further_embedding(dim: int) -> nn.Sequential:
+    """Embedding of a further number in [0, 1] of each image, added to that of the noise; 0 at first."""
+    return nn.Sequential(PositionalEmbedding(dim), zero_init(nn.Linear(dim, dim, bias=False)))
 
 
 class FourierEmbedding(nn.Module):

@@ -10,16 +10,24 @@ model itself. The scale omega of the guidance is an input of the network, drawn 
 so that it can be chosen when sampling. It is 1 outside an interval of times, which is an input too.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unistep.core import flow
 from unistep.core.parameterization import expand
+from unistep.core.random import ImageRandom
 from unistep.core.weighting import adaptive
-from unistep.objectives.velocity import total_derivative
+from unistep.errors import UserError
+from unistep.objectives.flow_map import FlowMapConfig, FlowMapObjective
+from unistep.objectives.meanflow import check_times, draw_times
+from unistep.objectives.protocol import ObjectiveInputs, Student
+from unistep.objectives.velocity import average_velocity, total_derivative, unwrapped
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class ImprovedTarget:
 
     tangent: Float[Tensor, "B C H W"]
     velocity: Float[Tensor, "B C H W"]
-    class_labels: Int[Tensor, " B"]
+    class_labels: Int[Tensor, " B"] | None
 
 
 @torch.no_grad()
@@ -146,3 +154,147 @@ def improved_meanflow_loss(
         error = (found - target.velocity).square().flatten(1).sum(1)
         losses.append(adaptive(error, c, p) * error)
     return losses[0], losses[1]
+
+
+@dataclass(frozen=True)
+class ImprovedMeanFlowConfig(FlowMapConfig):
+    """Numbers of improved MeanFlow.
+
+    The instantaneous velocity is the average one over an interval of no length, where the paper has a second head.
+    With `label_dropout` above 0 the network learns the null class and takes the scale of guidance as an input.
+
+    Args:
+        P_mean: mean of ln(sigma) of the times t = sigma / (1 + sigma), which is drawn from a normal distribution.
+        P_std: standard deviation of it.
+        end_P_mean: mean of ln(sigma) of the ends r.
+        end_P_std: standard deviation of it.
+        times: way of the pairs: "below" takes the lower of t and r as the end, "sorted" the larger of both as the time.
+        different: share of the images whose end differs from the time; the others learn the velocity itself.
+        p: exponent of the adaptive weights.
+        c: constant of them, of the squared norm of the whole image.
+        largest_scale: largest scale of guidance, of which 1 is none.
+        beta: exponent of the density of the scales, omega^-beta.
+        sampled_scale: scale that the model is sampled with where nothing else is asked for.
+        guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
+        label_dropout: probability that the null class stands in place of an image's own; above 0 the model guides
+            itself.
+        sigma_min: smallest noise level; it must be 0, as flow maps end at the clean image.
+        sigma_max: largest noise level.
+        rho: exponent of the Karras grid that samplers use.
+
+    Raises:
+        UserError: a value is out of range, or two do not fit each other.
+    """
+
+    P_mean: float = -0.4
+    P_std: float = 1.0
+    end_P_mean: float = -0.4
+    end_P_std: float = 1.0
+    times: Literal["below", "sorted"] = "sorted"
+    different: float = 0.5
+    p: float = 1.0
+    c: float = 0.01
+    largest_scale: float = 8.0
+    beta: float = 1.0
+    sampled_scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_times(self)
+        if not 1 <= self.sampled_scale <= self.largest_scale < math.inf:
+            raise UserError(
+                f"`sampled_scale` {self.sampled_scale} must lie between 1 and `largest_scale` {self.largest_scale}"
+            )
+
+    def build(self, inputs: ObjectiveInputs) -> "ImprovedMeanFlowObjective":
+        """Makes the objective.
+
+        Raises:
+            ValueError: a guided teacher or a null class is missing.
+        """
+        return ImprovedMeanFlowObjective(self, inputs)
+
+    def model(self) -> dict[str, Any]:
+        """A flow map, with the scale that it is sampled with where guidance is an input."""
+        return super().model() | ({"guidance_scale": self.sampled_scale} if self.null_class else {})
+
+    def network(self) -> dict[str, Any]:
+        """A network with an input for the end of the trajectory and, where the model guides itself, for the scale."""
+        return super().network() | {"guidance_embedding": self.null_class}
+
+
+class ImprovedMeanFlowObjective(FlowMapObjective):
+    """The losses of improved MeanFlow with times, noise, scales and dropped classes that are drawn for each image.
+
+    Args:
+        config: times, weights and guidance.
+        inputs: teacher and null class.
+
+    Raises:
+        ValueError: a guided teacher or a null class is missing.
+    """
+
+    graded_calls = 2
+    ungraded_calls = 4
+
+    def __init__(self, config: ImprovedMeanFlowConfig, inputs: ObjectiveInputs) -> None:
+        super().__init__(config, inputs)
+        self.config = config
+
+    def loss(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        step: int,
+        random: ImageRandom,
+        dropout_seed: int | None,
+    ) -> Float[Tensor, " B"]:
+        """Loss of each image; the same at every step."""
+        c, uniform = self.config, random.rand()
+        t, r = draw_times(random.randn(), random.randn(), uniform, c)
+        scale, noise, t = (
+            draw_scale(random.rand(), c.largest_scale, c.beta),
+            random.randn(*x.shape[1:]),
+            self.clamped(t),
+        )
+        dropped = uniform < c.label_dropout
+        return self.loss_at(student, x, class_labels, t, torch.minimum(r, t), noise, scale, dropped, dropout_seed)
+
+    def loss_at(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        t: Float[Tensor, " B"],
+        r: Float[Tensor, " B"],
+        noise: Float[Tensor, "B C H W"],
+        scale: Float[Tensor, " B"],
+        dropped: Bool[Tensor, " B"],
+        dropout_seed: int | None = 0,
+    ) -> Float[Tensor, " B"]:
+        """Loss at given times, noise of unit variance, scales of guidance and dropped classes."""
+        c, z = self.config, flow.mixed(x, noise, t)
+        guided = c.null_class
+        guidance = GuidanceInput.always(scale if guided else torch.ones_like(scale))
+
+        def u_of(model: Any) -> Head:
+            return lambda z, t, r, guidance, y: average_velocity(
+                model, dropout_seed, guidance.scale if guided else None
+            )(z, t, r, y)
+
+        def v_of(model: Any) -> Head:
+            return lambda z, t, r, guidance, y: u_of(model)(z, t, t, guidance, y)
+
+        plain = unwrapped(student)
+        v = self.path_velocity(x, noise, z, t, class_labels)
+        if guided and class_labels is not None:
+            null = self.null_labels(class_labels)
+            target = improved_target(v_of(plain), z, t, v, class_labels, null, guidance, dropped)
+        else:
+            with torch.no_grad():
+                target = ImprovedTarget(v_of(plain)(z, t, t, guidance, class_labels), v, class_labels)
+        losses = improved_meanflow_loss(
+            u_of(student), v_of(student), z, t, r, guidance, target, p=c.p, c=c.c, ungraded=u_of(plain)
+        )
+        return losses[0] + losses[1]

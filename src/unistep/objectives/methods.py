@@ -9,8 +9,9 @@ iCT        lognormal  same noise   stop-gradient  pseudo-Huber   1/(t-r)
 ECT        mapping    same noise   stop-gradient  pseudo-Huber   1/(t-r)
 Stable CT  mapping    mean noise   stop-gradient  pseudo-Huber   1/(t-r), smooth
 
-EDM denoising, progressive distillation (PD) and the continuous-time sCD and sCT have objectives of their own. A new
-method is one more row, and a file in this folder where its objective is new.
+EDM denoising, progressive distillation (PD), truncated consistency (TCM), consistency mid-training (CMT) and the
+continuous-time sCD and sCT have objectives of their own, and so have the flow maps MeanFlow, iMF, SoFlow and FACM.
+A new method is one more row, and a file in this folder where its objective is new.
 """
 
 import pkgutil
@@ -145,8 +146,21 @@ _ROWS = (
         },
         "2410.18958",
     ),
+    Method("tcm", "truncated consistency (TCM)", "unistep.objectives.truncated:TruncatedConfig", paper="2410.14895"),
+    Method(
+        "cmt", "consistency mid-training (CMT)", "unistep.objectives.midtraining:MidTrainingConfig", paper="2509.24526"
+    ),
     Method("scd", "continuous-time consistency distillation (sCD)", _CONTINUOUS, {"velocity": "teacher"}, "2410.11081"),
     Method("sct", "continuous-time consistency training (sCT)", _CONTINUOUS, {"velocity": "data"}, "2410.11081"),
+    Method("meanflow", "MeanFlow", "unistep.objectives.meanflow:MeanFlowConfig", paper="2505.13447"),
+    Method(
+        "imf",
+        "improved MeanFlow (iMF)",
+        "unistep.objectives.improved_meanflow:ImprovedMeanFlowConfig",
+        paper="2512.02012",
+    ),
+    Method("soflow", "SoFlow", "unistep.objectives.soflow:SoFlowConfig", paper="2512.15657"),
+    Method("facm", "flow-anchored consistency (FACM)", "unistep.objectives.facm:FACMConfig", paper="2507.03738"),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in _ROWS})

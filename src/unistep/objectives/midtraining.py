@@ -51,7 +51,7 @@ class MidTrainingConfig(MethodConfig):
         UserError: a value is out of range.
     """
 
-    slots: ClassVar[tuple[str, ...]] = ("distance",)
+    slots: ClassVar[tuple[str, ...]] = ()
 
     points: int = 16
     distance: Literal["l2", "norm", "lpips"] = "l2"

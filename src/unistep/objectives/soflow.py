@@ -18,12 +18,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unistep.core import flow
 from unistep.core.parameterization import expand
+from unistep.core.random import ImageRandom
 from unistep.core.weighting import adaptive
-from unistep.objectives.velocity import Velocity
+from unistep.errors import UserError
+from unistep.objectives.flow_map import FlowMapConfig, FlowMapObjective
+from unistep.objectives.protocol import ObjectiveInputs, Student
+from unistep.objectives.velocity import Velocity, average_velocity
 
 GapSchedule = Literal["exponential", "linear", "cosine", "constant"]
 
@@ -131,3 +136,159 @@ def velocity_loss(
     """
     error = (found - target).square().flatten(1).mean(1)
     return adaptive(error, eps, p) / slope * error
+
+
+@dataclass(frozen=True)
+class SoFlowConfig(FlowMapConfig):
+    """Numbers of SoFlow.
+
+    Args:
+        P_mean: mean of ln(sigma) of the times t = sigma / (1 + sigma), which is drawn from a normal distribution.
+        P_std: standard deviation of it.
+        end_P_mean: mean of ln(sigma) of the ends s; the lower of both is the end.
+        end_P_std: standard deviation of it.
+        first_gap: gap t - l at the first step, in units of t - s.
+        last_gap: gap at the last step.
+        gap_schedule: way from one to the other: "exponential", "linear", "cosine" or "constant" (the last).
+        velocity_share: share of the images that learn the velocity itself.
+        p: exponent of the adaptive weights.
+        eps: constant of them, of mean squares.
+        omega: scale at which the model guides itself; 1 is none.
+        mix: share of the guided data's velocity in the target; the rest is the model's own with the class.
+        decay_from: time from which such guidance falls to none at t = 1; 1 is nowhere.
+        guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
+        label_dropout: probability that the null class stands in place of an image's own; above 0 the model can guide
+            itself.
+        sigma_min: smallest noise level; it must be 0, as flow maps end at the clean image.
+        sigma_max: largest noise level.
+        rho: exponent of the Karras grid that samplers use.
+
+    Raises:
+        UserError: a value is out of range, or two do not fit each other.
+    """
+
+    P_mean: float = -0.9
+    P_std: float = 1.6
+    end_P_mean: float = -4.0
+    end_P_std: float = 1.6
+    first_gap: float = 1.0
+    last_gap: float = 1 / 3200
+    gap_schedule: GapSchedule = "exponential"
+    velocity_share: float = 0.0
+    p: float = 0.75
+    eps: float = 1e-3
+    omega: float = 1.0
+    mix: float = 1.0
+    decay_from: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("P_std", "end_P_std", "p"):
+            if not getattr(self, field) >= 0:
+                raise UserError(f"{getattr(self, field)} must not be negative", field=field)
+        for field in ("velocity_share", "mix", "decay_from"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UserError(f"{getattr(self, field)} is outside [0, 1]", field=field)
+        for field in ("first_gap", "last_gap"):
+            if not 0 < getattr(self, field) <= 1:
+                raise UserError(f"{getattr(self, field)} is outside (0, 1]", field=field)
+        if not self.eps > 0:
+            raise UserError(f"{self.eps} must be positive", field="eps")
+        if (self.omega != 1 or self.mix != 1) and not self.label_dropout:
+            raise UserError(f"`omega` {self.omega} and `mix` {self.mix} need `label_dropout` above 0")
+
+    def build(self, inputs: ObjectiveInputs) -> "SoFlowObjective":
+        """Makes the objective.
+
+        Raises:
+            ValueError: a guided teacher or a null class is missing.
+        """
+        return SoFlowObjective(self, inputs)
+
+
+class SoFlowObjective(FlowMapObjective):
+    """SoFlow's losses with times, noise and dropped classes that are drawn for each image.
+
+    Args:
+        config: times, gaps, weights and guidance.
+        inputs: teacher, null class and length of the run.
+
+    Raises:
+        ValueError: a guided teacher or a null class is missing.
+    """
+
+    ungraded = "target, forward"
+    ungraded_calls = 1
+
+    def __init__(self, config: SoFlowConfig, inputs: ObjectiveInputs) -> None:
+        super().__init__(config, inputs)
+        self.config = config
+        self.ungraded_calls = 1 + 2 * (config.omega != 1 or config.mix != 1)
+
+    def gap(self, step: int) -> float:
+        """The gap t - l at `step`, in units of t - s."""
+        c = self.config
+        return gap_share(min(step / self.total_steps, 1.0), c.first_gap, c.last_gap, c.gap_schedule)
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The gap."""
+        return {"gap": self.gap(step)}
+
+    def loss(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        step: int,
+        random: ImageRandom,
+        dropout_seed: int | None,
+    ) -> Float[Tensor, " B"]:
+        """Loss of each image, with a gap that depends on `step`."""
+        c = self.config
+        t, s = (mean + std * random.randn() for mean, std in ((c.P_mean, c.P_std), (c.end_P_mean, c.end_P_std)))
+        matching, dropped = random.rand() < c.velocity_share, random.rand() < c.label_dropout
+        t = self.clamped(t.sigmoid())
+        s = torch.where(matching, t, torch.minimum(s.sigmoid(), t - LEAST_GAP))
+        noise = random.randn(*x.shape[1:])
+        return self.loss_at(student, x, class_labels, t, s, noise, dropped, self.gap(step), dropout_seed)
+
+    def loss_at(
+        self,
+        student: Student,
+        x: Float[Tensor, "B C H W"],
+        class_labels: Int[Tensor, " B"] | None,
+        t: Float[Tensor, " B"],
+        s: Float[Tensor, " B"],
+        noise: Float[Tensor, "B C H W"],
+        dropped: Bool[Tensor, " B"],
+        gap: float,
+        dropout_seed: int | None = 0,
+    ) -> Float[Tensor, " B"]:
+        """Loss at given times, noise of unit variance, dropped classes and gap; images with s = t learn the velocity.
+
+        The difference of two times is divided by, so that both evaluations are in fp32 under autocast too.
+        """
+        c, z = self.config, flow.mixed(x, noise, t)
+        u, labels = average_velocity(student, dropout_seed), self.hidden(class_labels, dropped)
+        with torch.autocast(x.device.type, enabled=False):
+            v = self.path_velocity(x, noise, z, t, class_labels)
+            if (c.omega != 1 or c.mix != 1) and class_labels is not None:
+                v = torch.where(expand(dropped, x.ndim), v, self._guided(u, z, t, v, class_labels))
+            found = u(z, t, s, labels)
+            below = middle_time(t, torch.minimum(s, t - LEAST_GAP), gap)
+
+            def again(at: Tensor, time: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
+                return found if at is z else u(at, time, s, labels)
+
+            losses, _ = quotient_loss(again, z, t, s, below, v, labels, p=c.p, eps=c.eps)
+            if not c.velocity_share:
+                return losses
+            return torch.where(s == t, velocity_loss(found, v, p=c.p, eps=c.eps), losses)
+
+    @torch.no_grad()
+    def _guided(self, u: Velocity, z: Tensor, t: Tensor, v: Tensor, class_labels: Tensor) -> Tensor:
+        """The velocity guided by the model itself, mixed with the model's own."""
+        c = self.config
+        rise = expand(guidance_decay(t, c.decay_from) * (c.omega - 1), z.ndim)
+        guided = v + rise * (v - u(z, t, t, self.null_labels(class_labels)))
+        return c.mix * guided + (1 - c.mix) * u(z, t, t, class_labels)

@@ -29,7 +29,7 @@ def compiled(model: nn.Module) -> nn.Module:
     if not isinstance(model, Preconditioned):
         return model
     network: Any = torch.compile(model.network, dynamic=False)
-    return Preconditioned(network, model.scaling)
+    return Preconditioned(network, model.scaling, flow_map=model.flow_map, guidance=model.guidance)
 
 
 @functools.cache

@@ -45,6 +45,8 @@ def sample(
     s_min: float | None = None,
     s_max: float | None = None,
     s_noise: float | None = None,
+    gamma: float | None = None,
+    guidance: float | None = None,
     class_labels: int | str | Sequence[int] | Sequence[int | str] | None = None,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
@@ -77,6 +79,9 @@ def sample(
         s_min: lowest noise level with churn; default: 0.
         s_max: highest noise level with churn; default: no limit.
         s_noise: standard deviation of the noise of the churn; default: 1.
+        gamma: share of fresh noise between the jumps of a flow map, from 0 (none) to 1 (all, as of a consistency
+            model); default: the model's own.
+        guidance: scale of guidance of a flow map that has an input for it, from 1 (none) up; default: the model's own.
         class_labels: class of all images, or a list as 0,1,2 that is repeated; numbers, or names that the model has for
             its classes; default: drawn from the seed.
         seed: seed of the run; image i uses the random stream (seed, i).
@@ -134,6 +139,8 @@ def sample(
         s_min=s_min,
         s_max=s_max,
         s_noise=s_noise,
+        gamma=gamma,
+        guidance=guidance,
     )
     labels = make_labels(num_classes, num_images, class_numbers(class_labels, info.class_names), seed)
     if processes.first:

@@ -27,9 +27,15 @@ from unistep.formats.json_config import read_object, write_object
 from unistep.formats.model import LoadedModel, ModelInfo, check_class_names, precondition
 from unistep.formats.model_folder.card import PICTURE, plain_card
 from unistep.formats.model_folder.files import CARD, INDEX, check_components
-from unistep.formats.model_folder.network import DIFFUSERS_VERSION, config_object, network_row, read_network
+from unistep.formats.model_folder.network import (
+    DIFFUSERS_VERSION,
+    config_object,
+    network_row,
+    read_network,
+)
 from unistep.formats.model_folder.schedule import read_info, schedule_object, scheduler_class
 from unistep.formats.model_folder.weights import dtype_of_weights, find_weights, load_weights, save_weights
+from unistep.networks.outline import FURTHER_INPUTS
 
 
 def save_model(
@@ -188,7 +194,7 @@ def write_outline(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     # diffusers opens what it would compute as we do; its consistency pipeline tells networks 250 ln(sigma) always.
     opens = (
         row.of_diffusers
-        and not getattr(network.config, "num_heads", None)
+        and not any(getattr(network.config, name) for name in ("num_heads", *FURTHER_INPUTS))
         and (info.kind == "diffusion" or info.noise_embedding == "adm")
     )
     index = {
@@ -215,6 +221,13 @@ def _check_fit(config: Any, info: ModelInfo, path: Path) -> None:
         check_class_names(config, info)
     except UserError as error:
         raise UserError(f"{path / 'scheduler' / 'scheduler_config.json'}: {error}") from None
+    for name, wanted in (("end_embedding", info.flow_map), ("guidance_embedding", info.guidance_scale is not None)):
+        if getattr(config, name, False) != wanted:
+            raise UserError(
+                f"{path / 'unet' / 'config.json'}: {name} {str(getattr(config, name, False)).lower()} does not fit "
+                f"{path / 'scheduler' / 'scheduler_config.json'}, whose flow_map is {str(info.flow_map).lower()} and "
+                f"guidance_scale {info.guidance_scale or 'null'}"
+            )
     if info.null_label is not None and info.null_label != (config.num_class_embeds or 0) - 1:
         raise UserError(
             f"{path / 'scheduler' / 'scheduler_config.json'}: null_label {info.null_label} is not the last of the "

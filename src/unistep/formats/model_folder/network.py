@@ -15,6 +15,7 @@ from unistep.errors import UserError
 from unistep.files import LAYOUT
 from unistep.formats.empty import without_weights
 from unistep.formats.json_config import read_object, refuse_other, refuse_unknown, shown, typed_fields
+from unistep.networks.outline import fields_of
 from unistep.networks.table import NETWORKS, Network, row_of
 
 # Every folder names the release that wrote it; no reader goes by it.
@@ -81,7 +82,7 @@ def config_object(network: nn.Module) -> dict[str, Any]:
     return {
         "_class_name": network_row(network).class_name,
         "_diffusers_version": DIFFUSERS_VERSION,
-        **dataclasses.asdict(config),
+        **fields_of(config),
     }
 
 

@@ -134,6 +134,11 @@ def dropped_by_openai(name: str, model: LoadedModel) -> tuple[list[str], list[st
 def _check_info(path: Path, model: LoadedModel) -> None:
     """Refuses scalings other than those of OpenAI's code, which takes its noise range from the command line."""
     info, ours = model.info, ModelInfo()
+    if info.flow_map or info.guidance_scale is not None:
+        raise UserError(
+            f"{path}: OpenAI's networks have no input for the end of a trajectory, or for guidance, as this model has; "
+            "convert it to a model folder: give a target without an ending"
+        )
     scalings = [("noise_embedding", info.noise_embedding), ("sigma_data", info.sigma_data)]
     if info.kind == "diffusion":
         scalings.append(("preconditioning", info.preconditioning))

@@ -1,5 +1,6 @@
 """Models and objectives of the stages, from their designs."""
 
+import re
 from collections.abc import Collection
 
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from unistep.samplers.guidance import Guided
 from unistep.workflows.runs.design import StageDesign
 from unistep.workflows.runs.network import build_network
 
+_FURTHER = re.compile(r"(^|\.)(end_embedding|guidance_embedding|map_end|map_guidance)\.")
+
 
 def build_model(config: RunConfig, design: StageDesign, init: LoadedModel | None = None) -> Preconditioned:
     """The model that a stage trains, before its first step.
@@ -26,8 +29,11 @@ def build_model(config: RunConfig, design: StageDesign, init: LoadedModel | None
     """
     network = build_network(design.network, config.seed)
     if init is not None:
-        weights = beginning_weights(init, design.info.null_label, network.state_dict().keys())
-        network.load_state_dict(weights)
+        own = network.state_dict()
+        weights = beginning_weights(init, design.info.null_label, own.keys())
+        # Inputs that the other model does not have begin as they are made: without effect.
+        further = {name: value for name, value in own.items() if _FURTHER.search(name)}
+        network.load_state_dict(further | weights)
     return precondition(network, design.info)
 
 

@@ -155,7 +155,12 @@ def _null_label(stage: StageConfig, network: NetworkConfig) -> int | None:
 
 def _with_fields(stage: StageConfig, network: NetworkConfig) -> NetworkConfig:
     """The network with the fields that the method and the stage decide."""
-    fields = stage.objective.network()
+    fields = {"end_embedding": False, "guidance_embedding": False} | stage.objective.network()
+    for name in ("end_embedding", "guidance_embedding"):
+        if fields[name] and not hasattr(network, name):
+            raise UserError(
+                f"`{stage.name}.method` {stage.method} needs a network with a field {name}", "choose another network"
+            )
     if (needed := fields["augment_dim"]) and getattr(network, "augment_dim", 0) != needed:
         raise UserError(
             f"`{stage.name}.objective.augment` {stage.objective.augment:g} needs a network with inputs for it; "
@@ -168,7 +173,15 @@ def _with_fields(stage: StageConfig, network: NetworkConfig) -> NetworkConfig:
 
 
 # Fields that a model may have otherwise than the one it begins from: its weights are the same.
-_FREE = {"num_class_embeds", "dropout", "label_dropout", "augment_dim", "sample_size"}
+_FREE = {
+    "num_class_embeds",
+    "dropout",
+    "label_dropout",
+    "augment_dim",
+    "sample_size",
+    "end_embedding",
+    "guidance_embedding",
+}
 
 
 def check_beginning(
