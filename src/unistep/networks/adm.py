@@ -218,7 +218,7 @@ class UNet(nn.Module):
         c_end: Float[Tensor, " B"] | None = None,
         c_guidance: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B E"]:
-        """All inputs but the image as one vector an image, in the dtype of its own layers, which `cast_blocks` leaves."""
+        """All inputs but the image as one vector an image, in the dtype of its layers, which `cast_blocks` leaves."""
         waves = sinusoidal_embedding(c_noise, self.config.block_out_channels[0])
         emb = self.time_embedding(waves.to(self.time_embedding.linear_1.weight.dtype))
         if self.class_embedding is not None:
