@@ -140,7 +140,7 @@ def _which_model(own: Sequence[Parameter]) -> list[Parameter]:
     from unistep.workflows.models import load
 
     taken = {p.name for p in own} | {"model"}
-    return [p for p in parameters_of(load) if p.name not in taken and p.name not in ("device", "dtype")]
+    return [p for p in parameters_of(load) if p.name not in taken and p.name not in ("device", "dtype", "runtime")]
 
 
 def _with_options(values: dict[str, Any], model: str, options: Sequence[str], required: bool) -> dict[str, Any]:

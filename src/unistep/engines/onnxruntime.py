@@ -1,6 +1,7 @@
 """Programs that onnxruntime computes."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,26 @@ class OnnxRuntimeEngine:
         self._shown = shown
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        return self.outputs(*inputs)[0]
+
+    def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Computes the program, and returns all its outputs.
+
+        Args:
+            inputs: tensors in the order and the dtypes of the program.
+
+        Raises:
+            UserError: onnxruntime cannot compute it.
+        """
         values = {name: x.contiguous().numpy() for name, x in zip(self._inputs, inputs, strict=True)}
         try:
-            return torch.from_numpy(self._session.run(None, values)[0])
+            return tuple(torch.from_numpy(output) for output in self._session.run(None, values))
         except Exception as error:  # onnxruntime's own, which share no base
             raise UserError(f"{self._shown} cannot be computed ({one_line(error)})", "export it again") from None
 
 
 def _runtime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         return importlib.import_module("onnxruntime")
     except ModuleNotFoundError:

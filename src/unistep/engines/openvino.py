@@ -61,13 +61,25 @@ class OpenVINOEngine:
         self._one = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        return self.outputs(*inputs)[0]
+
+    def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Computes the program, and returns all its outputs.
+
+        Args:
+            inputs: tensors in the order and the dtypes of the program.
+
+        Raises:
+            UserError: OpenVINO cannot compute it.
+        """
         values = {i: x.contiguous().numpy() for i, x in enumerate(inputs)}
         with self._one:
             try:
                 found = self._request.infer(values, share_inputs=True)
             except Exception as error:
                 raise UserError(f"{self._shown} cannot be computed ({one_line(error)})", "export it again") from None
-            return torch.from_numpy(np.array(found[0]))
+            # Copied: the next call writes where these lie.
+            return tuple(torch.from_numpy(np.array(found[i])) for i in range(len(self._compiled.outputs)))
 
 
 def runtime() -> Any:

@@ -168,13 +168,21 @@ class ResBlock(nn.Module):
             h, x = (F.interpolate(v, scale_factor=2.0, mode="nearest") for v in (h, x))
         elif self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
-        e = self.time_emb_proj(emb)
         if self.scale_shift:
-            h = kernels.modulated(self.norm2, kernels.convolution(self.conv1, h), *e.chunk(2, dim=1))
+            h = kernels.modulated(self.norm2, kernels.convolution(self.conv1, h), *self._scale_and_shift(emb))
         else:
-            h = self.norm2(kernels.convolution(self.conv1, h, e))
+            h = self.norm2(kernels.convolution(self.conv1, h, self.time_emb_proj(emb)))
         h = kernels.convolution(self.conv2, self.dropout(silu(h), generator))
         return kernels.add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+    def _scale_and_shift(self, emb: Tensor) -> tuple[Tensor, ...]:
+        """The two halves of the projected embedding."""
+        layer = self.time_emb_proj
+        if torch.jit.is_tracing():
+            # OpenVINO 2026.4 crashes when it compiles one product and a split of it, in fp32 with fixed shapes.
+            halves = zip(layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
+            return tuple(F.linear(emb, weight, bias) for weight, bias in halves)
+        return layer(emb).chunk(2, dim=1)
 
 
 class Attention(nn.Module):

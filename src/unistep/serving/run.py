@@ -14,6 +14,7 @@ from typing import Literal
 import uvicorn
 
 from unistep.errors import UserError
+from unistep.prepared.table import RuntimeName
 from unistep.serving.app import make_app
 from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine
@@ -94,6 +95,7 @@ def make_server(
     host: str,
     port: int,
     dtype: Literal["auto", "fp32", "bf16", "fp16"],
+    runtime: RuntimeName,
     device: str | None,
 ) -> Server:
     """Returns a server whose models are open, and whose address is its own.
@@ -105,6 +107,7 @@ def make_server(
         host: address to listen at.
         port: port to listen at; 0 takes a free one.
         dtype: precision of the networks.
+        runtime: runtime of the networks.
         device: device of the networks.
 
     Raises:
@@ -112,7 +115,7 @@ def make_server(
     """
     listening = bound(host, port)
     try:
-        service = make_service(places, config, dtype=dtype, device=device)
+        service = make_service(places, config, dtype=dtype, runtime=runtime, device=device)
     except BaseException:
         listening.close()
         raise
@@ -157,13 +160,15 @@ def make_service(
     config: ServerConfig,
     *,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    runtime: RuntimeName = "eager",
     device: str | None = None,
 ) -> Service:
     """Returns the service of models that are opened and have made their first images."""
     metrics = Metrics()
     models = {}
     for name, place in places.items():
-        models[name] = serve_model(name, load(place, device=device, dtype=dtype), config.max_batch)
+        model = load(place, device=device, dtype=dtype, runtime=runtime)
+        models[name] = serve_model(name, model, config.max_batch)
     kept = Kept(config.keep_minutes, config.max_predictions)
     return Service(config, models, Engine(config, metrics), metrics, kept)
 

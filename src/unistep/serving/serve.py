@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from unistep.arguments import plain_arguments
 from unistep.checks import check_range, user_path
 from unistep.errors import UserError
+from unistep.prepared.table import RuntimeName
 
 if TYPE_CHECKING:
     from unistep.serving.run import Server
@@ -38,6 +39,7 @@ def serve(
     keep_minutes: float = 10.0,
     grace_seconds: float = 20.0,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    runtime: RuntimeName = "eager",
     device: str | None = None,
     background: bool = False,
 ) -> "Server":
@@ -69,6 +71,8 @@ def serve(
         keep_minutes: minutes that results of predictions are kept.
         grace_seconds: seconds that running requests have to end when the server stops.
         dtype: precision that the networks compute in; auto is the fastest on the device.
+        runtime: runtime that computes the networks on a CPU: eager, PyTorch itself; another one, for which they are
+            prepared once and kept (`unistep cache`); or auto, the fastest of those installed.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         background: return when the server answers, and leave it running until its `stop`.
 
@@ -105,7 +109,7 @@ def serve(
     )
     access = _access(host, token_file, no_auth, allow_host, allow_origin)
     places = named_places(models or [], name or [])
-    server = make_server(places, config, access, host=host, port=port, dtype=dtype, device=device)
+    server = make_server(places, config, access, host=host, port=port, dtype=dtype, runtime=runtime, device=device)
     if open:
         browse(server.address)
     if background:

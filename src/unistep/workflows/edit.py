@@ -11,6 +11,7 @@ from unistep.checks import MAX_SEED, check_one_of, check_range
 from unistep.editing.tasks import make_task
 from unistep.errors import UserError
 from unistep.formats.embedded import embedded_at
+from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import EMBEDDED_TEACHER, ModelLike, as_model, open_any
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def edit(
     measurement: "Tensor | None" = None,
     batch_size: int = 64,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    runtime: RuntimeName | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> "EditResult":
@@ -114,6 +116,8 @@ def edit(
         measurement: measurement of an operator, values in [-1, 1] or uint8, one row an image; instead of `image`.
         batch_size: results at once on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
+            is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         progress: show a progress bar on a terminal.
 
@@ -176,7 +180,7 @@ def edit(
     if fit != "crop" and not images:
         raise UserError(f"`fit` {fit} is for images, and none is given", "leave it out")
     writer = ResultWriter(chosen, images, output, sheet)
-    ready = as_model(model, device=device, dtype=dtype)
+    ready = as_model(model, device=device, dtype=dtype, runtime=runtime)
     context = EditContext(
         edit_model(ready.model),
         seed=seed or 0,

@@ -10,6 +10,7 @@ from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_choice, check_file, check_range, user_path
 from unistep.errors import UserError
 from unistep.samplers.table import SolverName
+from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import ImagesLike, ModelLike
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def evaluate(
     seed: int | None = None,
     batch_size: int = 64,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    runtime: RuntimeName | None = None,
     device: str | None = None,
     output: str | os.PathLike[str] | None = None,
     save_reference: str | os.PathLike[str] | None = None,
@@ -96,6 +98,8 @@ def evaluate(
         seed: seed of a model's images; image i uses the random stream (seed, i); default: 0.
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
+            is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of the feature network and of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda
             where there is one.
         output: file for the report, which ends in .json; default: none is written.
@@ -158,6 +162,7 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         dtype=dtype,
+        runtime=runtime,
         device=device,
     )
     use_labels = need_classes(metrics or ())

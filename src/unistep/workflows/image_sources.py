@@ -23,6 +23,7 @@ from unistep.metrics.statistics import read_statistics
 from unistep.pipelines.consistency_model import ConsistencyModelPipeline
 from unistep.runtime.device import pick_device
 from unistep.runtime.processes import Processes
+from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import Dtype, ImagesLike, ModelLike, ModelSource, as_model, is_model
 
 _MEMORY = 512 << 20  # bytes of pixels held at once; more are memory-mapped from the cache
@@ -62,6 +63,7 @@ class Sampling:
         seed: seed of the images; image i uses the stream (seed, i); None is 0.
         batch_size: number of images computed at once on an accelerator.
         dtype: precision of a model given by name; None is fp32.
+        runtime: runtime of a model given by name; None is eager.
         device: device of a model given by name; None is cuda where there is one.
     """
 
@@ -80,11 +82,12 @@ class Sampling:
     seed: int | None = None
     batch_size: int = 64
     dtype: Dtype | None = None
+    runtime: RuntimeName | None = None
     device: str | None = None
 
 
 _OF_PLAN = ("steps", "timesteps", "sigmas", "solver", "clip", "rho", "s_churn", "s_min", "s_max", "s_noise")
-_MODELS_ALONE = (*_OF_PLAN, "class_labels", "seed", "dtype")
+_MODELS_ALONE = (*_OF_PLAN, "class_labels", "seed", "dtype", "runtime")
 
 
 def open_samples(
@@ -154,7 +157,13 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
         raise UserError(
             f"`samples` is a {type(model).__name__}; give a path, a model, or uint8 images as a tensor [N, C, H, W]"
         )
-    ready = as_model(model, device=sampling.device, dtype=sampling.dtype, local_rank=processes.local_rank)
+    ready = as_model(
+        model,
+        device=sampling.device,
+        dtype=sampling.dtype,
+        runtime=sampling.runtime,
+        local_rank=processes.local_rank,
+    )
     if processes.first:
         ready.log_notes()
     s, loaded, seed = sampling, ready.model, sampling.seed or 0

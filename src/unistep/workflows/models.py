@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 from unistep.arguments import plain_arguments
 from unistep.errors import UserError
 from unistep.formats.embedded import EMBEDDED_MODELS, embedded_at
+from unistep.prepared.table import RuntimeName
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,7 @@ def load(
     *,
     device: str | None = None,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    runtime: RuntimeName = "eager",
     kind: Literal["consistency", "diffusion"] | None = None,
     attention_head_dim: int | None = None,
     num_heads: int | None = None,
@@ -83,6 +85,8 @@ def load(
             Hugging Face hub; default: mnist, the embedded model of digits.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         dtype: precision that the network computes in; auto is the fastest on the device.
+        runtime: runtime that computes the network on a CPU: eager, PyTorch itself; another row of `RUNTIMES`, for which
+            the network is prepared once and kept in the user's cache; or auto, the fastest of those installed.
         kind: kind of the model in a .pt whose content and name leave it open.
         attention_head_dim: channels of an attention head in a .pt; default: 64, as in all published models.
         num_heads: number of attention heads at every resolution in a .pt, in place of `attention_head_dim`.
@@ -119,7 +123,7 @@ def load(
         "cache_dir": cache_dir,
         "local_files_only": local_files_only,
     }
-    ready = as_model(ModelSource(model, options), device=device, dtype=dtype)
+    ready = as_model(ModelSource(model, options), device=device, dtype=dtype, runtime=runtime)
     ready.log_notes()
     ready.cast()
     return ready.model
@@ -159,7 +163,13 @@ class ReadyModel:
 
 
 def as_model(
-    model: ModelLike, *, device: str | None = None, dtype: Dtype | None = None, local_rank: int = 0
+    model: ModelLike,
+    *,
+    device: str | None = None,
+    dtype: Dtype | None = None,
+    runtime: RuntimeName | None = None,
+    local_rank: int = 0,
+    progress: bool = True,
 ) -> ReadyModel:
     """Opens what a verb was given as its model, or takes it as it is.
 
@@ -167,10 +177,13 @@ def as_model(
         model: name of a model, a loaded model, or a pipeline; None is the embedded model.
         device: device of a model that is given by name; default: cuda where there is one.
         dtype: precision of a model that is given by name; None is fp32.
+        runtime: runtime of a model that is given by name; None is eager.
         local_rank: number of this process on its machine, which picks its accelerator.
+        progress: show a progress bar on a terminal while a model is prepared for its runtime.
 
     Raises:
-        UserError: there is no such model; `device` or `dtype` beside a model that is loaded already.
+        UserError: there is no such model; `device`, `dtype` or `runtime` beside a model that is loaded already; no such
+            runtime, or one that is not installed.
     """
     from unistep.formats.model import LoadedModel
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
@@ -180,17 +193,52 @@ def as_model(
     if isinstance(model, ConsistencyModelPipeline):
         model = model.to_model()
     if isinstance(model, LoadedModel):
-        for name, value in (("device", device), ("dtype", dtype)):
+        for name, value in (("device", device), ("dtype", dtype), ("runtime", runtime)):
             if value is not None:
                 raise UserError(f"`{name}` is for a model given by name; give it to `unistep.load`")
         weights = max(model.denoiser.parameters(), key=lambda p: p.numel())
         return ReadyModel(model, weights.device, weights.dtype, (), owned=False)
     source = model if isinstance(model, ModelSource) else ModelSource(model)
     place = pick_device(device, local_rank)
-    loaded = open_any(source.name, place, **source.options)
     resolved, why = resolve_dtype(dtype or "fp32", place)
-    notes = (*loaded.notes, f"dtype auto: {why}") if dtype == "auto" else loaded.notes
-    return ReadyModel(loaded, place, resolved, notes, owned=True)
+    notes = (f"dtype auto: {why}",) if dtype == "auto" else ()
+    if runtime not in (None, "eager"):
+        prepared, note = _in_runtime(source, place, resolved, runtime, progress)
+        notes += (note,) if note else ()
+        if prepared is not None:
+            return ReadyModel(prepared, place, resolved, (*prepared.notes, *notes), owned=runtime == "compiled")
+    loaded = open_any(source.name, place, **source.options)
+    return ReadyModel(loaded, place, resolved, (*loaded.notes, *notes), owned=True)
+
+
+def _in_runtime(
+    source: ModelSource, place: "torch.device", dtype: "torch.dtype", runtime: str, progress: bool
+) -> "tuple[LoadedModel | None, str]":
+    """The model in another runtime than eager, or None where eager is the choice; and a note."""
+    import dataclasses
+
+    from unistep.prepared.table import find_runtime
+
+    if runtime == "compiled":
+        from unistep.training.compiled import compiled
+
+        find_runtime(runtime)
+        loaded = open_any(source.name, place, **source.options)
+        denoiser: Any = compiled(loaded.denoiser)
+        return dataclasses.replace(loaded, denoiser=denoiser), ""
+    from unistep.workflows.prepare import prepared_model
+
+    if place.type != "cpu":
+        if runtime == "auto":
+            return None, ""
+        raise UserError(f"`runtime` {runtime} is for the CPU", f"take `runtime` eager or compiled on {place}")
+    name = EMBEDDED if source.name is None else source.name
+    precision = {"float32": "fp32", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "fp16")
+
+    def opens(device: str) -> "LoadedModel":
+        return open_any(name, device, **source.options)
+
+    return prepared_model(name, dict(source.options), opens, runtime, precision, progress=progress)
 
 
 def opened(model: ModelLike, device: "torch.device | str" = "cpu") -> "LoadedModel":

@@ -11,6 +11,7 @@ from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_range
 from unistep.errors import UserError
 from unistep.samplers.table import SolverName
+from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import ModelLike, ReadyModel, as_model
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def sample(
     restart: bool = False,
     batch_size: int = 64,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    runtime: RuntimeName | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> "Images":
@@ -91,6 +93,8 @@ def sample(
         restart: delete the unfinished images that another call left for this output.
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
+            is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         progress: show a progress bar on a terminal.
 
@@ -125,7 +129,7 @@ def sample(
     if columns is not None and place is not None:
         check_columns(place)
     processes = join_processes()
-    ready = as_model(model, device=device, dtype=dtype, local_rank=processes.local_rank)
+    ready = as_model(model, device=device, dtype=dtype, runtime=runtime, local_rank=processes.local_rank, progress=progress)
     info, num_classes = ready.model.info, ready.model.num_classes
     plan = make_plan(
         info,

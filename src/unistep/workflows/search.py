@@ -12,6 +12,7 @@ from unistep.errors import UserError
 from unistep.searching.steps import steps_of
 from unistep.searching.table import FULL_REFERENCE_METRICS, SAMPLE_METRICS, SearchMetricName
 from unistep.text import shown
+from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import ImagesLike, ModelLike, ModelSource, ReadyModel, as_model, own_schedule_file
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def search(
     seed: int = 0,
     batch_size: int = 64,
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    runtime: RuntimeName | None = None,
     device: str | None = None,
     output: str | os.PathLike[str] | None = None,
     write: bool = False,
@@ -102,6 +104,8 @@ def search(
         seed: seed of the images, the same for all schedules; image i uses the random stream (seed, i).
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
         dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
+            is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
         output: folder for search.json and curve.png; default: none is written.
         write: keep the schedules in the model folder, where they are better than what is there.
@@ -150,7 +154,7 @@ def search(
 
     if folder is not None:
         check_matplotlib()
-    ready = as_model(model, device=device, dtype=dtype)
+    ready = as_model(model, device=device, dtype=dtype, runtime=runtime)
     check_searchable(ready.model)
     target = _schedule_file(model, ready) if write else None
     most = ready.model.info.num_train_timesteps - 1
