@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
     from unistep.serving.serve import serve
+    from unistep.workflows.cache import cache
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
     from unistep.workflows.evaluate import evaluate
@@ -30,6 +31,7 @@ __all__ = [
     "Denoiser",
     "UserError",
     "__version__",
+    "cache",
     "convert",
     "edit",
     "evaluate",
@@ -52,6 +54,7 @@ _MODULES = {
     "ConsistencyModelPipeline": "unistep.pipelines.consistency_model",
     "Denoiser": "unistep.core.denoiser",
     "UserError": "unistep.errors",
+    "cache": "unistep.workflows.cache",
     "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
     "evaluate": "unistep.workflows.evaluate",

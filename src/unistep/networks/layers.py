@@ -178,7 +178,7 @@ class ResBlock(nn.Module):
     def _scale_and_shift(self, emb: Tensor) -> tuple[Tensor, ...]:
         """The two halves of the projected embedding."""
         layer = self.time_emb_proj
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             # OpenVINO 2026.4 crashes when it compiles one product and a split of it, in fp32 with fixed shapes.
             halves = zip(layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
             return tuple(F.linear(emb, weight, bias) for weight, bias in halves)

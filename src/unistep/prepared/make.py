@@ -104,7 +104,10 @@ def compared(prepared: Denoiser, probe: Probe, reference: Tensor, precision: str
     if not bad:
         return {"psnr": worst}
     level, ratio = min(bad.items(), key=lambda item: item[1])
-    return {"psnr": worst, "failure": f"it differs from eager: {ratio:.1f} dB at sigma {level}, {BOUNDS[precision]:g} asked"}
+    return {
+        "psnr": worst,
+        "failure": f"it differs from eager: {ratio:.1f} dB at sigma {level}, {BOUNDS[precision]:g} asked",
+    }
 
 
 def _tile(probe: Probe, count: int) -> Probe:

@@ -33,8 +33,8 @@ def make(trunk: nn.Module, example: tuple[Tensor, Tensor], folder: Path, precisi
 @torch.no_grad()
 def convert(trunk: nn.Module, example: tuple[Tensor, Tensor]) -> Any:
     """Converts a trunk into an `openvino.Model` with inputs x and emb, of any number of images."""
-    from openvino.frontend import FrontEndManager  # pyright: ignore[reportMissingImports]
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # pyright: ignore[reportMissingImports]
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     # Traced with two images or more: a size of 1 would stay in the reshapes of attention.
     traced: Any = torch.jit.trace(trunk, example, check_trace=False)
@@ -91,5 +91,7 @@ def compiled(model: Any, precision: str, count: int) -> Trunk:
         precision: fp32, bf16 or int8; bf16 where a processor has no bf16 is computed in fp32.
         count: number of images.
     """
-    model.reshape({port: [count, *(side.get_length() for side in list(port.partial_shape)[1:])] for port in model.inputs})
+    model.reshape(
+        {port: [count, *(side.get_length() for side in list(port.partial_shape)[1:])] for port in model.inputs}
+    )
     return OpenVINOEngine(model, _PRECISIONS[precision]).outputs

@@ -32,8 +32,8 @@ class Runtime:
         title: what it is, in words.
         packages: distributions that must be installed.
         module: module with `make(trunk, example, folder, precision)`, which writes files, and
-            `open_trunk(folder, precision, tile)`, which returns the trunk in them; empty for a runtime of PyTorch's that is
-            made anew in every process.
+            `open_trunk(folder, precision, tile)`, which returns the trunk in them; empty for a runtime of PyTorch's
+            that is made anew in every process.
         precisions: precisions that it computes in.
         extra: extra of this package that installs `packages`.
         choice: true for a runtime that "auto" tries.

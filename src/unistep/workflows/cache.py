@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unistep.text import table_html
+from unistep.text import html_table
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class CacheListing:
         return f"CacheListing({len(self.entries)} prepared models in {self.path})"
 
     def _repr_html_(self) -> str:
-        return table_html(self.rows(), head=("prepared model", ""))
+        return html_table("prepared models", self.rows())
 
 
 def cache(*, clear: bool = False) -> CacheListing:

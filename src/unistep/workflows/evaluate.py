@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_choice, check_file, check_range, user_path
 from unistep.errors import UserError
-from unistep.samplers.table import SolverName
 from unistep.prepared.table import RuntimeName
+from unistep.samplers.table import SolverName
 from unistep.workflows.models import ImagesLike, ModelLike
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from unistep.metrics.sources import DataSource, ImageSource
 from unistep.metrics.sources import ModelSource as ModelImages
 from unistep.metrics.statistics import read_statistics
 from unistep.pipelines.consistency_model import ConsistencyModelPipeline
+from unistep.prepared.table import RuntimeName
 from unistep.runtime.device import pick_device
 from unistep.runtime.processes import Processes
-from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import Dtype, ImagesLike, ModelLike, ModelSource, as_model, is_model
 
 _MEMORY = 512 << 20  # bytes of pixels held at once; more are memory-mapped from the cache

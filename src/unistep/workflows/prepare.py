@@ -3,6 +3,7 @@
 A process of its own, because a converter may crash, and needs several times the memory that the prepared network does.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -158,8 +159,9 @@ def _make(request: Request, progress: bool) -> str:
         )
         try:
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps(request.__dict__, default=str))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # its code says more
+                process.stdin.write(json.dumps(request.__dict__, default=str))
+                process.stdin.close()
             for done, line in enumerate(process.stdout):
                 bar(line.strip(), done, _STAGES)
             code = process.wait()

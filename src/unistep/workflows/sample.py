@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_range
 from unistep.errors import UserError
-from unistep.samplers.table import SolverName
 from unistep.prepared.table import RuntimeName
+from unistep.samplers.table import SolverName
 from unistep.workflows.models import ModelLike, ReadyModel, as_model
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def sample(
     if columns is not None and place is not None:
         check_columns(place)
     processes = join_processes()
-    ready = as_model(model, device=device, dtype=dtype, runtime=runtime, local_rank=processes.local_rank, progress=progress)
+    ready = as_model(
+        model, device=device, dtype=dtype, runtime=runtime, local_rank=processes.local_rank, progress=progress
+    )
     info, num_classes = ready.model.info, ready.model.num_classes
     plan = make_plan(
         info,

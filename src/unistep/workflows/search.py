@@ -9,10 +9,10 @@ from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_choice, check_place, check_range, user_path
 from unistep.editing.tasks import MEASUREMENT_TASKS, check_options
 from unistep.errors import UserError
+from unistep.prepared.table import RuntimeName
 from unistep.searching.steps import steps_of
 from unistep.searching.table import FULL_REFERENCE_METRICS, SAMPLE_METRICS, SearchMetricName
 from unistep.text import shown
-from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import ImagesLike, ModelLike, ModelSource, ReadyModel, as_model, own_schedule_file
 
 if TYPE_CHECKING:
