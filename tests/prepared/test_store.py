@@ -40,7 +40,7 @@ def test_a_damaged_entry_is_made_again(damage: str, tmp_path: Path):
     make(tmp_path)
     trunk, about = tmp_path / KEY / "trunk.xml", tmp_path / KEY / "about.json"
     if damage == "shorter":
-        trunk.write_bytes(b"tru")
+        trunk.write_bytes(b"tr")
     elif damage == "nonsense":
         about.write_text('{"files": 3}')
     elif damage == "no record":

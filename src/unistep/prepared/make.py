@@ -49,7 +49,7 @@ def make_entry(
         num_classes: number of classes; 0 for an unconditional model.
         sigmas: noise levels of the comparison, the highest first.
         tile: number of images that are computed at once.
-        about: what the entry is of, by name.
+        about: facts for about.json, by name.
         on_stage: receives the name of each piece of work when it begins.
     """
     on_stage("evaluate eager")

@@ -29,7 +29,7 @@ class Runtime:
 
     Args:
         name: name of the runtime.
-        title: what it is, in words.
+        title: name in the documentation, with its kind.
         packages: distributions that must be installed.
         module: module with `make(trunk, example, folder, precision)`, which writes files, and
             `open_trunk(folder, precision, tile)`, which returns the trunk in them; empty for a runtime of PyTorch's
