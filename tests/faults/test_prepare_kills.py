@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 SCRIPT = Path(__file__).with_name("prepare_in_process.py")
+DEADLINE = 600.0
 KEY = "0" * 40
 KILLS = [*range(1, 13), *(-seconds for seconds in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5))]
 
@@ -44,7 +45,7 @@ def test_kills_leave_no_broken_entry(tmp_path, tell):
     root, killed = tmp_path / "prepared", 0
     for kill_at in KILLS:
         process = start(root, kill_at)
-        code = process.wait(120)
+        code = process.wait(DEADLINE)
         assert code in (0, -9)
         killed += code == -9
         entry = read_entry(root, KEY)
@@ -55,7 +56,7 @@ def test_kills_leave_no_broken_entry(tmp_path, tell):
                 file.unlink()
             entry.folder.rmdir()
     assert killed == len(KILLS)
-    assert start(root).wait(120) == 0
+    assert start(root).wait(DEADLINE) == 0
     assert read_entry(root, KEY) is not None
     assert not (root / ".making" / KEY / "new").exists()
     tell("kills while a model is prepared", f"{killed} kills, no broken entry")
@@ -68,7 +69,7 @@ def test_two_prepare_the_same(tmp_path, monkeypatch, tell):
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=240)[0] for process in both]
+    said = [process.communicate(timeout=DEADLINE)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0] and said[0] == said[1] != ""
     assert len(entries(tmp_path / "unistep" / "prepared")) == 1
     eager = unistep.sample(num_images=2, progress=False).pixels
@@ -81,7 +82,7 @@ def test_a_killed_holder_gives_way(tmp_path, tell):
     root = tmp_path / "prepared"
     first = start(root, -1.0)
     second = start(root)
-    assert first.wait(120) in (0, -9)
-    assert second.wait(120) == 0
+    assert first.wait(DEADLINE) in (0, -9)
+    assert second.wait(DEADLINE) == 0
     assert read_entry(root, KEY) is not None
     tell("two processes that prepare one model", "one is killed, the other makes it")
