@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from unistep.errors import UserError
@@ -411,3 +412,31 @@ def test_byte_order_marks_are_passed_over(copy, part):
 def test_a_square_size_may_be_a_list(copy):
     edit(NETWORK, sample_size=[16, 16])(copy)
     assert load_model(copy).config.sample_size == 16
+
+
+@pytest.mark.parametrize("entry", ["unistep.sha256", "unistep.sums"])
+@pytest.mark.parametrize("at", [0, 1, -1])
+def test_a_changed_byte_is_found_by_either_digest(copy: Path, entry: str, at: int):
+    path = copy / WEIGHTS
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata.keys() == {"format", "unistep.sha256", "unistep.sums"}
+    other = {"unistep.sha256", "unistep.sums"} - {entry}
+    save_file(load_file(path), path, metadata={name: value for name, value in metadata.items() if name not in other})
+    load_model(copy)
+    content = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")
+    content[begin + at if at >= 0 else at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"its tensors are not those of its digest; .*{entry}"):
+        load_model(copy)
+
+
+def test_pages_that_have_changed_places_are_found(copy: Path):
+    path = copy / WEIGHTS
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    first, second = content[begin : begin + 4096], content[begin + 4096 : begin + 8192]
+    path.write_bytes(content[:begin] + second + first + content[begin + 8192 :])
+    with pytest.raises(UserError, match="its tensors are not those of its digest"):
+        load_model(copy)

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from unistep.errors import UserError
-from unistep.formats.tensor_file import read_tensors
+from unistep.formats import tensor_file
+from unistep.formats.tensor_file import map_state, read_tensors
 
 
 def write(path: Path, state: Any) -> Path:
@@ -49,3 +50,22 @@ def test_refuses_in_one_line(state: Any, words: str, tmp_path: Path):
         read_tensors(path, ["a"], "try again")
     message = str(error.value)
     assert words in message and message.startswith(str(path)) and message.endswith("try again") and "\n" not in message
+
+
+@pytest.mark.parametrize("piece", [1, 100, 1 << 26])
+def test_mapped_in_pieces(monkeypatch, tmp_path: Path, piece: int):
+    monkeypatch.setattr(tensor_file, "_PIECE", piece)
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    state = {f"{i}": torch.randn(i + 1, 3).to(dtype) for i in range(9) for dtype in dtypes[i % 4 : i % 4 + 1]}
+    path = write(tmp_path / "x.safetensors", state)
+    found = map_state(path, "")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype for name in state)
+    found["0"].fill_(7)  # in this process alone
+    assert torch.equal(map_state(path, "")["0"], state["0"])
+
+
+def test_what_is_not_mapped_is_read(tmp_path: Path):
+    state = {"whole": torch.arange(3), "none": torch.zeros(0, 2), "number": torch.tensor(2.5)}
+    found = map_state(write(tmp_path / "x.safetensors", state), "")
+    assert all(torch.equal(found[name], state[name]) for name in state)

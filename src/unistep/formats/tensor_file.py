@@ -8,13 +8,15 @@ import argparse
 import contextlib
 import json
 import logging
+import mmap
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,6 +29,8 @@ from unistep.formats.wrappers import unwrap
 # A name, a shape and a place take a hundred bytes; a tensor of them takes a kilobyte.
 _MOST_HEADER_BYTES = 8_000_000
 _LOG = logging.getLogger("unistep")
+_PIECE = 1 << 26
+_MAPPED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -44,8 +48,7 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     is_safetensors = _is_safetensors(path)
     try:
         if is_safetensors:
-            _header(path)
-            state = load_file(path)
+            state = _map_safetensors(path)
         else:
             # The arguments of a script, which many put beside the weights, are plain data.
             plain = ("argparse", "Namespace") in check_torch_file(path)
@@ -72,6 +75,54 @@ def map_state(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path} holds no state dict", remedy)
     return state
+
+
+def _map_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in mappings of pieces of it.
+
+    A piece leaves the process' memory with the last of its tensors: weights that are converted one by one are in memory
+    once, not twice.
+
+    Raises:
+        SafetensorError: the file is damaged.
+        UserError: its header is too long.
+    """
+    header = _header(path)
+    with safe_open(path, "pt"):
+        pass  # checks the header: every tensor has its place within the file, and none another's
+    entries = json.loads(header)
+    begin = 8 + len(header)
+    places = []
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        dtype, (first, last) = _MAPPED.get(entry["dtype"]), entry["data_offsets"]
+        if dtype is None or first == last or (begin + first) % dtype.itemsize:
+            return load_file(path)  # what the library reads and a mapping does not
+        places.append((begin + first, begin + last, name, dtype, entry["shape"]))
+    state: dict[str, Tensor] = {}
+    with path.open("rb") as file:
+        for piece in _pieces(sorted(places)):
+            # Whole pages, of which the first begins before the first tensor.
+            start = piece[0][0] // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+            length = piece[-1][1] - start
+            content = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
+            for first, last, name, dtype, shape in piece:
+                count = (last - first) // dtype.itemsize
+                state[name] = torch.frombuffer(content, dtype=dtype, count=count, offset=first - start).view(shape)
+    return {name: state[name] for name in entries if name in state}
+
+
+def _pieces(places: list[tuple]) -> Iterator[list[tuple]]:
+    """Neighbours in a file, as many as have the size of a piece."""
+    piece: list[tuple] = []
+    for place in places:
+        if piece and place[1] - piece[0][0] > _PIECE:
+            yield piece
+            piece = []
+        piece.append(place)
+    if piece:
+        yield piece
 
 
 def _is_safetensors(path: Path) -> bool:

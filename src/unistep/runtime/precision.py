@@ -71,7 +71,8 @@ def bf16_unit() -> str | None:
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
     """Casts a network in place: embeddings and output head to fp32, the rest to `dtype`; picks the memory format.
 
-    In half precision channels last is the faster format, by 4 to 7% for small images. In fp32 it gains nothing that would be worth a copy of weights that lie in a mapped file.
+    In half precision channels last is the faster format, by 4 to 7% for small images. In fp32 it gains nothing that
+    would be worth a copy of weights that lie in a mapped file.
     """
     network.float()
     if dtype == torch.float32:
