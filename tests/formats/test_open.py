@@ -245,7 +245,9 @@ def test_folders_that_are_no_models(tmp_path: Path):
 
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert "does not exist; give a model folder, a run directory, an OpenAI .pt, an EDM .pkl or" in refusal("model.pt")
+    assert "does not exist; give a model folder, a run directory, an OpenAI .pt, an EDM .pkl, an exported " in refusal(
+        "model.pt"
+    )
     assert "does not exist; give" in refusal(tmp_path / "model")
     assert "nor does the folder nowhere" in refusal("nowhere/model.pt")
     assert "is an address; fetch the file" in refusal("https://openaipublic.blob.core.windows.net/cd_imagenet64_l2.pt")
@@ -329,7 +331,7 @@ def test_rows_of_the_table(monkeypatch: pytest.MonkeyPatch):
     # A target's ending tells its format.
     endings = [row.ending for row in FORMATS if row.saves is not None]
     assert len(set(endings)) == len(endings) and "" in endings
-    assert set(FILE_SUFFIXES) == {".pt", ".pth", ".ckpt", ".pkl", ".bin", ".safetensors"}
+    assert set(FILE_SUFFIXES) == {*".pt .pth .ckpt .pkl .bin .safetensors .onnx .xml .pt2".split()}
 
 
 def test_an_option_that_no_format_has(model_folder: ModelFolder):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unistep.core.denoiser import Denoiser
+from unistep.core.denoiser import Denoiser, device_of
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 
@@ -36,5 +36,5 @@ def edit_model(model: LoadedModel) -> EditModel:
     """
     if model.info.kind != "consistency":
         raise UserError(f"{model.path} is a diffusion model; edits need a consistency model: distill it")
-    device = next(model.denoiser.parameters()).device
+    device = device_of(model.denoiser)
     return EditModel(model.denoiser, model.info, model.image_shape, model.num_classes, device)

@@ -6,11 +6,9 @@ from typing import Any
 
 from unistep.core.random import IMAGES, LABELS
 from unistep.exporting.programs import EditProgram, Program, SamplerProgram
-from unistep.formats.exported.description import FORMAT, KEY
+from unistep.formats.exported.description import FORMAT
 from unistep.formats.model import LoadedModel
 from unistep.text import version_of
-
-__all__ = ["FORMAT", "KEY", "metadata_of"]
 
 _MOST_CARD = 100_000
 _WORDS = {"algorithm": "Philox4x32-10", "normals": "Box-Muller in float64", "keys": "SplitMix64, MurmurHash3"}

@@ -1,16 +1,15 @@
 """Programs as ONNX files."""
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unistep.errors import UserError
-from unistep.exporting.metadata import KEY
 from unistep.exporting.programs import Program
 from unistep.exporting.trace import quiet, trace
+from unistep.formats.exported.description import KEY, description_text
 
 OPSETS = (18, 19, 20, 21, 22, 23)
 # Weights beyond this leave the file: protobuf holds 2 GB at most.
@@ -53,7 +52,7 @@ def write_onnx(
     assert made is not None
     size = sum(p.numel() * p.element_size() for p in program.parameters())
     _clean(made.model)
-    made.model.metadata_props[KEY] = json.dumps(metadata)
+    made.model.metadata_props[KEY] = description_text(metadata)
     outside = size > _MOST_INSIDE
     made.save(path, external_data=outside)
     data = path.with_name(f"{path.name}.data")

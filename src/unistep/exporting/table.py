@@ -28,6 +28,7 @@ class Target:
         opens: `module:function`, called as function(path); returns an `Engine`.
         ending: ending of the file; empty for a folder.
         dtypes: precisions that can be written.
+        halves: whether a program is in fp16 before it is written so; otherwise its weights are rounded on writing.
         programs: programs that can be written, the default first where `steps` and the like are not given.
         options: further parameters of `export` that `writes` takes, by name.
     """
@@ -39,6 +40,7 @@ class Target:
     opens: str
     ending: str
     dtypes: tuple[str, ...] = ("fp32", "fp16")
+    halves: bool = True
     programs: tuple[str, ...] = ("denoiser", "sampler", "edit")
     options: tuple[str, ...] = ()
 
@@ -59,6 +61,33 @@ _ROWS = (
         writes="unistep.exporting.onnx:write_onnx",
         opens="unistep.engines.onnxruntime:OnnxRuntimeEngine",
         ending=".onnx",
+    ),
+    Target(
+        "openvino",
+        "OpenVINO",
+        "openvino",
+        writes="unistep.exporting.openvino:write_openvino",
+        opens="unistep.engines.openvino:OpenVINOEngine",
+        ending=".xml",
+        halves=False,
+    ),
+    Target(
+        "torch-export",
+        "torch.export",
+        "torch",
+        writes="unistep.exporting.pt2:write_torch_export",
+        opens="unistep.exporting.pt2:open_torch_export",
+        ending=".pt2",
+        dtypes=("fp32",),
+    ),
+    Target(
+        "aoti",
+        "AOTInductor",
+        "torch",
+        writes="unistep.exporting.pt2:write_aoti",
+        opens="unistep.exporting.pt2:open_aoti",
+        ending=".pt2",
+        dtypes=("fp32",),
     ),
     Target(
         "web",

@@ -146,7 +146,7 @@ def describe(model: "LoadedModel") -> ModelReport:
         num_classes=model.num_classes,
         class_names=info.class_names,
         null_label=info.null_label,
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=getattr(network, "num_parameters", None) or sum(p.numel() for p in network.parameters()),
         network={
             "type": type(network).__name__,
             **({} if outline is None else {name: v for name, v in dataclasses.asdict(outline()).items() if v != ""}),

@@ -10,6 +10,7 @@ import torch
 
 from unistep.checks import user_path
 from unistep.errors import UserError
+from unistep.formats.exported.model import check_weights
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.pipelines.numbers import as_device
 from unistep.pipelines.options import DOWNLOADING, OPENING, Download, check_options
@@ -132,13 +133,14 @@ class OpenedPipeline(SwitchedPipeline):
         """Makes a pipeline of an opened consistency model.
 
         Raises:
-            UserError: `model` is a diffusion model.
+            UserError: `model` is a diffusion model, or an exported program.
         """
         if model.info.kind != "consistency":
             raise UserError(
                 f"{model.path} is a diffusion model, which one evaluation does not sample; "
                 "distill it, or sample it step by step: unistep sample"
             )
+        check_weights(model)
         shared = {name: getattr(model.info, name) for name in SHARED}
         scheduler = CMStochasticIterativeScheduler(**shared, clip_denoised=model.info.clip)
         return cls(model.denoiser.network, scheduler, model.info)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from unistep.core.denoiser import device_of
 from unistep.core.noise import karras_sigmas
 from unistep.core.pixels import to_float
 from unistep.editing.levels import DefaultLevels
@@ -57,7 +58,7 @@ def measurement_method(operator: Operator, model: LoadedModel, settle: int = 0) 
         settle: number of evaluations without noise at the end.
     """
     settle_sigmas = settle_levels(settle, most=model.info.sigma_max, rho=model.info.rho)
-    device, sigma_min = next(model.denoiser.parameters()).device, model.info.sigma_min
+    device, sigma_min = device_of(model.denoiser), model.info.sigma_min
 
     def method(images: Tensor, levels: Sequence[float]) -> Method:
         y = [operator.A(x) for x in to_float(images).to(device).split(1)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unistep.core.denoiser import Denoiser
+from unistep.core.denoiser import Denoiser, device_of
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.generate import tile_size
@@ -52,7 +52,7 @@ class ServedModel:
     @property
     def device(self) -> torch.device:
         """Device of the network."""
-        return next(self.loaded.denoiser.parameters()).device
+        return device_of(self.loaded.denoiser)
 
     @property
     def num_classes(self) -> int:
@@ -117,7 +117,7 @@ def serve_model(name: str, loaded: LoadedModel, max_batch: int) -> ServedModel:
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name of a model", "use letters, digits and . _ / -", field="name")
-    device = next(loaded.denoiser.parameters()).device
+    device = device_of(loaded.denoiser)
     plan, tile = default_plan(loaded.info), tile_size(loaded.image_shape, max_batch, device)
     label = 0 if loaded.num_classes else None
     make_rows(loaded.denoiser, plan, loaded.image_shape, [Row(1, 0, label)], tile=tile, device=device)

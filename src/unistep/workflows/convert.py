@@ -103,7 +103,10 @@ def convert(
 
     import torch
 
+    from unistep.formats.exported.model import check_weights
+
     model = opened(source, "cpu")
+    check_weights(model)
     kept = model.dtype if str(model.dtype).removeprefix("torch.") in _DTYPES.values() else torch.float32
     chosen = kept if dtype is None else getattr(torch, _DTYPES[dtype])
     origin = f"converted from {name} ({model.format}{f', {model.method}' if model.method else ''})"

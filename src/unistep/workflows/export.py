@@ -173,12 +173,14 @@ def export(
 
     from unistep.exporting.make import make_program
     from unistep.exporting.metadata import metadata_of
+    from unistep.formats.exported.model import check_weights
 
     loaded = opened(model, "cpu")
+    check_weights(loaded)
     options = {"steps": steps, "timesteps": timesteps, "sigmas": sigmas, "solver": solver, "clip": clip}
     reference = make_program(loaded, chosen, **options)
     _check_evaluations(reference)
-    written = make_program(loaded, chosen, dtype=dtype, **options)
+    written = make_program(loaded, chosen, dtype=dtype if row.halves else "fp32", **options)
     source = name_of(model)
     metadata = metadata_of(loaded, written, dtype, source)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,7 @@ def load(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    trust_code: bool = False,
 ) -> "LoadedModel":
     """Opens a model of any format or place.
 
@@ -98,6 +99,7 @@ def load(
         token: access token for private models on the hub; default: that of `hf auth login`, or HF_TOKEN.
         cache_dir: folder of downloads; default: the hub's own.
         local_files_only: take what was downloaded before, and download nothing.
+        trust_code: run the code that an exported .pt2 holds; without it such a file is refused.
 
     Returns:
         The model, with its denoiser in eval mode.
@@ -122,6 +124,7 @@ def load(
         "token": token,
         "cache_dir": cache_dir,
         "local_files_only": local_files_only,
+        "trust_code": trust_code or None,
     }
     ready = as_model(ModelSource(model, options), device=device, dtype=dtype, runtime=runtime)
     ready.log_notes()
@@ -185,6 +188,9 @@ def as_model(
         UserError: there is no such model; `device`, `dtype` or `runtime` beside a model that is loaded already; no such
             runtime, or one that is not installed.
     """
+    import torch
+
+    from unistep.core.denoiser import device_of
     from unistep.formats.model import LoadedModel
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.runtime.device import pick_device
@@ -196,8 +202,9 @@ def as_model(
         for name, value in (("device", device), ("dtype", dtype), ("runtime", runtime)):
             if value is not None:
                 raise UserError(f"`{name}` is for a model given by name; give it to `unistep.load`")
-        weights = max(model.denoiser.parameters(), key=lambda p: p.numel())
-        return ReadyModel(model, weights.device, weights.dtype, (), owned=False)
+        weights = max(model.denoiser.parameters(), key=lambda p: p.numel(), default=None)
+        precision = torch.float32 if weights is None else weights.dtype
+        return ReadyModel(model, device_of(model.denoiser), precision, (), owned=False)
     source = model if isinstance(model, ModelSource) else ModelSource(model)
     place = pick_device(device, local_rank)
     resolved, why = resolve_dtype(dtype or "fp32", place)

@@ -9,6 +9,7 @@ import torch
 from unistep.checks import user_path
 from unistep.config import RunConfig, StageConfig
 from unistep.errors import UserError
+from unistep.formats.exported.model import check_weights
 from unistep.formats.model import LoadedModel
 from unistep.formats.run_directory import newest_diffusion_stage
 from unistep.text import shown
@@ -96,6 +97,7 @@ def _open(config: RunConfig, stage: StageConfig, role: str, name: str, device: t
     model = open_any(name, device)
     if model.format == "OpenAI .pt" and model.method is None:  # neither file nor name tells the kind: the run does
         model = open_any(name, device, kind="diffusion")
+    check_weights(model)
     return model
 
 

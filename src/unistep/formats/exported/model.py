@@ -1,0 +1,134 @@
+"""Exported programs as models: a denoiser over another runtime, in place of a network with its scalings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unistep.core.parameterization import Preconditioned
+from unistep.engines.engine import Engine, EngineDenoiser
+from unistep.errors import UserError
+from unistep.formats.exported.description import Description
+from unistep.formats.model import LoadedModel, scaling_of
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+
+
+@dataclass(frozen=True)
+class ExportedConfig:
+    """The facts about the network of an exported program that are left; a `NetworkConfig`.
+
+    Args:
+        sample_size: side of the image in pixels.
+        in_channels, out_channels: channels of the image.
+        num_class_embeds: number of classes with the null class; None is unconditional.
+    """
+
+    sample_size: int | None
+    in_channels: int
+    out_channels: int
+    num_class_embeds: int | None
+
+
+class ExportedNetwork(nn.Module):
+    """The network within an exported program: it cannot be called by itself, and its weights cannot be seen.
+
+    Args:
+        config: size of the images and number of classes.
+        num_parameters: number of parameters.
+    """
+
+    def __init__(self, config: ExportedConfig, num_parameters: int) -> None:
+        super().__init__()
+        self.config, self.num_parameters = config, num_parameters
+
+    def cast_blocks(self, dtype: torch.dtype) -> "ExportedNetwork":
+        """Does nothing: the program has its precision."""
+        return self
+
+
+class ExportedDenoiser(Preconditioned):
+    """An exported program as a `Denoiser`.
+
+    Args:
+        engine: program (x_t, sigma, class_labels) -> x0; None for a model that is only looked at.
+        description: description of the model.
+    """
+
+    def __init__(self, engine: Engine | None, description: Description) -> None:
+        info = description.info
+        embeds = description.classes + (info.null_label is not None)
+        channels, size, _ = description.shape
+        config = ExportedConfig(size, channels, channels, embeds or None)
+        scaling = scaling_of(info)
+        super().__init__(ExportedNetwork(config, description.parameters), scaling)
+        self.config = config
+        self.run = None if engine is None else EngineDenoiser(engine, scaling, _DTYPES[description.dtype])
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its inputs and outputs."""
+        return torch.device("meta") if self.run is None else self.run.device
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, " B"],
+        class_labels: Int[Tensor, " B"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        augment_labels: Float[Tensor, "B A"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """Returns clean images; the arguments are those of `Preconditioned`, without a generator and augmentation."""
+        if self.run is None:
+            raise RuntimeError("a model on the device meta computes nothing")
+        if (class_labels is None) == bool(self.config.num_class_embeds):
+            raise ValueError("this network " + ("needs class_labels" if class_labels is None else "is unconditional"))
+        return self.run(x_t, sigma, class_labels)
+
+
+def exported_model(
+    description: Description, open_engine: Callable[[], Engine], path: Path, title: str, device: torch.device | str
+) -> LoadedModel:
+    """Returns the model of an exported file.
+
+    Args:
+        description: description in the file.
+        open_engine: opener of the program; it is not called for the device "meta".
+        path: the file.
+        title: title of its format.
+        device: device of the model.
+
+    Raises:
+        UserError: the program is no denoiser, or cannot be opened.
+    """
+    if description.program != "denoiser":
+        raise UserError(
+            f"{path} holds a program that {'samples' if description.program == 'sampler' else 'edits'} by a fixed "
+            "schedule, which its runtime computes",
+            "to open a model here, export its denoiser",
+        )
+    engine = None if torch.device(device).type == "meta" else open_engine()
+    denoiser = ExportedDenoiser(engine, description).eval()
+    return LoadedModel(denoiser, description.info, denoiser.config, path, title, _DTYPES[description.dtype])
+
+
+def is_exported(model: LoadedModel) -> bool:
+    """Returns whether a model is an exported program."""
+    return isinstance(model.denoiser, ExportedDenoiser)
+
+
+def check_weights(model: LoadedModel) -> None:
+    """Passes where a model's weights can be taken.
+
+    Raises:
+        UserError: it is an exported program.
+    """
+    if is_exported(model):
+        raise UserError(
+            f"{model.path} is an exported program, whose weights cannot be taken out",
+            "give the model that it was exported from",
+        )
