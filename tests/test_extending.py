@@ -308,6 +308,21 @@ stages: {student: {method: anchored, steps: 2, batch_size: 2}}
     assert (model.method, model.info.kind) == ("anchored consistency", "consistency")
 
 
+def test_the_flow_map_method_of_the_page(extended, tmp_path):
+    np.savez(tmp_path / "small.npz", np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8))
+    (tmp_path / "mine.yaml").write_text("""
+data: {source: small.npz}
+network: {name: song, model_channels: 8, channel_mult: [1], num_blocks: 1, attn_resolutions: []}
+stages: {student: {method: halves, steps: 2, batch_size: 2}}
+""")
+    flags = ["--output", "run", "--no-progress"]
+    sampled = ["sample", "run", "--steps", 2, "--gamma", 0.5, "--num-images", 2, "--no-progress"]
+    shown = extended("halves", ["train", "mine.yaml", "--dry-run"], ["train", "mine.yaml", *flags], sampled)
+    assert "jumps from halves" in shown and "2 evaluations each" in shown
+    model = load_model(tmp_path / "run" / "student" / "model")
+    assert model.method == "jumps from halves" and model.info.flow_map and model.config.end_embedding
+
+
 def test_the_network_of_the_page(extended, tmp_path):
     np.savez(tmp_path / "small.npz", arr_0=np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8))
     recipe = {

@@ -98,7 +98,7 @@ def rotation(degrees: float) -> Tensor:
 # ---------------------------------------------------------------------------------------------------- students
 
 
-def _bumps(c_noise: Tensor, centres: Tensor) -> Tensor:
+def bumps_of(c_noise: Tensor, centres: Tensor) -> Tensor:
     """Gaussian bumps in ln(sigma), half a unit wide, that sum to 1; c_noise is ln(sigma)/4."""
     return torch.softmax(-2 * (4 * c_noise[:, None] - centres).square(), dim=1)
 
@@ -114,7 +114,7 @@ class Affine(nn.Module):
         nn.init.zeros_(self.coefficients.weight)
 
     def forward(self, x, c_noise, class_labels=None, *, generator=None):
-        coefficients = self.coefficients(_bumps(c_noise, self.centres)).view(len(x), self.channels, -1)
+        coefficients = self.coefficients(bumps_of(c_noise, self.centres)).view(len(x), self.channels, -1)
         return torch.baddbmm(coefficients[:, :, -1:], coefficients[:, :, :-1], x.flatten(2)).view(x.shape)
 
 
@@ -136,7 +136,7 @@ class Perceptron(nn.Module):
                 p.zero_()
 
     def forward(self, x, c_noise, class_labels=None, *, generator=None):
-        h, bumps = x.flatten(1), _bumps(c_noise, self.centres)
+        h, bumps = x.flatten(1), bumps_of(c_noise, self.centres)
         for layer, modulation in zip(self.layers, self.modulations, strict=True):
             scale, shift = modulation(bumps).chunk(2, dim=1)
             h = nn.functional.silu((1 + scale) * layer(h) + shift)
