@@ -209,6 +209,10 @@ def as_model(
     place = pick_device(device, local_rank)
     resolved, why = resolve_dtype(dtype or "fp32", place)
     notes = (f"dtype auto: {why}",) if dtype == "auto" else ()
+    if dtype == "fp16" and place.type == "cpu":
+        fastest, _ = resolve_dtype("auto", place)
+        word = "bf16" if "bfloat" in str(fastest) else "fp32"
+        notes = (f"dtype fp16 is slow on a CPU; `dtype` auto takes {word} here",)
     if runtime not in (None, "eager"):
         prepared, note = _in_runtime(source, place, resolved, runtime, progress)
         notes += (note,) if note else ()

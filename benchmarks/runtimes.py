@@ -1,0 +1,150 @@
+"""Other runtimes beside diffusers' best eager: seconds for one evaluation, memory, and agreement with fp32.
+
+    python benchmarks/runtimes.py                                    ImageNet-64 and LSUN-256, batch 1
+    python benchmarks/runtimes.py --models imagenet64 --batch 8
+    python benchmarks/runtimes.py --models imagenet64 --quantized FOLDER    with what `unistep quantize` made of it
+
+Weights are random, for speed does not depend on them. Every row is a process of its own; all stay open and take turns,
+and a row's time is the least of them. Ratios are to diffusers in bf16 with channels_last: above 1 a row is faster.
+Preparing a model for a runtime comes before and is not timed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sampling import UNETS, write_model
+
+ROWS = {
+    "diffusers, bf16 channels_last": ("diffusers", "bf16"),
+    "unistep, eager bf16": ("eager", "bf16"),
+    "unistep, openvino bf16": ("openvino", "bf16"),
+}
+
+
+def worker(runtime: str, precision: str, folder: str) -> None:
+    """Loads a model and obeys: a batch size a line, until the end."""
+    import torch
+
+    if runtime == "diffusers":
+        from diffusers import UNet2DModel
+
+        unet = UNet2DModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.bfloat16)
+        unet.to(memory_format=torch.channels_last)
+        side, classes = unet.config.sample_size, unet.config.num_class_embeds
+
+        def run(x: torch.Tensor, labels: torch.Tensor | None) -> object:
+            return unet(x.to(torch.bfloat16), torch.tensor(1000.0), labels)
+    else:
+        import unistep
+
+        model = unistep.load(folder, runtime=runtime, dtype=precision)
+        side, classes = model.image_shape[1], model.num_classes
+
+        def run(x: torch.Tensor, labels: torch.Tensor | None) -> object:
+            return model.denoiser(80 * x, torch.full((len(x),), 80.0), labels)
+
+    for line in sys.stdin:
+        batch = int(line)
+        x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+        labels = torch.zeros(batch, dtype=torch.long) if classes else None
+        started = time.perf_counter()
+        with torch.no_grad():
+            run(x, labels)
+        seconds = time.perf_counter() - started
+        print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]), flush=True)
+
+
+class Row:
+    """A process that computes one row."""
+
+    def __init__(self, runtime: str, precision: str, folder: Path) -> None:
+        command = [sys.executable, __file__, "--worker", runtime, precision, str(folder)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
+        self.seconds: list[float] = []
+        self.mebibytes = 0.0
+
+    def run(self, batch: int) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{batch}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+        seconds, memory = json.loads(line)
+        self.seconds.append(seconds)
+        self.mebibytes = self.mebibytes or memory  # of load and the first images
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(name: str, folder: Path, batch: int, turns: int, quantized: Path | None) -> None:
+    """Prints the table of one network."""
+    rows = {text: Row(*row, folder) for text, row in ROWS.items()}
+    if quantized is not None:
+        rows["unistep, openvino int8"] = Row("eager", "fp32", quantized)
+    for row in rows.values():
+        row.run(batch)  # loads, compiles
+        row.seconds.clear()
+    for _ in range(turns):
+        for row in rows.values():
+            row.run(batch)
+    for row in rows.values():
+        row.close()
+    best = min(rows["diffusers, bf16 channels_last"].seconds)
+    print(f"\n{name}, batch {batch}: {os.cpu_count()} cores, {processor()}\n")
+    print(f"{'':32}{'s':>9}{'ratio':>8}{'peak MiB':>10}")
+    for text, row in rows.items():
+        print(f"{text:32}{min(row.seconds):9.3f}{best / min(row.seconds):8.2f}{row.mebibytes:10.0f}", flush=True)
+
+
+def processor() -> str:
+    """Returns the name of the processor, with the bf16 units that it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = dict(line.partition(":")[::2] for line in reversed(lines))
+    facts = {name.strip(): value.strip() for name, value in found.items()}
+    units = [unit for unit in ("avx512_bf16", "avx512_vnni", "amx_bf16") if unit in facts.get("flags", "").split()]
+    return " ".join([facts.get("model name", "unknown"), f"family {facts.get('cpu family', '?')}", *units])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(UNETS), default=list(UNETS))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=5, help="how often each row is measured")
+    parser.add_argument("--folder", type=Path, help="where the models are kept; default: a temporary folder")
+    parser.add_argument("--quantized", type=Path, help="a quantized folder of the one model")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(*options.worker)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.models:
+            folder = (options.folder or Path(temporary)) / name
+            if not folder.exists():
+                write_model(name, folder)
+            measure(name, folder, options.batch, options.turns, options.quantized)
+
+
+if __name__ == "__main__":
+    main()
