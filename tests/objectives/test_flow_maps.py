@@ -81,6 +81,10 @@ def test_the_end_and_the_scale_are_inputs(kind, generator):
         assert torch.equal(to_data, model(x, sigma, LABELS, torch.zeros(4), guidance=own))
         assert not torch.allclose(to_data, model(x, sigma, LABELS, sigma / 2))
         assert not torch.allclose(to_data, model(x, sigma, LABELS, guidance=torch.full((4,), 5.0)))
+    with pytest.raises(ValueError, match="this network needs c_end"):  # it would be another function
+        Preconditioned(network, EDMScaling())(x, sigma, LABELS)
+    with pytest.raises(ValueError, match="this network has no input c_end"):
+        Preconditioned(lively_network(kind, generator), EDMScaling(), flow_map=True)(x, sigma, LABELS)
     with pytest.raises(ValueError, match="no input for the end"):
         Preconditioned(network, EDMScaling())(x, sigma, LABELS, sigma)
 

@@ -1,6 +1,5 @@
 """`ConsistencyModelPipeline` and its scheduler beside diffusers': the same calls, images, generators and errors."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from unistep import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.outline import fields_of
 
 # The architectures of ImageNet-64 and LSUN-256, reduced widths.
 IMAGENET = UNetConfig(
@@ -53,7 +53,7 @@ def pair_of(config: UNetConfig, **schedule: Any) -> Pair:
         nn.init.normal_(p, std=(p[0].numel() if p.ndim > 1 else 4) ** -0.5, generator=generator)
         if p.ndim == 1:
             p += 0.5
-    theirs = diffusers.UNet2DModel(**dataclasses.asdict(config)).eval()
+    theirs = diffusers.UNet2DModel(**fields_of(config)).eval()
     theirs.load_state_dict(network.state_dict())
     pipe = diffusers.ConsistencyModelPipeline(theirs, diffusers.CMStochasticIterativeScheduler(**schedule))
     pipe.set_progress_bar_config(disable=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.layers import sinusoidal_embedding
+from unistep.networks.outline import fields_of
 
 # Class-conditional ImageNet-64, the widths 192, 384, 576, 768 reduced.
 IMAGENET = UNetConfig(
@@ -88,7 +89,7 @@ def randomize(network: nn.Module, generator: torch.Generator) -> None:
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS)
 def pair(request: pytest.FixtureRequest, generator: torch.Generator) -> tuple[UNet, UNet2DModel]:
     ours = UNet(request.param).eval()
-    theirs = UNet2DModel(**dataclasses.asdict(request.param)).eval()
+    theirs = UNet2DModel(**fields_of(request.param)).eval()
     randomize(ours, generator)
     return ours, theirs
 

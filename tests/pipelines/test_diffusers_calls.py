@@ -41,10 +41,10 @@ def pipe(network: nn.Module) -> Pipe:
 
 
 def theirs(network: nn.Module) -> diffusers.UNet2DModel:
-    import dataclasses
+    from unistep.networks.outline import fields_of
 
     config: Any = network.config
-    fields = {k: v for k, v in dataclasses.asdict(config).items() if k != "patch_size"}
+    fields = {k: v for k, v in fields_of(config).items() if k != "patch_size"}
     unet = diffusers.UNet2DModel(**fields).eval()
     unet.load_state_dict(network.state_dict())
     return unet

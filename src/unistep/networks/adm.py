@@ -26,6 +26,7 @@ from unistep.networks.layers import (
     Upsample,
     cast_part,
     check_call,
+    check_further,
     memory_format,
     silu,
     sinusoidal_embedding,
@@ -219,13 +220,15 @@ class UNet(nn.Module):
         c_guidance: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B E"]:
         """All inputs but the image as one vector an image, in the dtype of its layers, which `cast_blocks` leaves."""
+        further = (self.end_embedding, c_end), (self.guidance_embedding, c_guidance)
+        check_further(c_end=(further[0][0] is not None, c_end), c_guidance=(further[1][0] is not None, c_guidance))
         waves = sinusoidal_embedding(c_noise, self.config.block_out_channels[0])
         emb = self.time_embedding(waves.to(self.time_embedding.linear_1.weight.dtype))
         if self.class_embedding is not None:
             emb = emb + self.class_embedding(class_labels)
-        for further, c in ((self.end_embedding, c_end), (self.guidance_embedding, c_guidance)):
-            if further is not None and c is not None:
-                emb = emb + further(c)
+        for embedding, c in further:
+            if embedding is not None and c is not None:
+                emb = emb + embedding(c)
         return silu(emb)
 
     def trunk(

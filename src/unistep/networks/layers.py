@@ -77,6 +77,20 @@ def check_call(
         )
 
 
+def check_further(**inputs: tuple[bool, object]) -> None:
+    """Checks that a network is given the further inputs that it has, and no others: without one it is another function.
+
+    Args:
+        inputs: of each input by name, whether the network has it, and its value.
+
+    Raises:
+        ValueError: one is missing, or given to a network without it.
+    """
+    for name, (has, value) in inputs.items():
+        if has != (value is not None):
+            raise ValueError(f"this network {'needs' if has else 'has no input'} {name}")
+
+
 def memory_format(weight: Shaped[Tensor, "..."]) -> torch.memory_format:
     """The memory format of a convolution's weight, which is best for its input too."""
     return torch.contiguous_format if weight.is_contiguous() else torch.channels_last

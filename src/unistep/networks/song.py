@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unistep.networks.layers import cast_part, check_call, memory_format
+from unistep.networks.layers import cast_part, check_call, check_further, memory_format
 from unistep.networks.song_config import Level, Part, SongUNetConfig, levels_of
 from unistep.networks.song_layers import (
     FourierEmbedding,
@@ -191,6 +191,7 @@ class SongUNet(nn.Module):
             emb = emb + self.map_label(labels * math.sqrt(classes))
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels.to(dtype))
+        check_further(c_end=(self.map_end is not None, c_end), c_guidance=(self.map_guidance is not None, c_guidance))
         for further, c in ((self.map_end, c_end), (self.map_guidance, c_guidance)):
             if further is not None and c is not None:
                 emb = emb + further[1](further[0](c).to(dtype))

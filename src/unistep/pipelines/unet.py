@@ -6,7 +6,6 @@ leaves as it is. Both may be compiled.
 
 import inspect
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.errors import UserError
+from unistep.networks.outline import fields_of
 from unistep.networks.table import row_of
 from unistep.pipelines.frozen import FrozenConfig
 from unistep.pipelines.output import UNetOutput
@@ -39,7 +39,7 @@ class UNet2D(nn.Module):
     def config(self) -> FrozenConfig:
         """Architecture, as entries and as attributes."""
         config: Any = self.network.config
-        return FrozenConfig(asdict(config))
+        return FrozenConfig(fields_of(config))
 
     @property
     def device(self) -> torch.device:
