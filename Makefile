@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 PINNED = $(PIP) install --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-faults test-fuzz test-browser check format mnist emoji classifier compare-methods install clean
+.PHONY: help demo test test-slow test-faults test-fuzz test-browser check format mnist emoji classifier compare-methods bench bench-check install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,13 @@ classifier: $(VENV)/.installed-train ## train the MNIST classifier that the metr
 
 compare-methods: $(VENV)/.installed-train ## train every method on MNIST and write the table in docs/results.md (an hour)
 	@$(BIN)/python benchmarks/compare_methods.py --write docs/results.md
+
+bench: $(VENV)/.installed-dev ## time sampling beside diffusers, and the start, and write benchmarks/figures.json (minutes)
+	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/sampling.py --json benchmarks/figures.json
+
+bench-check: $(VENV)/.installed-dev ## time the same, and fail where a ratio fell by more than 10% on this processor
+	@$(BIN)/python benchmarks/sampling.py --check benchmarks/figures.json
 
 install: $(VENV)/.installed-dev ## install everything into .venv, and do no more
 

@@ -1,22 +1,28 @@
-"""This pipeline beside diffusers' on the published architectures: time to the first image, memory, seconds per image.
+"""This pipeline beside diffusers' on the published architectures: seconds, memory, quality, and the floor.
 
     python benchmarks/sampling.py                         both architectures
     python benchmarks/sampling.py --models imagenet64     one of them
+    python benchmarks/sampling.py --json figures.json     and write the figures
+    python benchmarks/sampling.py --check figures.json    and fail where a ratio fell by more than 10% on this processor
 
 Weights are random: speed does not depend on them. Each side runs in processes of its own, in its default configuration
-(fp32) and in its best (unistep: dtype="auto"; diffusers: the faster of fp32 and bf16, with channels_last and without).
-All processes stay open and take turns, so that a busy moment of the machine meets all of them. Ratios are medians of
-diffusers / unistep over the turns: above 1 unistep is faster, or smaller.
+(fp32) and in others (unistep: dtype="auto"; diffusers: fp32 and bf16, with channels_last and without). All processes
+stay open and take turns of two or three evaluations, so that a busy moment of the machine meets all of them, and the
+least time of each counts.
+Ratios are diffusers / unistep: above 1 unistep is faster, or smaller. The floor is that of `floor.py`. The peak of
+memory is that of the process after loading and one image; quality is the PSNR to the images in fp32.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import statistics
+import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +56,7 @@ SHARED = {
     "downsample_type": "resnet",
     "upsample_type": "resnet",
 }
-BATCHES = {"imagenet64": (1, 8), "lsun256": (1, 4)}
+BATCHES = {"imagenet64": (1, 8), "lsun256": (1,)}
 UNISTEP = ("default", "auto")
 DIFFUSERS = ("default", "channels_last", "bf16", "bf16 channels_last")
 
@@ -74,7 +80,7 @@ def write_model(name: str, folder: Path) -> None:
 
 
 def worker(side: str, setting: str, folder: str, device: str) -> None:
-    """Imports, loads, makes one image, says how long that took; then obeys: a batch size a line, until the end."""
+    """Imports, loads, makes one image, prints how long that took; then obeys: a batch size a line, until the end."""
     started = time.perf_counter()
     if side == "unistep":
         from unistep import ConsistencyModelPipeline
@@ -107,10 +113,28 @@ def worker(side: str, setting: str, folder: str, device: str) -> None:
         return time.perf_counter() - begin
 
     first = run(1)
-    answer(import_s=imported - started, load_s=loaded - imported, first_s=first, first_image_s=loaded + first - started)
+    answer(
+        import_s=imported - started,
+        load_s=loaded - imported,
+        first_s=first,
+        first_image_s=loaded + first - started,
+        peak_mib=peak_memory(device),
+    )
+    floors: dict[int, Any] = {}
     for line in sys.stdin:
-        seconds = run(int(line))
-        answer(seconds=seconds, peak_mib=peak_memory(device))
+        word, _, rest = line.strip().partition(" ")
+        if word == "images":
+            labels = [0] if pipe.unet.config.num_class_embeds else None
+            torch.save(pipe(class_labels=labels, seeds=[0], output_type="pt").images, rest)
+            answer(saved=1.0)
+        elif word == "floor":
+            from floor import Floor, operations
+
+            if int(rest) not in floors:
+                floors[int(rest)] = Floor(operations(lambda batch=int(rest): run(batch)))
+            answer(**floors[int(rest)].turn())
+        else:
+            answer(seconds=min(run(int(line)) for _ in range(3 if int(line) == 1 else 2)))
 
 
 def answer(**values: float) -> None:
@@ -149,9 +173,9 @@ class Peer:
             raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
         return json.loads(line)
 
-    def run(self, batch: int) -> dict[str, float]:
+    def run(self, order: object) -> dict[str, float]:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{batch}\n")
+        self.process.stdin.write(f"{order}\n")
         self.process.stdin.flush()
         return self.listen()
 
@@ -161,55 +185,103 @@ class Peer:
         self.process.wait()
 
 
-def measure(name: str, folder: Path, turns: int, device: str) -> None:
+def measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Figures of an architecture, which are printed as they come."""
+    device = options.device
     sides = [("unistep", s) for s in UNISTEP] + [("diffusers", s) for s in DIFFUSERS]
-    starts: dict[tuple[str, str], list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(turns):
-        for side in (("unistep", "default"), ("diffusers", "default")):
-            peer = Peer(*side, folder, device)
-            starts[side].append(peer.start)
-            peer.close()
-    print(f"\n{name}: {os.cpu_count()} cores, device {device}\n")
-    print(f"{'':34}{'unistep':>10}{'diffusers':>11}{'ratio':>8}")
-    for figure, text in (
-        ("import_s", "import, s"),
-        ("load_s", "load, s"),
-        ("first_image_s", "start to first image, s"),
-    ):
-        ours, theirs = ([s[figure] for s in starts[side, "default"]] for side in ("unistep", "diffusers"))
-        row(text, ours, theirs)
-
-    for batch in BATCHES[name]:
-        peers = {side: Peer(*side, folder, device) for side in sides}
-        results: dict[tuple[str, str], list[dict[str, float]]] = {side: [] for side in sides}
-        for _ in range(turns):
+    print(f"\n{name}: {processor()}, device {device}\n")
+    peers = {side: Peer(*side, folder, device) for side in sides}
+    figures: dict[str, Any] = {}
+    for figure, text in (("load_s", "load, s"), ("first_image_s", "start to first image, s"), ("peak_mib", "MiB")):
+        values = {" ".join(side): peer.start[figure] for side, peer in peers.items()}
+        figures[figure] = values
+        print(f"{text:26}" + "; ".join(f"{side} {value:.2f}" for side, value in values.items()))
+    figures["psnr"] = quality(peers, folder.parent)
+    print(f"{'PSNR of auto to fp32':26}{figures['psnr']:.1f} dB")
+    for batch in options.batches or BATCHES[name]:
+        least = dict.fromkeys((" ".join(side) for side in sides), float("inf"))
+        floor: dict[str, float] = {}
+        for _ in range(options.turns):
             for side, peer in peers.items():
-                results[side].append(peer.run(batch))
-        for peer in peers.values():
-            peer.close()
-        seconds = {side: [r["seconds"] / batch for r in rows] for side, rows in results.items()}
-        memory = {side: [rows[-1]["peak_mib"]] for side, rows in results.items()}
-        best = {
-            who: min((side for side in sides if side[0] == who), key=lambda s: statistics.median(seconds[s]))
-            for who in ("unistep", "diffusers")
-        }
-        default = {who: (who, "default") for who in best}
-        for label, chosen in (("default", default), ("best", best)):
-            ours, theirs = chosen["unistep"], chosen["diffusers"]
-            row(f"batch {batch}, {label}: s per image", seconds[ours], seconds[theirs])
-            row(f"batch {batch}, {label}: peak MiB", memory[ours], memory[theirs])
-        print(f"  best at batch {batch}: unistep {best['unistep'][1]}, diffusers {best['diffusers'][1]}")
+                least[" ".join(side)] = min(least[" ".join(side)], peer.run(batch)["seconds"])
+            if device == "cpu":
+                floor = peers["unistep", "auto"].run(f"floor {batch}")
+        figures[f"batch {batch}"] = row(batch, least, floor)
+    for peer in peers.values():
+        peer.close()
+    return figures
 
 
-def row(text: str, ours: list[float], theirs: list[float]) -> None:
-    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    print(f"{text:34}{statistics.median(ours):10.3f}{statistics.median(theirs):11.3f}{ratio:8.2f}", flush=True)
+def quality(peers: Mapping[tuple[str, str], Peer], folder: Path) -> float:
+    """PSNR in dB of an image in the precision "auto" to the same in fp32."""
+    import torch
+
+    images = []
+    for setting in UNISTEP:
+        path = folder / f"{setting}.pt"
+        peers["unistep", setting].run(f"images {path}")
+        images.append(torch.load(path, weights_only=True))
+        path.unlink()
+    return -10 * (images[0] - images[1]).square().mean().log10().item()
+
+
+def row(batch: int, least: Mapping[str, float], floor: Mapping[str, float]) -> dict[str, Any]:
+    """Prints the least seconds of a batch, and returns them with their ratios."""
+    best = min((side for side in least if side.startswith("diffusers")), key=least.__getitem__)
+    ratios = {
+        "best": least[best] / min(least["unistep auto"], least["unistep default"]),
+        "default of diffusers to auto": least["diffusers default"] / least["unistep auto"],
+        "default": least["diffusers default"] / least["unistep default"],
+    }
+    print(f"batch {batch}, s: " + "; ".join(f"{side} {seconds:.3f}" for side, seconds in least.items()))
+    print(f"  best of diffusers: {best}; ratios: " + "; ".join(f"{text} {r:.2f}" for text, r in ratios.items()))
+    if floor:
+        ratios["floor"] = floor["seconds"] / least["unistep auto"]
+        parts = "; ".join(f"{kind} {seconds:.3f}" for kind, seconds in floor.items())
+        print(f"  floor, s: {parts}; unistep auto takes {1 / ratios['floor']:.3f} times that", flush=True)
+    return {"seconds": dict(least), "floor": dict(floor), "ratios": ratios}
+
+
+def processor() -> str:
+    """The processor by its name, family and model, and the number of cores that are used."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}), {os.cpu_count()} cores"
+
+
+def fallen(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The ratios that are less than nine tenths of the stored ones, a line each; none on another processor.
+
+    Args:
+        stored: figures of an earlier run.
+        found: figures of this one.
+    """
+    if stored["processor"] != found["processor"]:
+        print(f"the stored figures are of {stored['processor']}; nothing is compared")
+        return []
+    lines = []
+    for model, figures in found["models"].items():
+        for batch, row in figures.items():
+            before = stored["models"].get(model, {}).get(batch) if batch.startswith("batch") else None
+            for name, ratio in row["ratios"].items() if before else ():
+                if ratio < 0.9 * before["ratios"].get(name, 0):
+                    lines.append(
+                        f"{model}, {batch}: ratio {name} fell from {before['ratios'][name]:.2f} to {ratio:.2f}"
+                    )
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(UNETS), default=list(UNETS))
-    parser.add_argument("--turns", type=int, default=3, help="how often each side is measured")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes; default: 1 and 8, for 256 pixels 1")
+    parser.add_argument("--json", type=Path, help="file that the figures are written to")
+    parser.add_argument("--check", type=Path, help="file of figures that the ratios are compared with")
+    parser.add_argument("--turns", type=int, default=5, help="how often each side is measured")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="where the models are kept; default: a temporary folder")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
@@ -217,12 +289,17 @@ def main() -> None:
     if options.worker:
         worker(*options.worker)
         return
+    found: dict[str, Any] = {"processor": processor(), "models": {}}
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
             folder = (options.folder or Path(temporary)) / name
             if not folder.exists():
                 write_model(name, folder)
-            measure(name, folder, options.turns, options.device)
+            found["models"][name] = measure(name, folder, options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.check and (lines := fallen(json.loads(options.check.read_text()), found)):
+        raise SystemExit("\n".join(lines))
 
 
 if __name__ == "__main__":

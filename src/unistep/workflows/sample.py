@@ -57,6 +57,7 @@ def sample(
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None,
     runtime: RuntimeName | None = None,
     device: str | None = None,
+    profile: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> "Images":
     """Makes images with a consistency model or a diffusion model.
@@ -96,6 +97,8 @@ def sample(
         runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
             is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
+        profile: file for a trace of the work, .json or .json.gz, for Chrome or Perfetto; the times by operator and by
+            module are logged; default: none.
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -124,7 +127,9 @@ def sample(
     from unistep.generation.plan import make_labels, make_plan
     from unistep.generation.write import check_columns, check_output
     from unistep.runtime.processes import join_processes
+    from unistep.runtime.profiling import check_trace, profiled
 
+    trace = None if profile is None else check_trace(profile)
     place = None if output is None else check_output(output)
     if columns is not None and place is not None:
         check_columns(place)
@@ -154,7 +159,8 @@ def sample(
     columns = min(num_images, columns or (10 if num_classes == 10 or num_images > 64 else 8))
     run = _Run(ready, plan, labels, num_images, seed, batch_size, columns, processes, progress)
     try:
-        return run.in_memory(place) if place is None or _is_small(place, run) else run.into(place, restart)
+        with profiled(trace if processes.first else None, lambda text: _log.info("profile: %s\n%s", trace, text)):
+            return run.in_memory(place) if place is None or _is_small(place, run) else run.into(place, restart)
     except torch.OutOfMemoryError:
         raise UserError(
             f"{batch_size}: too many for the memory of {ready.device}; give fewer", field="batch_size"

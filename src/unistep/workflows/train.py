@@ -1,5 +1,6 @@
 """`unistep.train`: the stages of a recipe, into a run directory that outlives a kill."""
 
+import logging
 import math
 import os
 import time
@@ -43,6 +44,7 @@ def train(
     init_from: str | os.PathLike[str] | None = None,
     max_minutes: float | None = None,
     threads: int | None = None,
+    profile: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     progress: bool = True,
     **overrides: Any,
@@ -67,6 +69,8 @@ def train(
         max_minutes: time of this call in minutes, all stages together; when it is over, the run stops after the step
             under way, with a checkpoint to go on from and the model that it has come to; default: none.
         threads: number of CPU threads of this process, 1 beside other work; default: PyTorch's, one a core.
+        profile: file for a trace of steps 3 to 12, .json or .json.gz, for Chrome or Perfetto; their times by operator
+            and by module are logged; default: none.
         dry_run: count parameters, FLOPs and memory, measure the time of a step, and train nothing.
         progress: show how far it is.
         **overrides: keys of the recipe, nested; a stage has its name, as student={"steps": 500}.
@@ -96,13 +100,19 @@ def train(
     from unistep.runtime.lock import FolderLock
     from unistep.workflows.runs.exported import read_exported
 
+    trace = None
+    if profile is not None:
+        from unistep.runtime.profiling import check_trace
+
+        trace = check_trace(profile)
     exported = None if init_from is None else read_exported(user_path(_checked_path("init_from", init_from)))
     with FolderLock("train") as lock:
         if resume is not None and _is_first() and isinstance(resume, str | os.PathLike) and user_path(resume).is_dir():
             lock.acquire(user_path(resume))  # before its config may change
         config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides, exported)
         if not dry_run:
-            _train(config, folder, threads, progress=progress, lock=lock, deadline=deadline, exported=exported)
+            given = {"progress": progress, "lock": lock, "deadline": deadline, "exported": exported}
+            _train(config, folder, threads, trace if _is_first() else None, **given)
             return Run(folder)
     from unistep.runtime.threads import arithmetic_threads
     from unistep.workflows.estimate.estimate import estimate
@@ -129,14 +139,16 @@ def _checked_path(name: str, value: Any) -> str | os.PathLike[str]:
     return value
 
 
-def _train(config: RunConfig, folder: Path, threads: int | None, **given: Any) -> None:
+def _train(config: RunConfig, folder: Path, threads: int | None, trace: Path | None, **given: Any) -> None:
     from unistep.files import write_error
     from unistep.runtime.interrupt import Interrupted
+    from unistep.runtime.profiling import profiled
     from unistep.runtime.threads import arithmetic_threads
     from unistep.workflows.runs.loop import train_stages
 
     try:
-        with arithmetic_threads(threads):
+        said = logging.getLogger("unistep").info
+        with arithmetic_threads(threads), profiled(trace, lambda text: said("profile\n%s", text), steps=True):
             train_stages(config, folder, **given)
     except Interrupted as stopped:
         begun = (folder / "config.yaml").is_file()
