@@ -27,6 +27,8 @@ ENDS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 # Of the published laws most ends are near the data; those of the grid are everywhere.
 TIMES = {"P_mean": -0.3, "P_std": 1.8}
 PAIRS = TIMES | {"end_P_mean": -2.5, "end_P_std": 3.0}
+# Its target is noisier than MeanFlow's: after 2,000 steps the worst error is 3.2 %.
+STEPS = {"imf": 3000}
 CHANGES = {"meanflow": PAIRS, "imf": PAIRS, "soflow": PAIRS | {"last_gap": 0.003}, "facm": TIMES}
 
 
@@ -59,7 +61,7 @@ def unchecked(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 def test_learns_the_flow_map_of_gaussian_data(name):
     """FACM is trained for the ends 0 and sigma alone: its map to the data is asked, and its denoiser up to sigma 20."""
-    config, steps = METHODS[name].config(**CHANGES[name]), 2000
+    config, steps = METHODS[name].config(**CHANGES[name]), STEPS.get(name, 2000)
     student = Preconditioned(FlowAffine(4), EDMScaling(SIGMA_DATA, noise_embedding="edm"), flow_map=True)
     objective = config.build(ObjectiveInputs(student, steps, SIGMA_DATA, teacher=DATA))
     student = train(student, objective, DATA, OPTIMIZER, steps, batch=BATCH, ema_decay=EMA_DECAY)

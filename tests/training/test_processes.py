@@ -37,3 +37,23 @@ def test_same_gradients(accumulation, processes, whole, tmp_path):
     assert whole["objective"].norm() > 1e-4
     difference = split["objective"] - whole["objective"]
     assert difference.norm() <= 1e-6 * whole["objective"].norm()
+
+
+@pytest.mark.slow
+def test_methods_of_flow_maps_have_the_same_gradients(tmp_path):
+    """Their derivative goes past the wrapped student, and what they draw belongs to each image."""
+    script = SCRIPT.with_name("flow_gradients.py")
+    found = {}
+    for processes in (1, 2):
+        several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes > 1 else []
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+        file = tmp_path / f"{processes}.pt"
+        command = [sys.executable, *several, str(script), str(file)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found[processes] = torch.load(file, weights_only=True)
+    assert found[1].keys() == found[2].keys()
+    for name in ("tcm", "cmt", "meanflow", "imf", "soflow", "facm"):
+        keys = sorted(key for key in found[1] if key.startswith(f"{name}/"))
+        one, two = (torch.cat([found[n][key].flatten().double() for key in keys]) for n in (1, 2))
+        assert one.norm() > 1e-4 and (one - two).norm() <= 1e-6 * one.norm(), name
