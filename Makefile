@@ -31,8 +31,8 @@ test-faults: $(VENV)/.installed-dev ## kill, damage and crowd out runs in traini
 test-fuzz: $(VENV)/.installed-dev ## run two thousand malformed inputs, and print them by kind
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m fuzz $(PYTEST_ARGS) tests/fuzz
 
-test-browser: $(VENV)/.installed-dev ## try the page of `unistep serve` in Chromium (skipped where there is none)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(PYTEST_ARGS) tests/serving/test_page.py
+test-browser: $(VENV)/.installed-dev ## try the pages of `unistep serve` and of exports in Chromium (skipped where there is none)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "browser and not slow" $(PYTEST_ARGS) tests/serving/test_page.py tests/exporting/web/test_web_page.py
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling
 	@$(BIN)/ruff check --quiet .

@@ -23,7 +23,7 @@ NEEDED = [
     pytest.mark.skipif(api is None, reason="playwright is not installed"),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
 ]
-WAIT = 90_000
+WAIT = int(os.environ.get("UNISTEP_WAIT", "90_000"))
 SCREENS = os.environ.get("UNISTEP_SCREENS")
 
 

@@ -22,9 +22,9 @@ async function open({ known, alone }) {
   model = await (await fetch(new URL("model.json", ROOT))).json();
   const threads = self.crossOriginIsolated && !alone ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
   const gpu = await navigator.gpu?.requestAdapter().catch(() => null);
-  const found = await chosen((kind) => openDenoiser(kind, ROOT, model, threads), !!gpu, known, model);
+  const found = await chosen((kind, own) => openDenoiser(kind, ROOT, model, own), { gpu: !!gpu, threads }, known, model);
   network = found.denoise;
-  return { model: { ...model, tasks: tasksOf(model) }, kind: found.kind, gpu: found.gpu, threads };
+  return { model: { ...model, tasks: tasksOf(model) }, kind: found.kind, gpu: found.gpu, threads: found.threads };
 }
 
 // The network in tiles of a few images, with a look at the messages before each.
