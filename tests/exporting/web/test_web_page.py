@@ -127,7 +127,7 @@ def test_a_first_visitor_makes_the_images_of_sample(open_page):
     wait_for(page, ".grid", 24)
     until(page, "document.querySelector('.time').textContent.startsWith('24 pictures')")
     screen(page, "make-light", "web")
-    assert page.evaluate("crossOriginIsolated") and "threads" in page.locator("#runs").inner_text()
+    assert page.evaluate("crossOriginIsolated") and "thread" in page.locator("#runs").inner_text()
     assert page.locator("#api").is_hidden()
     expected = unistep.sample(num_images=24, progress=False).pixels.numpy()[:, 0]
     assert (np.abs(np.stack(pictures(page, ".grid")) - expected.astype(int)) <= 1).mean() >= 0.999
@@ -178,7 +178,7 @@ def test_after_the_first_load_nothing_is_asked_and_the_host_may_go(open_page, ho
     host.stop()
     page.goto("about:blank")
     page.goto(link)
-    page.locator("#runs").get_by_text("threads").wait_for()
+    page.locator("#runs").get_by_text("thread").wait_for()
     until(page, "document.querySelector('.time')?.textContent.startsWith('24 pictures')")
     assert all((one == two).all() for one, two in zip(first, pictures(page, ".grid"), strict=True))
 
