@@ -307,3 +307,10 @@ def test_every_cut_is_refused_or_whole(exported, tmp_path):
         path.write_bytes(data[:end])
         with pytest.raises(UserError):
             unistep.load(path)
+
+
+def test_the_runtime_of_an_exported_file_is_its_own(exported):
+    auto = unistep.sample(str(exported()), num_images=2, runtime="auto", progress=False)
+    assert torch.equal(auto.pixels, unistep.sample(str(exported()), num_images=2, progress=False).pixels)
+    with pytest.raises(UserError, match="not for networks like"):
+        unistep.sample(str(exported()), num_images=2, runtime="openvino", progress=False)

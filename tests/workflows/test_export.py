@@ -1,4 +1,4 @@
-"""`unistep.export`: nothing is left of what differs from the model, and arguments are checked before anything is done."""
+"""`unistep.export`: nothing is left of what differs from the model, and arguments are checked first."""
 
 import json
 

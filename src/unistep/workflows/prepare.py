@@ -86,8 +86,12 @@ def prepared_model(
     Raises:
         UserError: the model cannot be opened, the runtime is unknown or not installed, or the cache not writable.
     """
+    from unistep.prepared.network import has_parts
+
     rows = [row for row in RUNTIMES.values() if row.choice] if runtime == "auto" else [find_runtime(runtime)]
     outline = open_model("meta")
+    if runtime == "auto" and not has_parts(outline.denoiser.network):
+        return None, "runtime auto: eager"
     for row in rows:
         if not row.installed:
             continue
