@@ -44,7 +44,7 @@ NETWORKS: dict[str, Any] = {
     "ddpmpp": _SONG,
     "ncsnpp": replace(_SONG, **_NCSN, resample_filter=(1, 3, 3, 1)),
     "patched": PatchedUNetConfig(
-        sample_size=16, block_out_channels=(32, 32, 64), attention_head_dim=16, num_class_embeds=10
+        sample_size=16, patch_size=2, block_out_channels=(32, 32, 64), attention_head_dim=16, num_class_embeds=10
     ),
 }
 
