@@ -82,7 +82,11 @@ class ExportedDenoiser(Preconditioned):
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """Returns clean images; the arguments are those of `Preconditioned`, without a generator and augmentation."""
+        """Returns clean images; the arguments are those of `Preconditioned`, without a generator and augmentation.
+
+        Raises:
+            ValueError: labels missing for a conditional model, or given to an unconditional one.
+        """
         if self.run is None:
             raise RuntimeError("a model on the device meta computes nothing")
         if (class_labels is None) == bool(self.config.num_class_embeds):
