@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import psutil
 
 CLIENTS = 64
+RAMP = 1.0  # seconds until the answers are counted
 GENERATIONS = "/v1/images/generations"
 
 
@@ -140,8 +141,9 @@ class Served:
         return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
     def rss(self) -> int:
-        """Bytes of memory that the process has."""
-        return psutil.Process(self.process.pid).memory_info().rss
+        """Bytes of memory that the process and its lanes have."""
+        own = psutil.Process(self.process.pid)
+        return sum(one.memory_info().rss for one in (own, *own.children(recursive=True)))
 
     def __enter__(self) -> "Served":
         return self
@@ -160,8 +162,12 @@ class Served:
 
 
 async def loaded(port: int, images: int, seconds: float, clients: int = CLIENTS) -> tuple[float, list[float]]:
-    """Images a second that clients get who ask again at once, and the seconds of their requests."""
-    end, made, took = time.perf_counter() + seconds, 0, []
+    """Images a second that clients get who ask again at once, and the seconds of their requests.
+
+    Counted are the answers that come in `seconds`, after those of a first while in which all ask for the first time.
+    """
+    start = time.perf_counter() + RAMP
+    end, made, took = start + seconds, 0, []
 
     async def ask(number: int) -> None:
         nonlocal made
@@ -171,14 +177,13 @@ async def loaded(port: int, images: int, seconds: float, clients: int = CLIENTS)
             if answer.status != 200:
                 raise RuntimeError(f"status {answer.status}: {answer.body[:200]!r}")
             turn += 1
-            if time.perf_counter() < end:  # those that end later are not counted, and neither is their time
+            if start <= time.perf_counter() < end:
                 made += images
                 took.append(answer.seconds)
         client.close()
 
-    started = time.perf_counter()
     await asyncio.gather(*(ask(number) for number in range(clients)))
-    return made / (min(end, time.perf_counter()) - started), took
+    return made / seconds, took
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -242,17 +247,18 @@ def latency(seconds: float) -> dict[str, Any]:
             await bulk
             return took
 
-        before = [server.metric(f"unistep_batch_{name}") for name in ("images_sum", "seconds_sum")]
+        names = ("images_sum", "seconds_sum", "seconds_count")
+        before = [server.metric(f"unistep_batch_{name}") for name in names]
         took = asyncio.run(measure())
-        images, busy = (
-            server.metric(f"unistep_batch_{name}") - old
-            for name, old in zip(("images_sum", "seconds_sum"), before, strict=True)
+        images, busy, batches = (
+            server.metric(f"unistep_batch_{name}") - old for name, old in zip(names, before, strict=True)
         )
-    batch = 64 * busy / images
+    batch = busy / batches
     half, most = percentile(took, 0.5), percentile(took, 0.99)
     print(f"\nan interactive image while {CLIENTS} clients ask for 16 each: {len(took)} requests")
     print(
-        f"a full batch of 64 takes {batch * 1000:.0f} ms; p50 {half * 1000:.0f} ms = {half / batch:.2f} batches, "
+        f"a batch of {images / batches:.1f} images takes {batch * 1000:.0f} ms; "
+        f"p50 {half * 1000:.0f} ms = {half / batch:.2f} batches, "
         f"p99 {most * 1000:.0f} ms = {most / batch:.2f} batches"
     )
     return {"batch": batch, "p50": half, "p99": most}

@@ -1,18 +1,51 @@
+import threading
 from collections.abc import Iterator
 
 import pytest
 from starlette.testclient import TestClient
 
 import unistep
+from unistep.core.random import image_seeds
+from unistep.generation.plan import default_plan
 from unistep.serving.app import make_app
+from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
-from unistep.serving.engine import Engine
+from unistep.serving.engine import Engine, Ticket
 from unistep.serving.metrics import Metrics
 from unistep.serving.model import ServedModel, serve_model
 from unistep.serving.run import Server
 from unistep.serving.security import Access
 from unistep.serving.service import Kept, Service
 from unistep.workflows.models import load
+
+
+class Collected:
+    """Images, result and error of a ticket."""
+
+    def __init__(self, model, count=0, seed=0, call=None, **given):
+        self.images, self.error, self.result, self.ended = {}, None, None, threading.Event()
+        rows = [Row(int(k), i, 3) for i, k in enumerate(image_seeds(seed, range(count)))]
+        plan = default_plan(model.loaded.info) if count else None
+        self.ticket = Ticket(model, plan, rows, call, on_image=self.take, on_end=self.end, **given)
+
+    def take(self, number, pixels):
+        assert number not in self.images
+        self.images[number] = pixels
+
+    def end(self, result, error):
+        assert not self.ended.is_set()
+        self.result, self.error = result, error
+        self.ended.set()
+
+    def wait(self):
+        assert self.ended.wait(60)
+        return self
+
+
+@pytest.fixture
+def collected() -> type[Collected]:
+    """The class of tickets whose images, result and error are collected."""
+    return Collected
 
 
 @pytest.fixture(scope="session")

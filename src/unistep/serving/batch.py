@@ -3,9 +3,11 @@
 An image depends on its own numbers and on the place in the batch that the network sees (`unistep.generation.generate`):
 the same program computes every batch of one size, and image i of a run stands at place i mod tile. So images may share
 a batch where their places differ. On most devices even the place does not matter; `places_matter` tries that once for a
-model, and where it does not, any images may share a batch.
+model, and where it does not, any images may share a batch. There a smaller number of images at once mostly gives the
+same bits too, so that a lone image need not wait for a whole tile: `equal_tiles` tries it, by `fingerprint`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -108,15 +110,80 @@ def places_matter(
     """Returns whether an image changes, if by one bit, with its place in a tile or with its company."""
     if tile == 1:
         return False
-    rows = [Row(key + 1, key, key % num_classes if num_classes else None) for key in range(tile)]
-    with torch.no_grad():
-        values = []
-        for shift in (0, 1, tile // 2 + 1):
-            turned = rows[-shift:] + rows[:-shift]
-            random = ImageRandom([row.key for row in turned], device)
-            made = plan.sample(denoiser, random.randn(*shape), _labels(turned, device), random)
-            values.append(made.roll(-shift, 0))
+    rows = _trial_rows(tile, num_classes)
+    values = []
+    for shift in (0, 1, tile // 2 + 1):
+        values.append(_values(denoiser, plan, shape, rows[-shift:] + rows[:-shift], device).roll(-shift, 0))
     return not all(torch.equal(values[0], other) for other in values[1:])
+
+
+def equal_tiles(
+    denoiser: Denoiser,
+    plans: Sequence[Plan],
+    shape: tuple[int, int, int],
+    num_classes: int,
+    tile: int,
+    device: torch.device | str,
+) -> tuple[int, ...]:
+    """Returns the numbers of images at once that give the bits of a whole tile, rising, and at last the tile itself.
+
+    Numbers above one are tried: a single image is computed by other products, whose last bits differ.
+
+    Args:
+        denoiser: denoiser or consistency function.
+        plans: noise levels or solvers at which it is tried.
+        shape: channels, height, width of an image.
+        num_classes: classes of the model; 0 for an unconditional one.
+        tile: images that the network computes at once.
+        device: device of the denoiser.
+    """
+    smaller = [2**i for i in range(1, tile.bit_length()) if 2**i < tile]
+    count = max(smaller, default=0)
+    whole = fingerprint(denoiser, plans, shape, num_classes, tile, count, device)
+    equal = [one for one in smaller if fingerprint(denoiser, plans, shape, num_classes, one, count, device) == whole]
+    return (*equal, tile)
+
+
+@torch.no_grad()
+def fingerprint(
+    denoiser: Denoiser,
+    plans: Sequence[Plan],
+    shape: tuple[int, int, int],
+    num_classes: int,
+    tile: int,
+    count: int,
+    device: torch.device | str,
+) -> str:
+    """Returns a digest of the values of some images, before they are rounded to pixels.
+
+    Args:
+        denoiser: denoiser or consistency function.
+        plans: noise levels or solvers of the images.
+        shape: channels, height, width of an image.
+        num_classes: classes of the model; 0 for an unconditional one.
+        tile: images that the network computes at once.
+        count: number of images; those of a whole tile are computed where the tile is larger.
+        device: device of the denoiser.
+    """
+    digest = hashlib.sha256()
+    rows = _trial_rows(max(count, tile), num_classes)
+    for plan in plans:
+        parts = [_values(denoiser, plan, shape, rows[i : i + tile], device) for i in range(0, len(rows), tile)]
+        digest.update(torch.cat(parts)[:count].float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _trial_rows(count: int, num_classes: int) -> list[Row]:
+    return [Row(key + 1, key, key % num_classes if num_classes else None) for key in range(count)]
+
+
+@torch.no_grad()
+def _values(
+    denoiser: Denoiser, plan: Plan, shape: tuple[int, int, int], rows: Sequence[Row], device: torch.device | str
+) -> Float[Tensor, "B C H W"]:
+    """Values of the images of rows, computed at once."""
+    random = ImageRandom([row.key for row in rows], device)
+    return plan.sample(denoiser, random.randn(*shape), _labels(rows, device), random)
 
 
 def _groups(rows: Sequence[Row], tile: int, by_place: bool) -> Iterator[dict[int, int]]:

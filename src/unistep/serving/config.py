@@ -12,6 +12,7 @@ class ServerConfig:
     Args:
         max_batch: images that are computed at once, at most.
         max_wait_ms: milliseconds that a batch waits to be filled, from 0 to 1,000.
+        lanes: processes that compute small images on a CPU side by side, from 0 to 64; None for one a core, up to 8.
         max_queue: images that may wait; beyond it requests are refused with status 429.
         max_images: images of one request.
         max_evaluations: network evaluations of one request, over all its images.
@@ -32,7 +33,8 @@ class ServerConfig:
     """
 
     max_batch: int = 64
-    max_wait_ms: float = 2.0
+    max_wait_ms: float = 5.0
+    lanes: int | None = None
     max_queue: int = 4096
     max_images: int = 256
     max_evaluations: int = 20_000
@@ -49,6 +51,8 @@ class ServerConfig:
     body_seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        if self.lanes is not None:
+            check_range("lanes", self.lanes, 0, 64)
         for name, least, most in _RANGES:
             check_range(name, getattr(self, name), least, most)
 

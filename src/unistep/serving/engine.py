@@ -1,12 +1,16 @@
-"""The worker of a device: a bounded queue, batches over requests, and a thread that computes them.
+"""The workers of a device: a bounded queue, batches over requests, and the threads that compute them.
 
-A batch begins when the device is free. It takes the oldest request, and with it every waiting image of the same model
-and plan, up to `max_batch`, in whole tiles; where they fill none it waits `max_wait_ms` for more. Interactive requests
-go before others. A request whose client has gone gives its places to others. A batch that takes longer than
-`hang_seconds`, or that fails, fails its requests alone: the engine gives up the thread and goes on with another.
+A batch begins when a worker is free. It takes the oldest request, and with it the waiting images of the same model and
+plan, up to a tile: the images that the network computes at once. Where they fill none it waits `max_wait_ms` for more,
+unless a person waits for them. While a batch is computed, the answers of the last one are written and the next one
+gathers. Interactive requests go before others. A request whose client has gone gives its places to others. A batch that
+takes longer than `hang_seconds`, or that fails, fails its requests alone: the engine gives up its worker and goes on
+with another.
+
+There is one worker a device. Small images on a CPU have more, each with a process of its own (`unistep.serving.lane`);
+the first worker computes in the server's process until its lane is ready, and whatever lanes do not compute.
 """
 
-import itertools
 import logging
 import threading
 import time
@@ -22,6 +26,7 @@ from unistep.generation.plan import Plan
 from unistep.serving.batch import Row, make_rows
 from unistep.serving.config import ServerConfig
 from unistep.serving.errors import Busy, Stopping, WorkerFailed
+from unistep.serving.lane import Lane, LaneDied
 from unistep.serving.model import ServedModel
 
 _log = logging.getLogger("unistep.serving")
@@ -75,33 +80,64 @@ class Observer:
         """The worker was given up and replaced."""
 
 
+class _Worker:
+    """A thread that computes batches, with its lane if it has one.
+
+    Args:
+        first: whether it also computes what lanes do not.
+        lane: process that computes for it; None computes in this process.
+    """
+
+    def __init__(self, first: bool, lane: Lane | None) -> None:
+        self.first, self.lane = first, lane
+        self.thread: threading.Thread | None = None
+        self.running: list[Ticket] = []
+        self.began: float | None = None
+        self.given_up = False
+
+    def remote(self, ticket: Ticket) -> bool:
+        """Whether the lane can compute a request."""
+        return ticket.call is None and self.lane is not None and self.lane.computes(ticket.model)
+
+    def takes(self, ticket: Ticket) -> bool:
+        """Whether the worker can compute a request."""
+        return self.first or self.remote(ticket)
+
+
 class Engine:
-    """A worker thread with its queue.
+    """Workers with their queue.
 
     Args:
         config: sizes and limits.
         observer: receives what the engine does.
+        lane: function that starts a lane; None where this process computes everything.
+        lanes: number of lanes.
     """
 
-    def __init__(self, config: ServerConfig, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        observer: Observer | None = None,
+        lane: Callable[[], Lane] | None = None,
+        lanes: int = 0,
+    ) -> None:
         self.config, self.observer = config, observer or Observer()
+        self._lane, self._lanes = lane, lanes if lane else 0
         self._waiting: deque[Ticket] = deque()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed, self._filled = threading.Condition(lock), threading.Condition(lock)
         self._stopping = False
-        self._generation = itertools.count()
-        self._worker: threading.Thread | None = None
-        self._current = -1
-        self._began: float | None = None
-        self._running: list[Ticket] = []
+        self._workers: list[_Worker] = []
         self._pace = 0.01  # seconds an image, for Retry-After
         self._watch: threading.Thread | None = None
 
     # ------------------------------------------------------------------------------------------------ for the server
 
     def start(self) -> None:
-        """Starts the worker and the thread that watches it."""
-        self._start_worker()
-        self._watch = threading.Thread(target=self._watch_worker, name="unistep-watch", daemon=True)
+        """Starts the workers and the thread that watches them."""
+        for number in range(max(1, self._lanes)):
+            self._start_worker(first=number == 0)
+        self._watch = threading.Thread(target=self._watch_workers, name="unistep-watch", daemon=True)
         self._watch.start()
 
     def submit(self, ticket: Ticket) -> Ticket:
@@ -119,6 +155,8 @@ class Engine:
                 raise Busy(retry_after=max(1, round(waiting * self._pace)))
             self._waiting.append(ticket)
             self._changed.notify_all()
+            if not ticket.call and not self._room(ticket):
+                self._filled.notify_all()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -135,24 +173,35 @@ class Engine:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-            while (self._waiting or self._running) and time.monotonic() < end:
+            self._filled.notify_all()
+            while (self._waiting or self._running()) and time.monotonic() < end:
                 self._changed.wait(timeout=max(0.0, min(0.5, end - time.monotonic())))
-            left = [*self._waiting, *self._running]
+            left = [*self._waiting, *self._running()]
             self._waiting.clear()
         for ticket in left:
             ticket.cancelled = True
-            _end(ticket, None, Stopping())
+            self._end(ticket, None, Stopping())
         return not left
 
     def join(self, seconds: float) -> None:
-        """Waits for the worker, which may still compute what nobody wants; a process must not end meanwhile."""
-        if self._worker is not None:
-            self._worker.join(seconds)
+        """Waits for the workers, which may still compute what nobody wants; a process must not end meanwhile."""
+        end = time.monotonic() + seconds
+        for worker in [*self._workers]:
+            if worker.thread is not None:
+                worker.thread.join(max(0.0, end - time.monotonic()))
+            if worker.lane is not None:
+                worker.lane.close()
 
     @property
     def alive(self) -> bool:
-        """Whether the worker computes or could."""
-        return self._worker is not None and self._worker.is_alive()
+        """Whether a worker computes or could."""
+        return any(worker.thread is not None and worker.thread.is_alive() for worker in self._workers)
+
+    def wait_for_lanes(self, seconds: float) -> int:
+        """Waits until every lane is ready or has failed, and returns how many are ready."""
+        end = time.monotonic() + seconds
+        lanes = [worker.lane for worker in self._workers if worker.lane is not None]
+        return sum(lane.wait(max(0.0, end - time.monotonic())) for lane in lanes)
 
     @property
     def queue_length(self) -> int:
@@ -165,35 +214,59 @@ class Engine:
     def _length(self) -> int:
         return sum(ticket.size - ticket.taken for ticket in self._waiting)
 
-    def _start_worker(self) -> None:
-        self._current = next(self._generation)
-        self._worker = threading.Thread(target=self._work, args=(self._current,), name="unistep-worker", daemon=True)
-        self._worker.start()
+    def _running(self) -> list[Ticket]:
+        return [ticket for worker in self._workers for ticket in worker.running]
 
-    def _work(self, generation: int) -> None:
+    def _start_worker(self, first: bool) -> None:
+        worker = _Worker(first, self._lane() if self._lanes and self._lane else None)
+        worker.thread = threading.Thread(target=self._work, args=(worker,), name="unistep-worker", daemon=True)
+        self._workers.append(worker)
+        worker.thread.start()
+
+    def _work(self, worker: _Worker) -> None:
+        if not worker.first and worker.lane is not None and not self._lane_opened(worker.lane):
+            return
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
+                first = None
+                while not worker.given_up and (first := self._first(worker)) is None:
+                    if self._stopping and not self._waiting:
+                        return
                     self._changed.wait()
-                    if generation != self._current:
-                        return
-                if not self._waiting or generation != self._current:
+                if worker.given_up:
                     return
-                first = self._first()
-                if first.call is None and self._room(first) and self.config.max_wait_ms:
-                    self._changed.wait(timeout=self.config.max_wait_ms / 1000)
-                    if generation != self._current:
+                assert first is not None
+                if not first.interactive and first.call is None and self._room(first) and self.config.max_wait_ms:
+                    # Not for `_changed`, which every request notifies.
+                    self._filled.wait(timeout=self.config.max_wait_ms / 1000)
+                    first = self._first(worker)
+                    if worker.given_up:
                         return
-                    if not self._waiting:
+                    if first is None:
                         continue
-                    first = self._first()
                 parts = self._take(first)
-                self._running = [ticket for ticket, _ in parts]
-                self._began = time.monotonic()
-            self._compute(generation, first, parts)
+                worker.running = [ticket for ticket, _ in parts]
+                worker.began = time.monotonic()
+                if worker.first and self._waiting:
+                    self._changed.notify_all()
+            self._compute(worker, first, parts)
 
-    def _first(self) -> Ticket:
-        return next((ticket for ticket in self._waiting if ticket.interactive), self._waiting[0])
+    def _lane_opened(self, lane: Lane) -> bool:
+        """Waits for a lane; returns whether it is used."""
+        while not lane.wait(0.5):
+            if lane.failed:
+                _log.warning("a process that was to compute images failed, or its images differ: it is not used")
+                return False
+            if self._stopping:
+                return False
+        return True
+
+    def _first(self, worker: _Worker) -> Ticket | None:
+        """The request with which the next batch of a worker begins."""
+        if not worker.first and not any(one.first and one.running for one in self._workers):
+            return None  # a free machine computes with all cores
+        mine = [ticket for ticket in self._waiting if worker.takes(ticket)]
+        return next((ticket for ticket in mine if ticket.interactive), mine[0] if mine else None)
 
     def _together(self, first: Ticket) -> int:
         """Images that the batch which begins with `first` could take."""
@@ -201,7 +274,7 @@ class Engine:
 
     def _room(self, first: Ticket) -> bool:
         """Whether a batch waits for more images: less than the network computes at once are there."""
-        return self._together(first) < min(first.model.tile, self.config.max_batch)
+        return not self._stopping and self._together(first) < min(first.model.tile, self.config.max_batch)
 
     def _take(self, first: Ticket) -> list[tuple[Ticket, range]]:
         """Takes the rows of a batch off the queue."""
@@ -209,9 +282,7 @@ class Engine:
             self._waiting.remove(first)
             first.taken = 1
             return [(first, range(0))]
-        parts, room, tile = [], min(self.config.max_batch, self._together(first)), first.model.tile
-        if room > tile:
-            room -= room % tile  # the network computes whole tiles: the rest goes with those who come meanwhile
+        parts, room = [], min(self.config.max_batch, first.model.tile)
         for ticket in [first, *(t for t in self._waiting if t is not first and t.group == first.group)]:
             if not room or ticket.call is not None:
                 continue
@@ -222,7 +293,7 @@ class Engine:
                 self._waiting.remove(ticket)
         return parts
 
-    def _compute(self, generation: int, first: Ticket, parts: list[tuple[Ticket, range]]) -> None:
+    def _compute(self, worker: _Worker, first: Ticket, parts: list[tuple[Ticket, range]]) -> None:
         started = time.monotonic()
         result, error, images = None, None, None
         try:
@@ -230,33 +301,46 @@ class Engine:
                 result = first.call()
             else:
                 rows = [ticket.rows[i] for ticket, numbers in parts for i in numbers]
-                assert first.plan is not None
-                model = first.model
-                images = make_rows(
-                    model.denoiser,
-                    first.plan,
-                    model.shape,
-                    rows,
-                    tile=model.tile,
-                    by_place=model.by_place,
-                    device=model.device,
-                    unwanted=lambda: all(ticket.cancelled for ticket, _ in parts),
-                )
+                images = self._make(worker, first, rows, lambda: all(ticket.cancelled for ticket, _ in parts))
+        except LaneDied:
+            if not worker.given_up:
+                self._replace(worker, "died")
+            return
         except Exception as raised:
             error = raised
             if not isinstance(raised, UserError):
                 _log.exception("a batch failed")
         seconds = time.monotonic() - started
         with self._changed:
-            if generation != self._current:
-                return  # given up meanwhile; the requests have their answers
-            self._running, self._began = [], None
+            if worker.given_up:
+                return  # the requests have their answers
+            worker.running, worker.began = [], None
             count = sum(len(numbers) for _, numbers in parts) or 1
             self._pace = 0.8 * self._pace + 0.2 * seconds / count
         self.observer.batch(count, seconds, [started - ticket.submitted for ticket, _ in parts])
         self._hand_over(parts, images, result, error)
         with self._changed:
             self._changed.notify_all()
+
+    def _make(self, worker: _Worker, first: Ticket, rows: Sequence[Row], unwanted: Callable[[], bool]) -> Tensor | None:
+        """Images of rows: by the worker's lane where it has the model, but a few on a free machine with all cores."""
+        model, plan = first.model, first.plan
+        assert plan is not None
+        few = model.tile_of(len(rows)) < model.tile and not any(
+            one.running for one in [*self._workers] if one is not worker
+        )
+        if worker.lane is not None and worker.remote(first) and not few:
+            return worker.lane.make(model, plan, rows, unwanted)
+        return make_rows(
+            model.denoiser,
+            plan,
+            model.shape,
+            rows,
+            tile=model.tile if model.by_place else model.tile_of(len(rows)),
+            by_place=model.by_place,
+            device=model.device,
+            unwanted=unwanted,
+        )
 
     def _hand_over(
         self, parts: list[tuple[Ticket, range]], images: Tensor | None, result: Any, error: BaseException | None
@@ -271,43 +355,56 @@ class Engine:
                 with self._changed:
                     if ticket in self._waiting:
                         self._waiting.remove(ticket)
-                _end(ticket, None, error)
+                self._end(ticket, None, error)
                 continue
             for place, number in enumerate(numbers):
                 assert own is not None
                 _guarded(ticket.on_image, number, own[place])
-            ticket.done += len(numbers)
-            if ticket.call is not None or ticket.done == ticket.size:
-                _end(ticket, result, None)
+            with self._changed:  # another worker may have other images of it
+                ticket.done += len(numbers)
+                done = ticket.call is not None or ticket.done == ticket.size
+            if done:
+                self._end(ticket, result, None)
 
-    def _watch_worker(self) -> None:
+    def _watch_workers(self) -> None:
         while True:
             with self._changed:
-                if self._stopping and not self._waiting and not self._running:
+                if self._stopping and not self._waiting and not self._running():
                     return
-                began, worker = self._began, self._worker
-                hung = began is not None and time.monotonic() - began > self.config.hang_seconds
-                dead = worker is not None and not worker.is_alive() and not self._stopping
-                left = list(self._running) if hung or dead else []
-                if hung or dead:
-                    self._running, self._began = [], None
-                    for ticket in left:
-                        if ticket in self._waiting:
-                            self._waiting.remove(ticket)
-                    self._start_worker()
-                    self._changed.notify_all()
-            if hung or dead:
-                _log.error("the worker %s; another one was started", "hangs" if hung else "died")
-                self.observer.restarted()
-                for ticket in left:
-                    _end(ticket, None, WorkerFailed())
+                for worker in [*self._workers]:
+                    hung = worker.began is not None and time.monotonic() - worker.began > self.config.hang_seconds
+                    dead = worker.thread is not None and not worker.thread.is_alive() and not self._stopping
+                    if hung:
+                        self._replace(worker, "hangs")
+                    elif dead and (worker.first or worker.running):
+                        self._replace(worker, "died")
             time.sleep(min(1.0, self.config.hang_seconds / 4))
 
+    def _replace(self, worker: _Worker, why: str) -> None:
+        """Gives a worker up, fails its requests, and starts another."""
+        with self._changed:
+            if worker.given_up:
+                return
+            worker.given_up = True
+            left, worker.running, worker.began = worker.running, [], None
+            self._workers.remove(worker)
+            for ticket in left:
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
+            if worker.lane is not None:
+                worker.lane.close()
+            self._start_worker(worker.first)
+            self._changed.notify_all()
+        _log.error("the worker %s; another one was started", why)
+        self.observer.restarted()
+        for ticket in left:
+            self._end(ticket, None, WorkerFailed())
 
-def _end(ticket: Ticket, result: Any, error: BaseException | None) -> None:
-    if not ticket.ended:
-        ticket.ended = True
-        _guarded(ticket.on_end, result, error)
+    def _end(self, ticket: Ticket, result: Any, error: BaseException | None) -> None:
+        with self._changed:
+            ended, ticket.ended = ticket.ended, True
+        if not ended:
+            _guarded(ticket.on_end, result, error)
 
 
 def _guarded(function: Callable[..., None], *values: Any) -> None:

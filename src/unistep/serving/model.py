@@ -13,7 +13,7 @@ from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.generate import tile_size
 from unistep.generation.plan import Plan, default_plan, make_plan
-from unistep.serving.batch import Row, make_rows, places_matter
+from unistep.serving.batch import Row, equal_tiles, make_rows, places_matter
 
 _MOST_PLANS = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -26,7 +26,7 @@ class ServedModel:
     Args:
         name: name by which clients ask for it.
         loaded: model, on its device, in eval mode.
-        tile: images that the network computes at once.
+        tiles: numbers of images at once that give the same bits, rising; the last is that of `unistep.sample`.
         by_place: whether an image must stand at its own place of a tile to keep its bits.
         created: time at which it was loaded, in seconds since 1970.
         plans: plans of requests by their options.
@@ -34,7 +34,7 @@ class ServedModel:
 
     name: str
     loaded: LoadedModel
-    tile: int
+    tiles: tuple[int, ...]
     by_place: bool
     created: int = field(default_factory=lambda: int(time.time()))
     plans: dict[Any, Plan] = field(default_factory=dict, repr=False)
@@ -43,6 +43,15 @@ class ServedModel:
     def denoiser(self) -> Denoiser:
         """The denoiser or consistency function."""
         return self.loaded.denoiser
+
+    @property
+    def tile(self) -> int:
+        """Images that a batch holds at most."""
+        return self.tiles[-1]
+
+    def tile_of(self, count: int) -> int:
+        """Returns the number of images at once by which `count` images are computed."""
+        return next((tile for tile in self.tiles if tile >= count), self.tile)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,6 +113,12 @@ class ServedModel:
         }
 
 
+def trial_plans(loaded: LoadedModel) -> list[Plan]:
+    """Returns the plans at which it is tried what keeps the bits of an image."""
+    few = default_plan(loaded.info, 2)
+    return [few] if loaded.info.kind == "diffusion" else [default_plan(loaded.info), few]
+
+
 def serve_model(name: str, loaded: LoadedModel, max_batch: int) -> ServedModel:
     """Returns a model that has made its first images, and is known to need its places or not.
 
@@ -121,6 +136,9 @@ def serve_model(name: str, loaded: LoadedModel, max_batch: int) -> ServedModel:
     plan, tile = default_plan(loaded.info), tile_size(loaded.image_shape, max_batch, device)
     label = 0 if loaded.num_classes else None
     make_rows(loaded.denoiser, plan, loaded.image_shape, [Row(1, 0, label)], tile=tile, device=device)
-    few = default_plan(loaded.info, 2) if loaded.info.kind == "diffusion" else plan
-    by_place = places_matter(loaded.denoiser, few, loaded.image_shape, loaded.num_classes, tile, device)
-    return ServedModel(name, loaded, tile, by_place)
+    trials = trial_plans(loaded)
+    by_place = places_matter(loaded.denoiser, trials[0], loaded.image_shape, loaded.num_classes, tile, device)
+    tiles: tuple[int, ...] = (tile,)
+    if device.type == "cpu" and not by_place:
+        tiles = equal_tiles(loaded.denoiser, trials, loaded.image_shape, loaded.num_classes, tile, device)
+    return ServedModel(name, loaded, tiles, by_place)

@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
+import torch
 import uvicorn
 
 from unistep.errors import UserError
@@ -18,8 +20,9 @@ from unistep.prepared.table import RuntimeName
 from unistep.serving.app import make_app
 from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine
+from unistep.serving.lane import Lane, fingerprints
 from unistep.serving.metrics import Metrics
-from unistep.serving.model import serve_model
+from unistep.serving.model import ServedModel, serve_model
 from unistep.serving.protocol import Protocol
 from unistep.serving.security import Access, Guard
 from unistep.serving.service import Kept, Service
@@ -27,6 +30,7 @@ from unistep.workflows.models import load
 
 _log = logging.getLogger("unistep")
 _SECONDS_TO_WRITE = 2
+_MOST_LANES = 8
 
 
 class Server:
@@ -164,13 +168,38 @@ def make_service(
     device: str | None = None,
 ) -> Service:
     """Returns the service of models that are opened and have made their first images."""
-    metrics = Metrics()
-    models = {}
+    metrics, models, options = Metrics(), {}, {}
     for name, place in places.items():
-        model = load(place, device=device, dtype=dtype, runtime=runtime)
-        models[name] = serve_model(name, model, config.max_batch)
+        options[name] = {"model": place, "device": device, "dtype": dtype}
+        models[name] = serve_model(name, load(**options[name], runtime=runtime), config.max_batch)
     kept = Kept(config.keep_minutes, config.max_predictions)
-    return Service(config, models, Engine(config, metrics), metrics, kept)
+    # A network of another runtime is computed in one call, which waits for nothing.
+    count, start = _lanes(models if runtime == "eager" else {}, options, config)
+    return Service(config, models, Engine(config, metrics, start, count), metrics, kept)
+
+
+def _lanes(
+    models: Mapping[str, ServedModel], options: Mapping[str, Mapping[str, Any]], config: ServerConfig
+) -> tuple[int, Callable[[], Lane]]:
+    """Number of lanes, and the function that starts one.
+
+    Large networks have none: each of their operations fills all cores.
+    """
+    small = {
+        name: model
+        for name, model in models.items()
+        if model.device.type == "cpu" and model.tile > 1 and not model.by_place
+    }
+    cores = torch.get_num_threads()
+    count = min(cores, _MOST_LANES) if config.lanes is None else config.lanes
+    if not small or os.name != "posix" or (config.lanes is None and cores == 1):
+        count = 0
+    expected = {}
+    for name, model in small.items() if count else ():
+        [expected[name]] = fingerprints(model.loaded, [model.tile]).values()
+    threads = max(1, cores // max(1, count))
+    chosen = {name: {**options[name], "device": "cpu"} for name in small}
+    return count, lambda: Lane(small, chosen, threads, expected)
 
 
 def _log_requests() -> None:

@@ -233,7 +233,8 @@ class _Body:
         if self._whole:
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.01, self._end - time.monotonic()))
+            async with asyncio.timeout(max(0.01, self._end - time.monotonic())):
+                message = await self._receive()
         except TimeoutError:
             raise Refusal(408, "timeout", "the body did not arrive in time", headers={"Connection": "close"}) from None
         if message["type"] == "http.request":

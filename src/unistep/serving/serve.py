@@ -31,7 +31,8 @@ def serve(
     allow_host: Sequence[str] | None = None,
     allow_origin: Sequence[str] | None = None,
     max_batch: int = 64,
-    max_wait_ms: float = 2.0,
+    max_wait_ms: float = 5.0,
+    lanes: int | None = None,
     max_queue: int = 4096,
     max_images: int = 256,
     max_body: int = 16 << 20,
@@ -64,6 +65,8 @@ def serve(
         allow_origin: origins whose pages may use the server, as https://example.org; default: none but its own.
         max_batch: images that are computed at once, at most.
         max_wait_ms: milliseconds that a batch waits for more requests.
+        lanes: processes that compute small images on a CPU side by side, each with its own copy of the models, from 0
+            to 64; default: one a core, up to 8.
         max_queue: images that may wait; beyond it requests are refused with status 429.
         max_images: images of one request, at most.
         max_body: bytes of a request's body, at most.
@@ -100,6 +103,7 @@ def serve(
     config = ServerConfig(
         max_batch=max_batch,
         max_wait_ms=max_wait_ms,
+        lanes=lanes,
         max_queue=max_queue,
         max_images=max_images,
         max_body=max_body,

@@ -32,16 +32,30 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             service: Service = request.app.state.service
-            if request.method == "POST":
-                if not service.ready:
-                    raise Refusal(503, "not_ready", "the server is not ready", headers={"Retry-After": "2"})
-                if not takes_form:
-                    # Whatever a client calls it: curl's -d says that it is a form.
-                    request = _as_json(request)
-                    request._json = parse_json(await request.body(), service.config)
+            if request.method == "POST" and takes_form:
+                _check_ready(service)
+            elif request.method == "POST":
+                # Whatever a client calls it: curl's -d says that it is a form.
+                request = _as_json(request)
+                request._json = await read_json(request, service)
             return await handler(request)
 
         return guarded
+
+
+async def read_json(request: Request, service: Service) -> Any:
+    """Returns the value of a request's JSON body.
+
+    Raises:
+        Refusal: the server is not ready, or the body is no JSON, too large or nested too deep.
+    """
+    _check_ready(service)
+    return parse_json(await request.body(), service.config)
+
+
+def _check_ready(service: Service) -> None:
+    if not service.ready:
+        raise Refusal(503, "not_ready", "the server is not ready", headers={"Retry-After": "2"})
 
 
 def _as_json(request: Request) -> Request:

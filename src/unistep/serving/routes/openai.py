@@ -31,6 +31,9 @@ from unistep.serving.work import EditOptions, MakeOptions, Stream
 
 router = APIRouter(route_class=GuardedRoute, tags=["OpenAI"])
 
+GENERATIONS = "/v1/images/generations"
+"""Address of images from noise."""
+
 Format = Literal["png", "jpeg", "webp"]
 
 
@@ -66,7 +69,7 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     return service_of(request).model(name).describe()
 
 
-@router.post("/v1/images/generations", responses={200: {"model": ImagesBody, "content": EVENTS}} | WORK)
+@router.post(GENERATIONS, responses={200: {"model": ImagesBody, "content": EVENTS}} | WORK)
 async def generations(request: Request, body: Generation) -> Response:
     """Makes images from noise."""
     service = service_of(request)
