@@ -36,7 +36,7 @@ def start(digits):
 @pytest.fixture(scope="module")
 def lane(start):
     lane = start()
-    assert lane.wait(120)
+    assert lane.wait(300)
     return lane
 
 
@@ -87,14 +87,14 @@ def test_a_signal_to_all_processes_does_not_end_a_lane(lane, digits):
 
 def test_a_lane_with_other_bits_is_not_used(start, digits):
     lane = start(expected="0" * 64)
-    assert not lane.wait(120) and lane.failed and not lane.computes(digits)
+    assert not lane.wait(300) and lane.failed and not lane.computes(digits)
     process(lane).stdin.close()  # a lane ends with its input
     assert process(lane).wait(30) == 0
 
 
 def test_a_lane_that_is_killed_says_so(start, digits):
     lane = start()
-    assert lane.wait(120)
+    assert lane.wait(300)
     process(lane).kill()
     plan, rows = asked(digits, 1)
     with pytest.raises(LaneDied):
@@ -111,7 +111,7 @@ def test_an_engine_loses_only_the_requests_of_a_lane_that_dies(start, digits, co
 
     engine = Engine(ServerConfig(lanes=2), lane=begin, lanes=2)
     engine.start()
-    assert engine.wait_for_lanes(120) == 2
+    assert engine.wait_for_lanes(300) == 2
     before = [collected(digits, 5, seed) for seed in range(20)]
     for one in before:
         engine.submit(one.ticket)
@@ -136,7 +136,7 @@ def test_an_engine_loses_only_the_requests_of_a_lane_that_dies(start, digits, co
 def test_the_bits_are_the_same_in_lanes_as_alone(start, digits, collected):
     engine = Engine(ServerConfig(lanes=2), lane=start, lanes=2)
     engine.start()
-    assert engine.wait_for_lanes(120) == 2
+    assert engine.wait_for_lanes(300) == 2
     crowd = [collected(digits, 7, seed) for seed in range(12)]
     for one in crowd:
         engine.submit(one.ticket)

@@ -16,6 +16,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -70,18 +72,20 @@ class Lane:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         self._ready: bool | None = None
+        self._opening = threading.Lock()
         named = {name: {"load": dict(options[name]), "tiles": model.tiles} for name, model in models.items()}
         self._write({"threads": threads, "models": named})
 
     @property
     def ready(self) -> bool:
         """Whether the lane has opened its models and found its images equal to the server's; does not wait for it."""
-        if self._ready is None and self._arrived(0):
-            try:
-                self._compare(self._read()["fingerprints"])
-            except LaneDied:
-                pass
-            self._ready = bool(self._tiles)
+        with self._opening:
+            if self._ready is None and self._arrived(0):
+                try:
+                    self._compare(self._read()["fingerprints"])
+                except LaneDied:
+                    pass
+                self._ready = bool(self._tiles)
         return bool(self._ready)
 
     @property
@@ -91,8 +95,9 @@ class Lane:
 
     def wait(self, seconds: float) -> bool:
         """Waits until the lane is ready or has failed; returns whether it is ready."""
-        if self._ready is None:
-            self._arrived(seconds)
+        end = time.monotonic() + seconds
+        while not self.ready and self._ready is None and time.monotonic() < end:
+            time.sleep(0.02)  # several threads may wait, of which one reads what arrives
         return self.ready
 
     def computes(self, model: ServedModel) -> bool:
