@@ -81,7 +81,7 @@ def check_further(**inputs: tuple[bool, object]) -> None:
     """Checks that a network is given the further inputs that it has, and no others: without one it is another function.
 
     Args:
-        inputs: of each input by name, whether the network has it, and its value.
+        inputs: pair for each input by name: whether the network has it, and its value.
 
     Raises:
         ValueError: one is missing, or given to a network without it.
