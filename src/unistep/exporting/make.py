@@ -32,8 +32,10 @@ def make_program(
         steps, timesteps, sigmas, solver, clip: plan of a sampler, as of `make_plan`; an edit takes `steps` alone.
 
     Raises:
-        UserError: an option that the program has no use for; an edit of a diffusion model.
+        UserError: an option that the program has no use for; an edit of a diffusion model; a flow map.
     """
+    if model.info.flow_map:
+        raise UserError(f"{model.path} is a flow map, whose further input no program has", "export another model")
     options = {"steps": steps, "timesteps": timesteps, "sigmas": sigmas, "solver": solver, "clip": clip}
     given = [f"`{option}`" for option, value in options.items() if value is not None]
     if name == "denoiser" and given:
