@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
     from unistep.workflows.pack import pack_dataset
+    from unistep.workflows.quantize import quantize
     from unistep.workflows.sample import sample
     from unistep.workflows.search import search
     from unistep.workflows.train import train
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "open_dataset",
     "pack_dataset",
+    "quantize",
     "sample",
     "search",
     "serve",
@@ -65,6 +67,7 @@ _MODULES = {
     "load": "unistep.workflows.models",
     "open_dataset": "unistep.data.open",
     "pack_dataset": "unistep.workflows.pack",
+    "quantize": "unistep.workflows.quantize",
     "sample": "unistep.workflows.sample",
     "search": "unistep.workflows.search",
     "serve": "unistep.serving.serve",

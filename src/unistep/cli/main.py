@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "write a model as ONNX and other formats that run without PyTorch, and compare it",
     "inspect": "describe a model: architecture, noise range, classes, size",
     "weights": "export the weights of a run in small parts, which another machine trains on with",
+    "quantize": "turn a model into int8, for CPUs, with the loss measured",
     "cache": "list or delete the models that are prepared for a runtime",
     "data": "inspect a dataset; fetch a published one; pack one into parts that travel",
 }

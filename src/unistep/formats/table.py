@@ -61,6 +61,13 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format(
+        "quantized",
+        "quantized model",
+        "a quantized model",
+        recognises="unistep.formats.quantized:is_quantized",
+        opens="unistep.formats.quantized:load_quantized",
+    ),
+    Format(
         "model-folder",
         "model folder",
         "a model folder",

@@ -63,7 +63,7 @@ def make_entry(
         on_stage(f"convert for {row.name}")
         convert(row, denoiser, probe, folder, precision)
         set_precision(network, getattr(torch, _DTYPES[precision]))
-        full = _tile(probe, tile)
+        full = tile_of(probe, tile)
         eager_seconds = seconds(lambda: full.images(denoiser))
         on_stage("compare with eager")
         prepared = PreparedNetwork(network, ends, row.opener()(folder, precision, tile), key, row.name)
@@ -110,7 +110,7 @@ def compared(prepared: Denoiser, probe: Probe, reference: Tensor, precision: str
     }
 
 
-def _tile(probe: Probe, count: int) -> Probe:
+def tile_of(probe: Probe, count: int) -> Probe:
     """So many images of a probe's highest level."""
     labels = None if probe.class_labels is None else probe.class_labels[:1].expand(count)
     return Probe(probe.x_t[:1].expand(count, -1, -1, -1).contiguous(), probe.sigma[:1].expand(count), labels)

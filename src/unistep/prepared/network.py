@@ -52,6 +52,30 @@ class TrunkAlone(nn.Module):
         return self.network.trunk(x, emb)
 
 
+class OtherTrunk(nn.Module):
+    """A network of which another trunk is tried, beside its own.
+
+    Args:
+        network: network for which `has_parts` holds.
+        trunk: the trunk.
+    """
+
+    def __init__(self, network: nn.Module, trunk: Trunk) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.trunk = trunk
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        c_noise: Float[Tensor, " B"],
+        class_labels: Int[Tensor, " B"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B D H W"]:
+        return self.network.head(self.trunk(x.float(), self.network.embed(c_noise, class_labels).float()))
+
+
 class PreparedNetwork(nn.Module):
     """A network with its trunk in another runtime; called as the network itself.
 

@@ -42,7 +42,12 @@ class Probe:
 
 
 def make_probe(
-    denoiser: Denoiser, shape: tuple[int, int, int], num_classes: int, sigmas: Sequence[float], each: int
+    denoiser: Denoiser,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    sigmas: Sequence[float],
+    each: int,
+    seed: int = 0,
 ) -> Probe:
     """Makes a probe: images of the model's own, and noise.
 
@@ -52,8 +57,9 @@ def make_probe(
         num_classes: number of classes; 0 for an unconditional model.
         sigmas: noise levels, the highest first.
         each: number of images at every level.
+        seed: seed of the noise.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(each, *shape, generator=generator)
     labels = torch.arange(each) * max(num_classes // each, 1) % num_classes if num_classes else None
     first = Probe(noise * sigmas[0], torch.full((each,), sigmas[0]), labels)
