@@ -4,6 +4,9 @@ Every convolution and matrix product is tried alone in int8. Those whose error i
 the other, until the images agree with those of the network as asked.
 """
 
+import contextlib
+import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,16 +35,18 @@ def quantized(model: Any, x: Tensor, emb: Tensor) -> Any:
     from nncf.openvino.quantization.backend_parameters import BackendParameters
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
-    nncf.set_log_level("ERROR")
+    nncf.set_log_level(logging.ERROR)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [(x[i : i + 1].numpy(), emb[i : i + 1].numpy()) for i in order]
-    return nncf.quantize(
-        model,
-        nncf.Dataset(rows, list),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(rows),
-        advanced_parameters=AdvancedQuantizationParameters(backend_params={BackendParameters.COMPRESS_WEIGHTS: False}),
-    )
+    options = AdvancedQuantizationParameters(backend_params={BackendParameters.COMPRESS_WEIGHTS: False})
+    with contextlib.redirect_stdout(io.StringIO()):  # bars of its own
+        return nncf.quantize(
+            model,
+            nncf.Dataset(rows, list),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(rows),
+            advanced_parameters=options,
+        )
 
 
 def operations(model: Any) -> list[str]:
