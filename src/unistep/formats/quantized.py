@@ -18,14 +18,13 @@ from unistep.core.parameterization import Preconditioned
 from unistep.errors import UserError
 from unistep.formats.location import Location
 from unistep.formats.model import LoadedModel
+from unistep.formats.model_folder.files import QUANTIZED
 from unistep.formats.model_folder.folder import load_outline
 from unistep.prepared.network import PreparedNetwork
 from unistep.prepared.store import ABOUT, ENDS, read_entry
 from unistep.prepared.table import RUNTIMES
 
-FOLDER = "int8"
-"""Name of the folder of the network within the model's."""
-
+FOLDER = QUANTIZED
 _AGAIN = "quantize the model again"
 
 

@@ -61,13 +61,6 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format(
-        "quantized",
-        "quantized model",
-        "a quantized model",
-        recognises="unistep.formats.quantized:is_quantized",
-        opens="unistep.formats.quantized:load_quantized",
-    ),
-    Format(
         "model-folder",
         "model folder",
         "a model folder",
@@ -129,6 +122,13 @@ FORMATS: tuple[Format, ...] = (
         opens="unistep.formats.exported.pt2_file:load_pt2",
         options=("trust_code",),
         suffixes=(".pt2",),
+    ),
+    Format(
+        "quantized",
+        "quantized model",
+        "a quantized model",
+        recognises="unistep.formats.quantized:is_quantized",
+        opens="unistep.formats.quantized:load_quantized",
     ),
     Format(
         "hub",

@@ -20,6 +20,7 @@ from unistep.formats.location import Location
 INDEX = "model_index.json"
 REQUIRED = (INDEX, "unet/config.json", "scheduler/scheduler_config.json")
 CARD = "README.md"
+QUANTIZED = "int8"
 
 _MOST_BYTES, _MOST_BYTES_OF_SHARDS = 1_000_000, 16_000_000
 
@@ -28,8 +29,9 @@ _ENDINGS = ("safetensors", "bin")  # in order of preference
 
 
 def is_model_folder(location: Location) -> bool:
-    """Returns whether there is a model folder."""
-    return location.is_folder and (location.path / INDEX).exists()
+    """Returns whether there is a model folder; one whose network is quantized has the layout without the weights."""
+    quantized = (location.path / QUANTIZED / "about.json").is_file()
+    return location.is_folder and (location.path / INDEX).exists() and not quantized
 
 
 def choose_weights(names: Collection[str], variant: str | None, where: object) -> str:
