@@ -39,8 +39,8 @@ class Quantization:
         num_bytes: size of the network's files.
         seconds, eager_seconds: time of an evaluation, and of one in fp32 by PyTorch; of `tile` images.
         tile: number of images of these.
-        frechet_distance, eager_frechet_distance: Frechet distances of its digits and of those of fp32 to MNIST; None for
-            models of other images.
+        frechet_distance, eager_frechet_distance: Frechet distances of its digits and of those of fp32 to MNIST; None
+            for models of other images.
     """
 
     path: Path
