@@ -85,5 +85,5 @@ $(VENV)/.installed-train: $(VENV)/.installed-base pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
-	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,video,serve,dev]'
+	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,openvino,video,serve,dev]'
 	@touch $@ $(VENV)/.installed-train
