@@ -98,9 +98,9 @@ def make_server(
     *,
     host: str,
     port: int,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"],
-    runtime: RuntimeName,
-    device: str | None,
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    runtime: RuntimeName = "eager",
+    device: str | None = None,
 ) -> Server:
     """Returns a server whose models are open, and whose address is its own.
 
