@@ -1,7 +1,6 @@
 """`unistep.train`: the stages of a recipe, into a run directory that outlives a kill."""
 
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ Recipe: TypeAlias = str | os.PathLike[str] | RunConfig | None
 Curve: TypeAlias = list[tuple[int, float]]
 
 _MOST_THREADS = 4096
+_TEN_YEARS = 5_256_000  # in minutes; a longer time is a slip
 
 
 @overload
@@ -123,7 +123,7 @@ def train(
 
 def _deadline(max_minutes: float | None) -> float | None:
     """The time of `time.monotonic` at which so many minutes are over."""
-    check_range("max_minutes", max_minutes, 0, math.inf)
+    check_range("max_minutes", max_minutes, 0, _TEN_YEARS)
     return None if max_minutes is None else time.monotonic() + 60 * max_minutes
 
 
