@@ -20,6 +20,8 @@ from PIL import Image
 from torch import nn
 
 import unistep
+from unistep.cli.parameter import parameters_of
+from unistep.cli.parsing import parse
 from unistep.cli.train import parse_run
 from unistep.core.distance import l2
 from unistep.core.noise import karras_sigmas
@@ -375,8 +377,11 @@ def test_pages_show_commands():
 
 @pytest.mark.parametrize("words", commands("methods.md"), ids=" ".join)
 def test_commands_parse(words):
-    assert words[1] == "train"
-    parse_run(words[2:])
+    assert words[1] in ("train", "sample")
+    if words[1] == "train":
+        parse_run(words[2:])
+    else:
+        assert parse(words[2:], parameters_of(unistep.sample), ("model",), "unistep sample")["model"] == words[2]
 
 
 @pytest.mark.parametrize("page_name", ["methods.md", "extending.md", "notation.md", "architecture.md"])

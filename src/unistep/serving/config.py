@@ -33,7 +33,7 @@ class ServerConfig:
     """
 
     max_batch: int = 64
-    max_wait_ms: float = 5.0
+    max_wait_ms: float = 10.0
     lanes: int | None = None
     max_queue: int = 4096
     max_images: int = 256

@@ -2,10 +2,10 @@
 
 A batch begins when a worker is free. It takes the oldest request, and with it the waiting images of the same model and
 plan, up to a tile: the images that the network computes at once. Where they fill none it waits `max_wait_ms` for more,
-unless a person waits for them. While a batch is computed, the answers of the last one are written and the next one
-gathers. Interactive requests go before others. A request whose client has gone gives its places to others. A batch that
-takes longer than `hang_seconds`, or that fails, fails its requests alone: the engine gives up its worker and goes on
-with another.
+unless a person waits for them or nobody else asks. While a batch is computed, the answers of the last one are written
+and the next one gathers. Interactive requests go before others. A request whose client has gone gives its places to
+others. A batch that takes longer than `hang_seconds`, or that fails, fails its requests alone: the engine gives up its
+worker and goes on with another.
 
 There is one worker a device. Small images on a CPU have more, each with a process of its own (`unistep.serving.lane`);
 the first worker computes in the server's process until its lane is ready, and whatever lanes do not compute.
@@ -236,7 +236,7 @@ class Engine:
                 if worker.given_up:
                     return
                 assert first is not None
-                if not first.interactive and first.call is None and self._room(first) and self.config.max_wait_ms:
+                if first.call is None and self._room(first) and self.config.max_wait_ms:
                     # Not for `_changed`, which every request notifies.
                     self._filled.wait(timeout=self.config.max_wait_ms / 1000)
                     first = self._first(worker)
@@ -273,8 +273,12 @@ class Engine:
         return sum(t.size - t.taken for t in self._waiting if t.group == first.group)
 
     def _room(self, first: Ticket) -> bool:
-        """Whether a batch waits for more images: less than the network computes at once are there."""
-        return not self._stopping and self._together(first) < min(first.model.tile, self.config.max_batch)
+        """Whether a batch waits for more images: others ask too, and there are less than the network computes at once."""
+        if self._stopping or first.interactive:
+            return False
+        together = self._together(first)
+        crowd = together > first.size or any(worker.running for worker in self._workers)
+        return crowd and together < min(first.model.tile, self.config.max_batch)
 
     def _take(self, first: Ticket) -> list[tuple[Ticket, range]]:
         """Takes the rows of a batch off the queue."""

@@ -1,6 +1,7 @@
 """A server's process: the models loaded, the socket bound, uvicorn run, the end awaited."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -146,6 +147,7 @@ async def _serve(server: uvicorn.Server, listening: socket.socket, service: Serv
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
     limit = asyncio.create_task(_end_in_time(server, service))
+    gc.freeze()  # models and modules stay: looking through them for garbage takes 5% of an answer
     # uvicorn would raise the signal again when all is done: a server that ended well ends with 0.
     await server._serve([listening])
     limit.cancel()

@@ -31,7 +31,7 @@ def serve(
     allow_host: Sequence[str] | None = None,
     allow_origin: Sequence[str] | None = None,
     max_batch: int = 64,
-    max_wait_ms: float = 5.0,
+    max_wait_ms: float = 10.0,
     lanes: int | None = None,
     max_queue: int = 4096,
     max_images: int = 256,
