@@ -273,7 +273,7 @@ class Engine:
         return sum(t.size - t.taken for t in self._waiting if t.group == first.group)
 
     def _room(self, first: Ticket) -> bool:
-        """Whether a batch waits for more images: others ask too, and there are less than the network computes at once."""
+        """Whether a batch waits for more images: others ask too, and there are less than a tile."""
         if self._stopping or first.interactive:
             return False
         together = self._together(first)
