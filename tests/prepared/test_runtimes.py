@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -149,3 +152,23 @@ def test_unknown_and_missing_runtimes(small: Path, cache: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"pip install 'unistep\[openvino\]'"):
         unistep.load(small, runtime="openvino")
     assert type(unistep.load(small, runtime="auto").denoiser.network).__name__ == "UNet"
+
+
+@needs_openvino
+def test_a_signal_is_received_after_a_network_is_gone(small: Path, cache: Path):
+    code = """
+        import gc, os, signal, sys
+        import torch, unistep
+        model = unistep.load(sys.argv[1], runtime="openvino")
+        for batch in (1, 17):  # which are compiled each on its own
+            x = torch.zeros(batch, *model.image_shape)
+            model.denoiser(x, torch.ones(batch), torch.zeros(batch, dtype=torch.int64))
+        del model
+        gc.collect()
+        received = []
+        signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received == [signal.SIGINT]
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(small)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ OpenVINO picks bf16 by itself where the processor has it, with errors of 0.05: t
 converters of Python send telemetry; `Core.read_model`, which reads ONNX files too, does not, and is all that is used.
 """
 
+import functools
 import importlib
 import threading
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        core = openvino.Core()
+        core = shared_core()
         try:
             model = core.read_model(str(source)) if isinstance(source, str | Path) else source
             self._compiled = core.compile_model(model, "CPU", {**settings, **(options or {})})
@@ -80,6 +81,19 @@ class OpenVINOEngine:
                 raise UserError(f"{self._shown} cannot be computed ({one_line(error)})", "export it again") from None
             # Copied: the next call writes where these lie.
             return tuple(torch.from_numpy(np.array(found[i])) for i in range(len(self._compiled.outputs)))
+
+
+@functools.cache
+def shared_core() -> Any:
+    """Returns OpenVINO's core, one for the process.
+
+    With the last core OpenVINO unloads what compiles for a CPU, and with that the memory in which the thread that had
+    compiled first is to handle signals: the next Ctrl-C would end the process by a segmentation fault (2026.4).
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    return runtime().Core()
 
 
 def runtime() -> Any:

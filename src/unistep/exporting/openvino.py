@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from unistep.engines.openvino import runtime
+from unistep.engines.openvino import runtime, shared_core
 from unistep.exporting.onnx import write_onnx
 from unistep.exporting.programs import Program
 from unistep.formats.exported.description import KEY, description_text
@@ -30,7 +30,7 @@ def write_openvino(
     with TemporaryDirectory(dir=path.parent) as folder:
         onnx = Path(folder) / "program.onnx"
         write_onnx(program, onnx, {}, opset=opset)
-        model = openvino.Core().read_model(str(onnx))
+        model = shared_core().read_model(str(onnx))
         model.set_rt_info(description_text(metadata), [KEY])
         with contextlib.suppress(AttributeError):
             model.set_friendly_name(f"unistep-{program.name}")

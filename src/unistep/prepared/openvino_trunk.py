@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unistep.engines.openvino import OpenVINOEngine, Precision, runtime
+from unistep.engines.openvino import OpenVINOEngine, Precision, runtime, shared_core
 from unistep.prepared.network import Trunk
 
 FILE = "trunk.xml"
@@ -55,7 +55,7 @@ def open_trunk(folder: Path, precision: str, tile: int) -> Trunk:
         precision: fp32, bf16 or int8.
         tile: number of images that are mostly computed at once.
     """
-    core = runtime().Core()
+    core = shared_core()
     return in_sizes(lambda count: compiled(core.read_model(folder / FILE), precision, count), tile)
 
 
