@@ -10,12 +10,13 @@ from unistep.generation.plan import default_plan
 from unistep.serving.app import make_app
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
-from unistep.serving.engine import Engine, Ticket
+from unistep.serving.engine import Engine
 from unistep.serving.metrics import Metrics
 from unistep.serving.model import ServedModel, serve_model
 from unistep.serving.run import Server
 from unistep.serving.security import Access
 from unistep.serving.service import Kept, Service
+from unistep.serving.waiting import Ticket
 from unistep.workflows.models import load
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import unistep
+from unistep.serving.routes import openai
 
 
 def picture(text: str) -> np.ndarray:
@@ -205,3 +206,29 @@ def test_life_readiness_and_documents(client):
     assert "http" not in client.get("/docs").text.replace("http-equiv", "")
     client.service.ready = False
     assert client.get("/readyz").status_code == 503 and post(client, GENERATIONS, {}).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"n": 2, "seed": 5, "class_labels": 3}',
+        b'{"n": "two"}',
+        b'{"n": 1, "seeds": [1, 2]}',
+        b'{"n": 1, "model": "other"}',
+        b'{"n": 100000}',
+        b'{"n": 1, "unknown": 1}',
+        b'{"n": 1, "steps": 1, "sigmas": [80.0]}',
+        b"[1, 2]",
+        b"{",
+        b"",
+    ],
+)
+def test_the_short_way_answers_as_the_route_does(client, body, monkeypatch):
+    def answer():
+        given = client.post("/v1/images/generations", content=body)
+        found = given.json()
+        return given.status_code, {key: found[key] for key in found if key not in ("created", "seconds")}
+
+    short = answer()
+    monkeypatch.setattr(openai, "GENERATIONS", "/elsewhere")
+    assert answer() == short

@@ -1,7 +1,7 @@
 """The application: routes, their errors in one shape, the page, and the guard before all."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,8 @@ def make_app(service: Service, access: Access) -> Guard:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(UserError, _refused)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    for kind, handler in _ANSWERS.items():
+        app.add_exception_handler(kind, handler)
     return Guard(app, access, service.config, service.metrics)
 
 
@@ -99,10 +96,8 @@ async def _generations(request: Request) -> Response:
         return await openai.generations(request, body)
     except ValidationError as error:
         return await _invalid(request, RequestValidationError(error.errors()))
-    except (Refusal, UserError) as error:
-        return await _refused(request, error)
-    except ClientDisconnect as error:
-        return await _gone(request, error)
+    except tuple(_ANSWERS) as error:
+        return await next(handler for kind, handler in _ANSWERS.items() if isinstance(error, kind))(request, error)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -128,3 +123,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     message = {404: "there is nothing at this address; see /docs"}.get(error.status_code, str(error.detail))
     refusal = Refusal(error.status_code, kinds.get(error.status_code, "invalid_request_error"), message[:500])
     return JSONResponse(body_of(refusal), status_code=error.status_code, headers=dict(error.headers or {}))
+
+
+_ANSWERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+    Refusal: _refused,
+    UserError: _refused,
+    ClientDisconnect: _gone,
+}

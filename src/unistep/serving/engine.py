@@ -1,4 +1,4 @@
-"""The workers of a device: a bounded queue, batches over requests, and the threads that compute them.
+"""The workers of a device: threads that compute the batches of waiting requests.
 
 A batch begins when a worker is free. It takes the oldest request, and with it the waiting images of the same model and
 plan, up to a tile: the images that the network computes at once. Where they fill none it waits `max_wait_ms` for more,
@@ -14,60 +14,19 @@ the first worker computes in the server's process until its lane is ready, and w
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from unistep.errors import UserError
-from unistep.generation.plan import Plan
 from unistep.serving.batch import Row, make_rows
 from unistep.serving.config import ServerConfig
 from unistep.serving.errors import Busy, Stopping, WorkerFailed
 from unistep.serving.lane import Lane, LaneDied
-from unistep.serving.model import ServedModel
+from unistep.serving.waiting import Ticket, Waiting
 
 _log = logging.getLogger("unistep.serving")
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request in the engine.
-
-    Args:
-        model: model that computes it.
-        plan: noise levels or solver; None where `call` is one.
-        rows: images to be made; empty where `call` is one.
-        call: function that is called alone on the worker, for an edit.
-        interactive: whether the request goes before bulk ones.
-        on_image: called from the worker with (number of the row, pixels).
-        on_end: called from the worker once, with the result of `call` or None, and the error or None.
-    """
-
-    model: ServedModel
-    plan: Plan | None = None
-    rows: Sequence[Row] = ()
-    call: Callable[[], Any] | None = None
-    interactive: bool = False
-    on_image: Callable[[int, Tensor], None] = lambda number, pixels: None
-    on_end: Callable[[Any, BaseException | None], None] = lambda result, error: None
-    cancelled: bool = False
-    submitted: float = field(default_factory=time.monotonic)
-    taken: int = 0
-    done: int = 0
-    ended: bool = False
-
-    @property
-    def size(self) -> int:
-        """Images that the request takes of the queue."""
-        return len(self.rows) or 1
-
-    @property
-    def group(self) -> tuple[Any, ...]:
-        """Requests of one group may share a batch."""
-        return (id(self.model), self.plan, self.interactive)
 
 
 class Observer:
@@ -123,7 +82,7 @@ class Engine:
     ) -> None:
         self.config, self.observer = config, observer or Observer()
         self._lane, self._lanes = lane, lanes if lane else 0
-        self._waiting: deque[Ticket] = deque()
+        self._waiting = Waiting()
         lock = threading.RLock()
         self._changed, self._filled = threading.Condition(lock), threading.Condition(lock)
         self._stopping = False
@@ -150,10 +109,10 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise Stopping
-            waiting = self._length()
+            waiting = self._waiting.images
             if waiting and waiting + ticket.size > self.config.max_queue:
                 raise Busy(retry_after=max(1, round(waiting * self._pace)))
-            self._waiting.append(ticket)
+            self._waiting.add(ticket)
             self._changed.notify_all()
             if not ticket.call and not self._room(ticket):
                 self._filled.notify_all()
@@ -163,8 +122,7 @@ class Engine:
         """Gives the places of a request to others; images that are being computed are thrown away."""
         with self._changed:
             ticket.cancelled = True
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+            self._waiting.discard(ticket)
             self._changed.notify_all()
 
     def stop(self, seconds: float) -> bool:
@@ -176,8 +134,7 @@ class Engine:
             self._filled.notify_all()
             while (self._waiting or self._running()) and time.monotonic() < end:
                 self._changed.wait(timeout=max(0.0, min(0.5, end - time.monotonic())))
-            left = [*self._waiting, *self._running()]
-            self._waiting.clear()
+            left = [*self._waiting.clear(), *self._running()]
         for ticket in left:
             ticket.cancelled = True
             self._end(ticket, None, Stopping())
@@ -207,12 +164,9 @@ class Engine:
     def queue_length(self) -> int:
         """Images that wait."""
         with self._changed:
-            return self._length()
+            return self._waiting.images
 
     # ------------------------------------------------------------------------------------------------ the worker
-
-    def _length(self) -> int:
-        return sum(ticket.size - ticket.taken for ticket in self._waiting)
 
     def _running(self) -> list[Ticket]:
         return [ticket for worker in self._workers for ticket in worker.running]
@@ -244,7 +198,7 @@ class Engine:
                         return
                     if first is None:
                         continue
-                parts = self._take(first)
+                parts = self._waiting.take(first, self._most(first))
                 worker.running = [ticket for ticket, _ in parts]
                 worker.began = time.monotonic()
                 if worker.first and self._waiting:
@@ -265,37 +219,19 @@ class Engine:
         """The request with which the next batch of a worker begins."""
         if not worker.first and not any(one.first and one.running for one in self._workers):
             return None  # a free machine computes with all cores
-        mine = [ticket for ticket in self._waiting if worker.takes(ticket)]
-        return next((ticket for ticket in mine if ticket.interactive), mine[0] if mine else None)
-
-    def _together(self, first: Ticket) -> int:
-        """Images that the batch which begins with `first` could take."""
-        return sum(t.size - t.taken for t in self._waiting if t.group == first.group)
+        return self._waiting.first(worker.takes)
 
     def _room(self, first: Ticket) -> bool:
         """Whether a batch waits for more images: others ask too, and there are less than a tile."""
         if self._stopping or first.interactive:
             return False
-        together = self._together(first)
+        together = self._waiting.together(first)
         crowd = together > first.size or any(worker.running for worker in self._workers)
-        return crowd and together < min(first.model.tile, self.config.max_batch)
+        return crowd and together < self._most(first)
 
-    def _take(self, first: Ticket) -> list[tuple[Ticket, range]]:
-        """Takes the rows of a batch off the queue."""
-        if first.call is not None:
-            self._waiting.remove(first)
-            first.taken = 1
-            return [(first, range(0))]
-        parts, room = [], min(self.config.max_batch, first.model.tile)
-        for ticket in [first, *(t for t in self._waiting if t is not first and t.group == first.group)]:
-            if not room or ticket.call is not None:
-                continue
-            numbers = range(ticket.taken, min(ticket.size, ticket.taken + room))
-            ticket.taken, room = numbers.stop, room - len(numbers)
-            parts.append((ticket, numbers))
-            if ticket.taken == ticket.size:
-                self._waiting.remove(ticket)
-        return parts
+    def _most(self, first: Ticket) -> int:
+        """Images of a batch, at most."""
+        return min(first.model.tile, self.config.max_batch)
 
     def _compute(self, worker: _Worker, first: Ticket, parts: list[tuple[Ticket, range]]) -> None:
         started = time.monotonic()
@@ -357,8 +293,7 @@ class Engine:
                 continue
             if error is not None:
                 with self._changed:
-                    if ticket in self._waiting:
-                        self._waiting.remove(ticket)
+                    self._waiting.discard(ticket)
                 self._end(ticket, None, error)
                 continue
             for place, number in enumerate(numbers):
@@ -393,8 +328,7 @@ class Engine:
             left, worker.running, worker.began = worker.running, [], None
             self._workers.remove(worker)
             for ticket in left:
-                if ticket in self._waiting:
-                    self._waiting.remove(ticket)
+                self._waiting.discard(ticket)
             if worker.lane is not None:
                 worker.lane.close()
             self._start_worker(worker.first)

@@ -1,29 +1,35 @@
-"""HTTP on a connection: uvicorn's, which also refuses malformed and unfinished requests in the shape of all errors."""
+"""HTTP on a connection: uvicorn's, which also refuses malformed, overlong and unfinished requests as all errors are."""
 
 import asyncio
 import json
-from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from unistep.serving.errors import Refusal, body_of
 
 
-class Protocol(H11Protocol):
-    """A connection whose requests must begin, and have all of their headers, within some seconds."""
+class Protocol(HttpToolsProtocol):
+    """A connection whose requests must begin, and have all of their headers, within some seconds and bytes."""
 
     head_seconds = 15.0
+    most_head = 32 << 10
     _late: asyncio.TimerHandle | None = None
+    _in_head = False
+    _arrived = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Begins to wait for a request."""
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         """Reads bytes, and waits for the rest of a request's headers."""
+        went_on = self._in_head
         super().data_received(data)
+        # What the parser holds of headers that have not ended; their first bytes may come behind the end of a body.
+        self._arrived = self._arrived + len(data) if went_on and self._in_head else 0
+        if self._arrived > self.most_head:
+            self.send_400_response("")
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -31,37 +37,58 @@ class Protocol(H11Protocol):
         self._forget()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        """Begins a request."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        """Begins to answer a request.
+
+        Raises:
+            ValueError: its headers are too long, or name no host or several; it is refused as malformed.
+        """
+        self._in_head = False
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.most_head:
+            raise ValueError("the headers are too long")
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise ValueError("a request names one host")
+        super().on_headers_complete()
+
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._write(Refusal(400, "invalid_request_error", "this is no valid HTTP request"))
+        self._refuse(Refusal(400, "invalid_request_error", "this is no valid HTTP request"))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answers with a refusal, unless an answer has begun, and closes the connection."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = json.dumps(body_of(refusal)).encode()
+            head = (
+                b"content-type: application/json\r\ncontent-length: %d\r\n"
+                b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n" % len(body)
+            )
+            self.transport.write(STATUS_LINE[refusal.status] + head + body)
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # what its request still sends is for nobody
+            self.cycle.message_event.set()
         self.transport.close()
 
-    def _write(self, refusal: Refusal) -> None:
-        body = json.dumps(body_of(refusal)).encode()
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Connection", "close"),
-        ]
-        events: list[Any] = [h11.Response(status_code=refusal.status, headers=headers), h11.Data(data=body)]
-        for event in [*events, h11.EndOfMessage()]:
-            self.transport.write(self.conn.send(event) or b"")
+    def _waiting(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _watch(self) -> None:
-        waiting = self.cycle is None or self.cycle.response_complete
-        if not waiting:
+        if not self._waiting():
             self._forget()
         elif self._late is None and not self.transport.is_closing():
             self._late = self.loop.call_later(self.head_seconds, self._give_up)
 
     def _give_up(self) -> None:
         self._late = None
-        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
-            if self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE:
-                self._write(Refusal(408, "timeout", "the request did not arrive in time"))
-            self.transport.close()
+        if self._waiting():
+            self._refuse(Refusal(408, "timeout", "the request did not arrive in time"))
 
     def _forget(self) -> None:
         if self._late is not None:

@@ -57,7 +57,6 @@ class Server:
                 server_header=False,
                 # What is left then has been told that the server stops, and only has to be written.
                 timeout_graceful_shutdown=round(service.config.grace_seconds) + _SECONDS_TO_WRITE,
-                h11_max_incomplete_event_size=32 << 10,
                 timeout_keep_alive=15,
                 lifespan="on",
                 http=Protocol,

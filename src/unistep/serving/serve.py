@@ -94,6 +94,7 @@ def serve(
     check_range("port", port, 0, 65535)
     try:
         import fastapi  # noqa: F401
+        import httptools  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}", "pip install 'unistep[serve]'") from None

@@ -21,9 +21,10 @@ from unistep.generation.classes import class_numbers
 from unistep.generation.plan import Plan, make_labels
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
-from unistep.serving.engine import Engine, Ticket
+from unistep.serving.engine import Engine
 from unistep.serving.errors import Refusal, refusal_of
 from unistep.serving.model import ServedModel
+from unistep.serving.waiting import Ticket
 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Label = Annotated[int, Field(ge=0, lt=2**31)] | Annotated[str, Field(max_length=200)]

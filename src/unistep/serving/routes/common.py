@@ -12,10 +12,10 @@ from PIL import Image
 
 from unistep.editing.result import EditResult
 from unistep.serving.config import ServerConfig
-from unistep.serving.engine import Ticket
 from unistep.serving.errors import Refusal
 from unistep.serving.model import ServedModel
 from unistep.serving.service import Service
+from unistep.serving.waiting import Ticket
 from unistep.serving.work import EditOptions, MakeOptions, Stream, check_evaluations, label_numbers, rows_of
 from unistep.workflows.edit import edit
 
@@ -29,6 +29,7 @@ class GuardedRoute(APIRoute):
         """Returns the handler, preceded by the parser."""
         handler = super().get_route_handler()
         takes_form = any(isinstance(one.field_info, params.Form) for one in self.dependant.body_params)
+        takes_body = bool(self.dependant.body_params)
 
         async def guarded(request: Request) -> Response:
             service: Service = request.app.state.service
@@ -37,20 +38,29 @@ class GuardedRoute(APIRoute):
             elif request.method == "POST":
                 # Whatever a client calls it: curl's -d says that it is a form.
                 request = _as_json(request)
-                request._json = await read_json(request, service)
+                request._json = await read_json(request, service, takes_body)
             return await handler(request)
 
         return guarded
 
 
-async def read_json(request: Request, service: Service) -> Any:
+async def read_json(request: Request, service: Service, needed: bool = True) -> Any:
     """Returns the value of a request's JSON body.
 
+    Args:
+        request: request.
+        service: state of the server.
+        needed: whether the body must be an object; else it may be anything, or empty.
+
     Raises:
-        Refusal: the server is not ready, or the body is no JSON, too large or nested too deep.
+        Refusal: the server is not ready, or the body is no JSON, no object, too large or nested too deep.
     """
     _check_ready(service)
-    return parse_json(await request.body(), service.config)
+    body = await request.body()
+    value = parse_json(body, service.config)
+    if needed and (not isinstance(value, dict) or not body.strip()):
+        raise Refusal(400, "invalid_request_error", "the body must be a JSON object")
+    return value
 
 
 def _check_ready(service: Service) -> None:
