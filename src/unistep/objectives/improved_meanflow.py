@@ -24,8 +24,8 @@ from unistep.core.parameterization import expand
 from unistep.core.random import ImageRandom
 from unistep.core.weighting import adaptive
 from unistep.errors import UserError
-from unistep.objectives.flow_map import FlowMapConfig, FlowMapObjective
-from unistep.objectives.meanflow import check_times, draw_times
+from unistep.objectives.flow_map import FlowMapObjective
+from unistep.objectives.meanflow import AverageVelocityConfig
 from unistep.objectives.protocol import ObjectiveInputs, Student
 from unistep.objectives.velocity import average_velocity, total_derivative, unwrapped
 
@@ -157,7 +157,7 @@ def improved_meanflow_loss(
 
 
 @dataclass(frozen=True)
-class ImprovedMeanFlowConfig(FlowMapConfig):
+class ImprovedMeanFlowConfig(AverageVelocityConfig):
     """Numbers of improved MeanFlow.
 
     The instantaneous velocity is the average one over an interval of no length, where the paper has a second head.
@@ -200,7 +200,6 @@ class ImprovedMeanFlowConfig(FlowMapConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_times(self)
         if not 1 <= self.sampled_scale <= self.largest_scale < math.inf:
             raise UserError(
                 f"`sampled_scale` {self.sampled_scale} must lie between 1 and `largest_scale` {self.largest_scale}"
@@ -252,7 +251,7 @@ class ImprovedMeanFlowObjective(FlowMapObjective):
     ) -> Float[Tensor, " B"]:
         """Loss of each image; the same at every step."""
         c, uniform = self.config, random.rand()
-        t, r = draw_times(random.randn(), random.randn(), uniform, c)
+        t, r = c.draw_times(random.randn(), random.randn(), uniform)
         scale, noise, t = (
             draw_scale(random.rand(), c.largest_scale, c.beta),
             random.randn(*x.shape[1:]),

@@ -11,7 +11,7 @@ of image and noise, whose mean given z_t is that of the trajectory, and the deri
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -93,7 +93,66 @@ def optimal_gradient_loss(
 
 
 @dataclass(frozen=True)
-class MeanFlowConfig(FlowMapConfig):
+class AverageVelocityConfig(FlowMapConfig):
+    """Numbers of the methods that learn the average velocity over [r, t]: times and the adaptive weight.
+
+    Args:
+        P_mean: mean of ln(sigma) of the times t = sigma / (1 + sigma), which is drawn from a normal distribution.
+        P_std: standard deviation of it.
+        end_P_mean: mean of ln(sigma) of the ends r.
+        end_P_std: standard deviation of it.
+        times: way of the pairs: "below" takes the lower of t and r as the end, "sorted" the larger of both as the time.
+        different: share of the images whose end differs from the time; the others learn the velocity itself.
+        p: exponent of the adaptive weight.
+        c: constant of it, of the squared norm of the whole image.
+        guidance: scale w of classifier-free guidance by the teacher, which must have a null class; 1 is none.
+        label_dropout: probability that the null class stands in place of an image's own; above 0 the model can guide
+            itself.
+        sigma_min: smallest noise level; it must be 0, as flow maps end at the clean image.
+        sigma_max: largest noise level.
+        rho: exponent of the Karras grid that samplers use.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    P_mean: float = -0.6
+    P_std: float = 1.6
+    end_P_mean: float = -4.0
+    end_P_std: float = 1.6
+    times: Literal["below", "sorted"] = "below"
+    different: float = 0.75
+    p: float = 0.75
+    c: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("P_std", "end_P_std", "p"):
+            if not getattr(self, field) >= 0:
+                raise UserError(f"{getattr(self, field)} must not be negative", field=field)
+        if not 0 <= self.different <= 1:
+            raise UserError(f"{self.different} is outside [0, 1]", field="different")
+        if not self.c > 0:
+            raise UserError(f"{self.c} must be positive", field="c")
+
+    def draw_times(
+        self, normal: Float[Tensor, " B"], normal_end: Float[Tensor, " B"], uniform: Float[Tensor, " B"]
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Returns times t and ends r <= t.
+
+        Args:
+            normal, normal_end: unit Gaussian numbers.
+            uniform: uniform numbers in [0, 1), of which those below 1 - `different` make the end the time.
+        """
+        t = (self.P_mean + self.P_std * normal).sigmoid()
+        r = (self.end_P_mean + self.end_P_std * normal_end).sigmoid()
+        if self.times == "sorted":
+            t, r = torch.maximum(t, r), torch.minimum(t, r)
+        return t, torch.where(uniform < 1 - self.different, t, torch.minimum(t, r))
+
+
+@dataclass(frozen=True)
+class MeanFlowConfig(AverageVelocityConfig):
     """Numbers of MeanFlow.
 
     Args:
@@ -122,14 +181,6 @@ class MeanFlowConfig(FlowMapConfig):
         UserError: a value is out of range, or two do not fit each other.
     """
 
-    P_mean: float = -0.6
-    P_std: float = 1.6
-    end_P_mean: float = -4.0
-    end_P_std: float = 1.6
-    times: Literal["below", "sorted"] = "below"
-    different: float = 0.75
-    p: float = 0.75
-    c: float = 1e-3
     loss: Literal["l2", "optimal-gradient"] = "l2"
     omega: float = 1.0
     kappa: float = 0.0
@@ -138,7 +189,6 @@ class MeanFlowConfig(FlowMapConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_times(self)
         if self.self_guided and not self.label_dropout:
             raise UserError(f"`omega` {self.omega} and `kappa` {self.kappa} need `label_dropout` above 0")
 
@@ -183,7 +233,7 @@ class MeanFlowObjective(FlowMapObjective):
     ) -> Float[Tensor, " B"]:
         """Loss of each image; the same at every step."""
         c, uniform = self.config, random.rand()
-        t, r = draw_times(random.randn(), random.randn(), uniform, c)
+        t, r = c.draw_times(random.randn(), random.randn(), uniform)
         noise, t = random.randn(*x.shape[1:]), self.clamped(t)
         # One number decides both: the images that learn the null class are among those with r = t.
         return self.loss_at(
@@ -212,35 +262,3 @@ class MeanFlowObjective(FlowMapObjective):
         labels = self.hidden(class_labels, dropped)
         of_loss = meanflow_loss if c.loss == "l2" else optimal_gradient_loss
         return of_loss(u, z, t, r, v, labels, p=c.p, c=c.c, graded=average_velocity(student, dropout_seed))
-
-
-def draw_times(
-    normal: Float[Tensor, " B"], normal_end: Float[Tensor, " B"], uniform: Float[Tensor, " B"], c: Any
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Times t and ends r <= t.
-
-    Args:
-        normal, normal_end: unit Gaussian numbers.
-        uniform: uniform numbers in [0, 1), of which those below 1 - `different` make the end the time.
-        c: a config with the fields of the times.
-    """
-    t = (c.P_mean + c.P_std * normal).sigmoid()
-    r = (c.end_P_mean + c.end_P_std * normal_end).sigmoid()
-    if c.times == "sorted":
-        t, r = torch.maximum(t, r), torch.minimum(t, r)
-    return t, torch.where(uniform < 1 - c.different, t, torch.minimum(t, r))
-
-
-def check_times(c: Any) -> None:
-    """Refuses numbers of times and weights that are out of range.
-
-    Raises:
-        UserError: names the field.
-    """
-    for field in ("P_std", "end_P_std", "p"):
-        if not getattr(c, field) >= 0:
-            raise UserError(f"{getattr(c, field)} must not be negative", field=field)
-    if not 0 <= c.different <= 1:
-        raise UserError(f"{c.different} is outside [0, 1]", field="different")
-    if not c.c > 0:
-        raise UserError(f"{c.c} must be positive", field="c")

@@ -17,7 +17,7 @@ class Protocol(HttpToolsProtocol):
     _in_head = False
     _arrived = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Begins to wait for a request."""
         super().connection_made(transport)
         self._watch()
@@ -52,6 +52,7 @@ class Protocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.most_head:
             raise ValueError("the headers are too long")
         hosts = sum(name == b"host" for name, _ in self.headers)
+        assert self.parser is not None
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise ValueError("a request names one host")
         super().on_headers_complete()
