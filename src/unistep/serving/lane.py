@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import IO, Any, get_args
 
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.plan import Plan
+from unistep.runtime.child import child_environment, own_output
 from unistep.serving.batch import Row, fingerprint, make_rows
 from unistep.serving.model import ServedModel, trial_plans
 from unistep.workflows.models import load
@@ -65,8 +65,7 @@ class Lane:
         self._tiles: dict[
             int, tuple[str, tuple[int, ...]]
         ] = {}  # name and numbers of images at once, by the model's id
-        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        env = child_environment({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
         command = [sys.executable, "-m", "unistep.serving.lane"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -265,10 +264,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a terminal or a service: the server ends it
     os.nice(_NICE)
-    target = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    answers = own_output()
     try:
-        run(_Input(0), target)
+        run(_Input(0), answers.buffer)
     except BrokenPipeError:
         pass  # the server is gone
 

@@ -151,12 +151,11 @@ def _entry(
 
 def _make(request: Request, progress: bool) -> str:
     """Prepares a model in a process of its own; returns the reason where it ended without."""
+    from unistep.runtime.child import child_environment
     from unistep.runtime.progress import work_bar
 
     command = [sys.executable, "-m", "unistep.workflows.prepare_alone"]
-    # The folder of this package first: a process elsewhere would import another one of its name.
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore"}
+    environment = child_environment({"PYTHONWARNINGS": "ignore"})
     with work_bar(progress) as bar, tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment

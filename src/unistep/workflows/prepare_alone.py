@@ -1,12 +1,12 @@
 """The process that prepares one model: reads a `Request` as JSON, prints the name of each piece of work."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from unistep.errors import UserError
+from unistep.runtime.child import own_output
 from unistep.workflows.prepare import Request
 
 _LEVELS = 4
@@ -15,8 +15,7 @@ _LEVELS = 4
 def main() -> None:
     """Makes one entry of the cache; exits with 2 and a line on stderr for a user's mistake."""
     request = Request(**json.load(sys.stdin))
-    stages = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no stage
+    stages = own_output()
     try:
         make(request, lambda stage: print(stage, file=stages, flush=True))
     except UserError as error:
