@@ -32,7 +32,7 @@ test-fuzz: $(VENV)/.installed-dev ## run two thousand malformed inputs, and prin
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m fuzz $(PYTEST_ARGS) tests/fuzz
 
 test-browser: $(VENV)/.installed-dev ## try the pages of `unistep serve` and of exports in Chromium (skipped where there is none)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "browser and not slow" $(PYTEST_ARGS) tests/serving/test_page.py tests/exporting/web/test_web_page.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL:worksteal=loadfile) -m "browser and not slow" $(PYTEST_ARGS) tests/serving/test_page.py tests/exporting/web/test_web_page.py
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, import layers, spelling
 	@$(BIN)/ruff check --quiet .
