@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from server_process import server_process
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef-token"
@@ -73,9 +74,7 @@ def test_the_steps_of_the_image(tmp_path, record_property):
     body = json.dumps({"n": 1}).encode()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     started = time.monotonic()
-    with subprocess.Popen(
-        words, env=environment | {"UNISTEP_TOKENS": TOKEN}, cwd=tmp_path, stderr=subprocess.PIPE
-    ) as server:
+    with server_process(words, env=environment | {"UNISTEP_TOKENS": TOKEN}, cwd=tmp_path) as server:
         try:
             while True:
                 assert server.poll() is None and time.monotonic() - started < 180, server.stderr.read()

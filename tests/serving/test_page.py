@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browsing import NEEDED, WAIT, draw, image_of, launched, pictures, screen, until, wait_for
 from PIL import Image
+from server_process import server_process
 
 import unistep
 from unistep.serving.config import ServerConfig
@@ -325,7 +326,7 @@ def test_a_busy_and_a_gone_server_are_told(open_page):
 def test_the_first_minute(browser, record_property):
     started = time.monotonic()
     words = [sys.executable, "-m", "unistep", "serve", "--port", "0"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+    with server_process(words, text=True) as server:
         line = server.stderr.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert address, line

@@ -2,20 +2,20 @@ import http.client
 import json
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
 
 import pytest
+from server_process import server_process
 
 
 @contextmanager
 def started(grace_seconds: int):
     """A server in a process of its own, and its port."""
     words = [sys.executable, "-m", "unistep", "serve", "--port", "0", "--grace-seconds", str(grace_seconds)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+    with server_process(words, text=True) as server:
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)", server.stderr.readline())[1])
         threading.Thread(target=server.stderr.read, daemon=True).start()
         yield server, port
