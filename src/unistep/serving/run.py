@@ -98,7 +98,7 @@ def make_server(
     *,
     host: str,
     port: int,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     runtime: RuntimeName = "eager",
     device: str | None = None,
 ) -> Server:
@@ -164,7 +164,7 @@ def make_service(
     places: Mapping[str, str | None],
     config: ServerConfig,
     *,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     runtime: RuntimeName = "eager",
     device: str | None = None,
 ) -> Service:

@@ -39,7 +39,7 @@ def serve(
     rate: float = 0.0,
     keep_minutes: float = 10.0,
     grace_seconds: float = 20.0,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     runtime: RuntimeName = "eager",
     device: str | None = None,
     background: bool = False,
@@ -73,7 +73,7 @@ def serve(
         rate: requests a second of one token or address over a minute; default: no limit.
         keep_minutes: minutes that results of predictions are kept.
         grace_seconds: seconds that running requests have to end when the server stops.
-        dtype: precision that the networks compute in; auto is the fastest on the device.
+        dtype: precision that the networks compute in; auto is the fastest on the device, and fp32 for small networks.
         runtime: runtime that computes the networks on a CPU: eager, PyTorch itself; another one, for which they are
             prepared once and kept (`unistep cache`); or auto, the fastest of those installed.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
