@@ -144,8 +144,8 @@ def prepare_outline(folder: Path) -> torch.nn.Module:
 def test_unknown_and_missing_runtimes(small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match="give eager, auto, compiled"):
         find_runtime("tvm")
-    with pytest.raises(UserError, match="fp16"):
-        as_model(small, runtime="onnxruntime", dtype="fp16")
+    with pytest.raises(UserError, match="bf16"):
+        as_model(small, runtime="onnxruntime", dtype="bf16")
     with pytest.raises(UserError, match="`runtime` is for a model given by name"):
         as_model(unistep.load(small), runtime="openvino")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -31,6 +31,7 @@ from unistep.pipelines.arguments import Labels, Seeds, check_begin, check_call, 
 from unistep.pipelines.noise import randn
 from unistep.pipelines.numbers import Numbers, Whole, whole_number
 from unistep.pipelines.output import ImagePipelineOutput, OutputType, postprocess, to_pil
+from unistep.pipelines.precision import warn_of_fp16
 from unistep.pipelines.stored import StoredPipeline
 from unistep.pipelines.unet import classes_of, dtype_of, run, shape_of
 
@@ -94,6 +95,8 @@ class ConsistencyModelPipeline(StoredPipeline):
         every = whole_number("callback_steps", callback_steps)
         drawing = generators(generator, seeds, count)
         with self._at_work() as device:
+            if device.type == "cpu" and dtype_of(unet) == torch.float16:
+                warn_of_fp16()
             # Of this call alone: others may run in other threads. The public one shows where the latest call stands.
             scheduler = self.scheduler.fork()
             x = randn(shape, drawing, device) if latents is None else latents.to(device, torch.float32)

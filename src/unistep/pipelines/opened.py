@@ -15,7 +15,7 @@ from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.pipelines.numbers import as_device
 from unistep.pipelines.options import DOWNLOADING, OPENING, Download, check_options
 from unistep.pipelines.parts import SHARED
-from unistep.pipelines.precision import as_precision
+from unistep.pipelines.precision import as_precision, suggest_auto
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
 from unistep.pipelines.switches import SwitchedPipeline
 from unistep.runtime.device import pick_device
@@ -126,6 +126,8 @@ class OpenedPipeline(SwitchedPipeline):
         if disable_mmap:
             for tensor in (*pipe.unet.parameters(), *pipe.unet.buffers()):
                 tensor.data = tensor.data.clone()
+        if torch_dtype is None and dtype is None:
+            suggest_auto(place, pipe.unet)
         return pipe.to(place, precision)
 
     @classmethod

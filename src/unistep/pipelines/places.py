@@ -64,7 +64,7 @@ class PlacedPipeline(PipelineParts):
         place, kind = _only("device", places), _only("dtype", kinds)
         chosen = None if place is None else as_device(place)
         # Checked before the network moves: a refused call changes nothing.
-        precision = None if kind is None else resolved(kind, chosen or self.device)
+        precision = None if kind is None else resolved(kind, chosen or self.device, unwrapped(self.unet))
         if chosen is not None:
             if self._offload is not None and chosen.type != "cpu":
                 _log.warning("`enable_model_cpu_offload` is undone: the network stays on %s", chosen)

@@ -1,5 +1,6 @@
 """The precision of a pipeline's network, by all the names that it has."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 
 from unistep.errors import UserError
 from unistep.pipelines.unet import UNet2D
-from unistep.runtime.precision import resolve_dtype, set_precision
+from unistep.runtime.precision import SMALL, resolve_dtype, set_precision, size_of
 
 _log = logging.getLogger("unistep")
 _DTYPES = ("auto", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16")
@@ -45,16 +46,37 @@ def is_precision(value: object) -> bool:
     return isinstance(value, torch.dtype) or (isinstance(value, str) and value.removeprefix("torch.") in _DTYPES)
 
 
-def resolved(dtype: Any, device: torch.device) -> torch.dtype:
-    """Returns the precision that a value means on a device; the choice of "auto" is logged.
+def resolved(dtype: Any, device: torch.device, unet: nn.Module) -> torch.dtype:
+    """Returns the precision that a value means for a network on a device; the choice of "auto" is logged.
 
     Raises:
         UserError: no such precision.
     """
-    chosen, why = resolve_dtype(as_precision(dtype), device)
+    chosen, why = resolve_dtype(as_precision(dtype), device, size_of(unet))
     if dtype == "auto":
         _log.warning("dtype auto: %s", why)
     return chosen
+
+
+def suggest_auto(device: torch.device, unet: nn.Module) -> None:
+    """Logs what "auto" would give where that is faster than the fp32 that was not asked for; once in a process."""
+    if size_of(unet) >= SMALL:
+        _suggest(device.type)
+
+
+@functools.cache
+def _suggest(kind: str) -> None:
+    chosen, _ = resolve_dtype("auto", kind)
+    if chosen != torch.float32:
+        name = str(chosen).removeprefix("torch.")
+        _log.warning('the network computes in float32, as in diffusers; `dtype="auto"` takes %s here, faster', name)
+
+
+@functools.cache
+def warn_of_fp16() -> None:
+    """Logs that fp16 is slow on a CPU; once in a process."""
+    fast = str(resolve_dtype("auto", "cpu")[0]).removeprefix("torch.")
+    _log.warning('float16 is slow on a CPU; `dtype="%s"` is fast', fast)
 
 
 def cast(unet: nn.Module, dtype: torch.dtype) -> None:

@@ -5,10 +5,12 @@ output head in fp32 (`cast_blocks` of every network). Noise, scalings and images
 lower one changes an image by rounding and by nothing else.
 """
 
+import functools
+import time
 from typing import Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unistep.errors import UserError
 
@@ -21,6 +23,12 @@ _NAMES = {
     "bfloat16": torch.bfloat16,
 }
 
+SMALL = 10_000_000
+"""Number of parameters below which "auto" is fp32 on a CPU: images take milliseconds, and stay the same elsewhere."""
+
+# Least gain of bf16 over fp32 for which "auto" takes it. With units for bf16 it is 1.6 or more, without far below 1.
+_GAIN = 1.2
+
 
 class Castable(Protocol):
     """A network whose blocks can be cast, as all of this package can."""
@@ -30,12 +38,15 @@ class Castable(Protocol):
         ...
 
 
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device | str = "cpu") -> tuple[torch.dtype, str]:
+def resolve_dtype(
+    dtype: str | torch.dtype, device: torch.device | str = "cpu", parameters: int | None = None
+) -> tuple[torch.dtype, str]:
     """Returns the precision that a name means, and the reason in words.
 
     Args:
         dtype: fp32, fp16, bf16, or "auto": the fastest that keeps the images the same to the eye.
         device: device of the network.
+        parameters: number of parameters of the network; None is a large one.
 
     Raises:
         UserError: no such precision.
@@ -55,17 +66,51 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device | str = "cpu") 
         return torch.float16, "fp16: this GPU has no bf16"
     if kind == "mps":
         return torch.float16, "fp16: Apple's GPU"
-    if kind == "cpu":
-        unit = bf16_unit()
-        return (torch.bfloat16, f"bf16: this processor has {unit}") if unit else (torch.float32, "fp32: no bf16 units")
-    return torch.float32, f"fp32: nothing is known of {kind}"
+    if kind != "cpu":
+        return torch.float32, f"fp32: nothing is known of {kind}"
+    if parameters is not None and parameters < SMALL:
+        return torch.float32, "fp32: a small network, whose images are to be the same on every machine"
+    if bf16_is_faster():
+        return torch.bfloat16, "bf16: faster than fp32 on this processor"
+    return torch.float32, "fp32: bf16 is no faster on this processor"
 
 
-def bf16_unit() -> str | None:
-    """The unit of this processor that multiplies bf16 matrices; None where bf16 would be emulated, and slow."""
-    if torch.cpu._is_amx_tile_supported():
-        return "AMX"
-    return "AVX-512 bf16" if torch.cpu._is_avx512_bf16_supported() else None
+@functools.cache
+def bf16_is_faster() -> bool:
+    """Whether a convolution like those of large networks takes less time in bf16 than in fp32; measured in 20 ms."""
+    return bf16_gain() >= _GAIN
+
+
+@torch.no_grad()
+def bf16_gain(channels: int = 256, side: int = 16) -> float:
+    """Returns the time of a convolution in fp32 divided by that in bf16, on the CPU.
+
+    Args:
+        channels: channels of its input and output.
+        side: side of its image.
+    """
+
+    def operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x = torch.ones(1, channels, side, side, dtype=dtype)
+        weight = torch.ones(channels, channels, 3, 3, dtype=dtype)
+        return x.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last)
+
+    cases = [operands(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    least = [float("inf"), float("inf")]
+    for turn in range(24):  # in turns, so that a busy moment meets both
+        for i, (x, weight) in enumerate(cases):
+            started = time.perf_counter()
+            nn.functional.conv2d(x, weight, padding=1)
+            # The first turn makes the kernels.
+            least[i] = min(least[i], time.perf_counter() - started) if turn else least[i]
+        if turn >= 4 and not _GAIN / 2 < least[0] / least[1] < _GAIN * 1.25:
+            break
+    return least[0] / least[1]
+
+
+def size_of(network: nn.Module) -> int:
+    """Returns the number of parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:

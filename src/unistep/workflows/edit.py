@@ -115,7 +115,7 @@ def edit(
         degrade: measure, blur, compress or add noise to whole images first, and compare the results with them.
         measurement: measurement of an operator, values in [-1, 1] or uint8, one row an image; instead of `image`.
         batch_size: results at once on an accelerator; a CPU takes few at once whatever is given.
-        dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        dtype: precision of a model given by name; default: auto, the fastest on the device; small networks stay fp32.
         runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
             is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.

@@ -97,7 +97,7 @@ def evaluate(
             model has for its classes; default: drawn from the seed.
         seed: seed of a model's images; image i uses the random stream (seed, i); default: 0.
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
-        dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        dtype: precision of a model given by name; default: auto, the fastest on the device; small networks stay fp32.
         runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
             is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of the feature network and of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda

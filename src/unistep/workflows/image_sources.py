@@ -62,7 +62,7 @@ class Sampling:
         class_labels: class of all images, or a list that is repeated; None draws them from the seed.
         seed: seed of the images; image i uses the stream (seed, i); None is 0.
         batch_size: number of images computed at once on an accelerator.
-        dtype: precision of a model given by name; None is fp32.
+        dtype: precision of a model given by name; None is auto.
         runtime: runtime of a model given by name; None is eager.
         device: device of a model given by name; None is cuda where there is one.
     """

@@ -1,7 +1,7 @@
 """Models by any name, and ready for a verb: `load`, and what the other verbs accept in place of a name."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -65,7 +65,7 @@ def load(
     model: str | os.PathLike[str] | None = None,
     *,
     device: str | None = None,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     runtime: RuntimeName = "eager",
     kind: Literal["consistency", "diffusion"] | None = None,
     attention_head_dim: int | None = None,
@@ -85,7 +85,9 @@ def load(
         model: run directory, model folder, OpenAI .pt, EDM .pkl, name of an embedded model, or owner/name on the
             Hugging Face hub; default: mnist, the embedded model of digits.
         device: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
-        dtype: precision that the network computes in; auto is the fastest on the device.
+        dtype: precision that the network computes in; auto is the fastest on the device, and on a CPU fp32 for small
+            networks (below 10 million parameters), whose images are then the same on every machine; fp16, which no CPU
+            computes fast, is replaced there.
         runtime: runtime that computes the network on a CPU: eager, PyTorch itself; another row of `RUNTIMES`, for which
             the network is prepared once and kept in the user's cache; or auto, the fastest of those installed.
         kind: kind of the model in a .pt whose content and name leave it open.
@@ -126,7 +128,8 @@ def load(
         "local_files_only": local_files_only,
         "trust_code": trust_code or None,
     }
-    ready = as_model(ModelSource(model, options), device=device, dtype=dtype, runtime=runtime)
+    asked = None if dtype == "auto" else dtype
+    ready = as_model(ModelSource(model, options), device=device, dtype=asked, runtime=runtime)
     ready.log_notes()
     ready.cast()
     return ready.model
@@ -179,7 +182,7 @@ def as_model(
     Args:
         model: name of a model, a loaded model, or a pipeline; None is the embedded model.
         device: device of a model that is given by name; default: cuda where there is one.
-        dtype: precision of a model that is given by name; None is fp32.
+        dtype: precision of a model that is given by name; None is auto.
         runtime: runtime of a model that is given by name; None is eager.
         local_rank: number of this process on its machine, which picks its accelerator.
         progress: show a progress bar on a terminal while a model is prepared for its runtime.
@@ -194,7 +197,6 @@ def as_model(
     from unistep.formats.model import LoadedModel
     from unistep.pipelines.consistency_model import ConsistencyModelPipeline
     from unistep.runtime.device import pick_device
-    from unistep.runtime.precision import resolve_dtype
 
     if isinstance(model, ConsistencyModelPipeline):
         model = model.to_model()
@@ -207,19 +209,48 @@ def as_model(
         return ReadyModel(model, device_of(model.denoiser), precision, (), owned=False)
     source = model if isinstance(model, ModelSource) else ModelSource(model)
     place = pick_device(device, local_rank)
-    resolved, why = resolve_dtype(dtype or "fp32", place)
-    notes = (f"dtype auto: {why}",) if dtype == "auto" else ()
-    if dtype == "fp16" and place.type == "cpu":
-        fastest, _ = resolve_dtype("auto", place)
-        word = "bf16" if "bfloat" in str(fastest) else "fp32"
-        notes = (f"dtype fp16 is slow on a CPU; `dtype` auto takes {word} here",)
-    if runtime not in (None, "eager"):
-        prepared, note = _in_runtime(source, place, resolved, runtime, progress)
-        notes += (note,) if note else ()
-        if prepared is not None:
-            return ReadyModel(prepared, place, resolved, (*prepared.notes, *notes), owned=runtime == "compiled")
+    if runtime in (None, "eager"):
+        loaded = open_any(source.name, place, **source.options)
+        resolved, notes = _precision(dtype, place, loaded, _precisions_of(runtime))
+        return ReadyModel(loaded, place, resolved, (*loaded.notes, *notes), owned=True)
+    outline = open_any(source.name, "meta", **source.options)
+    resolved, notes = _precision(dtype, place, outline, _precisions_of(runtime))
+    prepared, note = _in_runtime(source, place, resolved, runtime, progress)
+    notes += (note,) if note else ()
+    if prepared is not None:
+        return ReadyModel(prepared, place, resolved, (*prepared.notes, *notes), owned=runtime == "compiled")
     loaded = open_any(source.name, place, **source.options)
     return ReadyModel(loaded, place, resolved, (*loaded.notes, *notes), owned=True)
+
+
+def _precision(
+    dtype: Dtype | None, place: "torch.device", model: "LoadedModel", possible: Sequence[str]
+) -> "tuple[torch.dtype, tuple[str, ...]]":
+    """The precision of a model, one of `possible` where it is left open on a CPU, and notes on the choice."""
+    import logging
+
+    import torch
+
+    from unistep.runtime.precision import resolve_dtype, size_of
+
+    asked = dtype if dtype != "fp16" or place.type != "cpu" else "auto"
+    replaced = asked != dtype
+    resolved, why = resolve_dtype(asked or "auto", place, None if replaced else size_of(model.denoiser.network))
+    if asked in (None, "auto") and resolved == torch.bfloat16 and place.type == "cpu" and "bf16" not in possible:
+        resolved, why = torch.float32, "fp32: the runtime has no other"
+    if replaced:
+        taken = str(resolved).removeprefix("torch.")
+        logging.getLogger("unistep").warning("`dtype` fp16 is slow on a CPU; %s is taken", taken)
+    # Where nothing was asked for, and the reference is taken, there is nothing to say.
+    silent = replaced or dtype not in (None, "auto") or (dtype is None and why.startswith("fp32"))
+    return resolved, () if silent else (f"dtype auto: {why}",)
+
+
+def _precisions_of(runtime: str | None) -> Sequence[str]:
+    """The precisions of a runtime; of eager where it is none by name, which is refused later."""
+    from unistep.prepared.table import RUNTIMES
+
+    return RUNTIMES.get(runtime or "eager", RUNTIMES["eager"]).precisions
 
 
 def _in_runtime(
@@ -268,9 +299,25 @@ def opened(model: ModelLike, device: "torch.device | str" = "cpu") -> "LoadedMod
     if isinstance(model, ConsistencyModelPipeline):
         return model.to_model()
     if isinstance(model, LoadedModel):
+        if str(device) != "meta":
+            _log_rounded(model)
         return model
     source = model if isinstance(model, ModelSource) else ModelSource(model)
     return open_any(source.name, device, **source.options)
+
+
+def _log_rounded(model: "LoadedModel") -> None:
+    """Logs that weights were rounded since they were read."""
+    import logging
+
+    import torch
+
+    weights = max(model.denoiser.parameters(), key=lambda p: p.numel(), default=None)
+    if weights is not None and weights.dtype in (torch.float16, torch.bfloat16) and weights.dtype != model.dtype:
+        logging.getLogger("unistep").warning(
+            'the weights are rounded to %s, as the model was opened; `unistep.load(..., dtype="fp32")` keeps them',
+            str(weights.dtype).removeprefix("torch."),
+        )
 
 
 def name_of(model: ModelLike) -> str:

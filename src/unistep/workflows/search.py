@@ -103,7 +103,7 @@ def search(
         num_images: number of images a schedule, and of fresh ones; default: 2000, of a task 200.
         seed: seed of the images, the same for all schedules; image i uses the random stream (seed, i).
         batch_size: images a batch on an accelerator; a CPU takes few at once whatever is given.
-        dtype: precision of a model given by name; auto is the fastest on the device; default: fp32.
+        dtype: precision of a model given by name; default: auto, the fastest on the device; small networks stay fp32.
         runtime: runtime of a model given by name, on a CPU: eager, PyTorch itself; another one, for which the network
             is prepared once and kept (`unistep cache`); or auto, the fastest of those installed; default: eager.
         device: device of a model given by name: cpu, cuda, cuda:1 or mps; default: cuda where there is one.
