@@ -1,8 +1,8 @@
 """The two interfaces of a training method: its config, which a run sees, and its objective, which the trainer sees."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -45,9 +45,27 @@ class Student(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Critic:
+    """A network that is trained in turn with the student, by a loss of its own.
+
+    Args:
+        network: the network, on the student's device.
+        optimizer: settings of its optimizer that differ from the stage's, by field of `OptimizerConfig`; all but
+            `name`, which is that of the stage.
+    """
+
+    network: nn.Module
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Objective(Protocol):
-    """A loss for each step, and the networks kept beside the student. `PlainObjective` implements all but the loss."""
+    """A loss for each step, and the networks kept beside the student. `PlainObjective` implements all but the loss.
+
+    Each step trains one network: the student, or the critic that `trained` names. Its loss is that of the step, and no
+    other network must get a gradient from it.
+    """
 
     ungraded: str
     """Purpose of the student's evaluations without gradient, for tables of cost."""
@@ -81,7 +99,7 @@ class Objective(Protocol):
         ...
 
     def after_step(self, student: nn.Module, step: int) -> None:
-        """Updates the networks beside the unwrapped student after its step number `step`."""
+        """Updates the networks beside the unwrapped student after step number `step`, if that trained the student."""
         ...
 
     def scalars(self, step: int) -> dict[str, float]:
@@ -97,7 +115,15 @@ class Objective(Protocol):
         ...
 
     def parameters(self) -> list[nn.Parameter]:
-        """Parameters that are trained beside the student's."""
+        """Parameters that are trained beside the student's, by the same loss."""
+        ...
+
+    def critics(self) -> Mapping[str, Critic]:
+        """Networks that are trained in turn with the student, by name; `state_dict` holds them too."""
+        ...
+
+    def trained(self, step: int) -> str | None:
+        """Name of the critic that step number `step` trains; None is the student."""
         ...
 
     def networks(self) -> dict[str, nn.Module]:
@@ -146,6 +172,14 @@ class PlainObjective:
     def parameters(self) -> list[nn.Parameter]:
         """Returns nothing: the student alone is trained."""
         return []
+
+    def critics(self) -> Mapping[str, Critic]:
+        """Returns nothing."""
+        return {}
+
+    def trained(self, step: int) -> str | None:
+        """Returns None: every step trains the student."""
+        return None
 
     def networks(self) -> dict[str, nn.Module]:
         """Returns nothing."""

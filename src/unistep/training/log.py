@@ -95,13 +95,16 @@ class RunLog:
 
         Args:
             step: number of steps done.
-            values: numbers by name; `loss`, `images_per_second` and `seconds` go on the screen. Without `loss` no step
-                was taken since the last line.
+            values: numbers by name; `loss`, else that of a critic, `images_per_second` and `seconds` go on the screen.
+                Without a loss no step was taken since the last line.
         """
         if not self.active:
             return
         self._record(step, values)
-        loss = f"loss {values['loss']:.4g}" if "loss" in values else "all steps skipped"
+        shown = next(
+            (f"{name} {value:.4g}" for name, value in values.items() if name.partition("/")[0] == "loss"), None
+        )
+        loss = "all steps skipped" if shown is None else shown
         self._status = status = f"{loss}  {values['images_per_second']:.0f} images/s"
         if self._bar.shown:
             self._bar.update(step, status=status)

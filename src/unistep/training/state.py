@@ -16,11 +16,15 @@ from unistep.training.config import TrainerConfig
 from unistep.training.ema import EMA
 from unistep.training.evaluation import Best
 from unistep.training.guard import Guard
+from unistep.training.losses import Losses
 from unistep.training.optimizer import build_optimizer
 
 
 class TrainingState:
     """Weights, averages, optimizer and counts of a training.
+
+    The optimizer has a group of parameters for each network that is trained in turn. It leaves those without gradients
+    as they are, with their moments, so that each network is trained as by an optimizer of its own.
 
     Args:
         folder: folder of the stage.
@@ -40,8 +44,18 @@ class TrainingState:
         for p in beside:
             p.data = p.data.to(accelerator.device)
         groups: list[dict[str, Any]] = [{"params": list(self.student.parameters())}]
+        # The settings of each group, for the learning rates.
+        self.group_configs = [config.optimizer]
         if beside:
             groups.append({"params": beside, "weight_decay": 0.0})
+            self.group_configs.append(config.optimizer)
+        self.critics = dict(objective.critics())
+        self.critic_configs = {n: replace(config.optimizer, **c.optimizer) for n, c in self.critics.items()}
+        for name, critic in self.critics.items():
+            own = self.critic_configs[name]
+            parameters = list(critic.network.to(accelerator.device).parameters())
+            groups.append({"params": parameters, "betas": own.betas, "eps": own.eps, "weight_decay": own.weight_decay})
+            self.group_configs.append(own)
         # Accelerate's wrapper unscales fp16 gradients and skips the steps in which they overflowed.
         optimizer = build_optimizer(config.optimizer, groups, accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
@@ -50,8 +64,7 @@ class TrainingState:
         self.seconds = 0.0
         self.best: Best | None = None
         self.guard = Guard(lr=config.optimizer.lr)
-        # Since the last log line: the sum of the losses, and of how many steps.
-        self.loss_sum, self.since = torch.zeros((), device=accelerator.device), 0
+        self.losses = Losses(self.critics, accelerator.device)
 
     def averaged(self) -> nn.Module:
         """A copy of the student with the first average's weights, in eval mode."""
@@ -60,9 +73,10 @@ class TrainingState:
         return model
 
     def _finite_weights(self) -> bool:
-        """Whether all weights and those of the first average are finite."""
+        """Whether all weights, of critics too, and those of the first average are finite."""
         averages = self.ema.averages[self.config.ema_decays[0]].values()
-        finite = [v.isfinite().all() for v in (*self.student.parameters(), *averages)]
+        critics = [p for critic in self.critics.values() for p in critic.network.parameters()]
+        finite = [v.isfinite().all() for v in (*self.student.parameters(), *critics, *averages)]
         return bool(torch.stack(finite).all())
 
     def _state(self) -> dict[str, Any]:
@@ -75,7 +89,6 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "since": self.since,
             "best": None if self.best is None else self.best.state_dict(),
             "guard": self.guard.state_dict(),
         }
@@ -98,7 +111,8 @@ class TrainingState:
         self.optimizer.state.clear()
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(initial["scaler"])
-        self.step, self.since, self.loss_sum = 0, 0, torch.zeros_like(self.loss_sum)
+        self.step = 0
+        self.losses.clear()
         self.guard = replace(self.guard, good=None)
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -117,11 +131,8 @@ class TrainingState:
             self.objective.load_state_dict(state["objective"])
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.step, self.seconds, self.since = state["step"], state["seconds"], state.get("since", 0)
-            sums, accelerator = state.get("loss_sums", ()), self.accelerator
-            own = len(sums) == accelerator.num_processes
-            loss_sum = sums[accelerator.process_index] if own else state.get("loss_sum", self.loss_sum)
-            self.loss_sum = loss_sum.to(accelerator.device)
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.losses.load_state_dict(state, self.accelerator)
             self.best = Best(**state["best"]) if state.get("best") else None
             self.guard = Guard(**state.get("guard", {})).with_lr(self.config.optimizer.lr)
         except (KeyError, ValueError, TypeError, RuntimeError):

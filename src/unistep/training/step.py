@@ -31,6 +31,8 @@ class TrainingStep(TrainingState):
     On a GPU one process waits for the device only where it must look at a number: a step that is not finite is skipped
     by the device itself, where the optimizer can (AdamW) and nothing but the student is trained or averaged.
 
+    A step trains one network, the student or the critic whose turn it is: the others have no gradient.
+
     Args:
         folder: folder of the stage.
         student: `Preconditioned` network that is trained, from the weights it has.
@@ -72,7 +74,7 @@ class TrainingStep(TrainingState):
             self.model = compiled(self.student)
             self._kernels = compiled_kernels() if device.type == "cuda" else KERNELS
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and alone else None
-        beside = bool(objective.parameters() or objective.networks() or objective.phase_model(0))
+        beside = bool(self.critics or objective.parameters() or objective.networks() or objective.phase_model(0))
         self._skips = DeviceSkips(device) if self._stream and config.optimizer.name == "adamw" and not beside else None
         self._recorded: Recorded | None = None
         if compile == "graph" and self._skips is not None and self._stream is not None and not self._masks:
@@ -89,7 +91,7 @@ class TrainingStep(TrainingState):
             step: number of the step, from 0.
 
         Returns:
-            Its loss, the gradient's norm and the learning rate.
+            Its loss, the gradient's norm and the student's learning rate.
         """
         if self._stream is None:
             return self._step(step)
@@ -106,7 +108,8 @@ class TrainingStep(TrainingState):
             return
         before = self.guard
         asked = self._skips.ask(before)
-        self.guard, self.since, self.loss_sum = asked.guard, self.since + asked.taken, self.loss_sum + asked.loss
+        self.guard = asked.guard
+        self.losses.add(asked.loss, count=asked.taken)
         if (count := asked.guard.skipped - before.skipped) and not before.in_a_row:
             _log.warning("%s: %d of the steps before %d are skipped: not finite", self.title, count, self.step + 1)
 
@@ -117,9 +120,9 @@ class TrainingStep(TrainingState):
     def _step(self, step: int) -> tuple[Tensor, Tensor, float]:
         c, accelerator = self.config, self.accelerator
         first, end = self._phase(step)
-        lr = c.optimizer.lr_at(step - first, end - first) * self.guard.lr_factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        rates = [own.lr_at(step - first, end - first) * self.guard.lr_factor for own in self.group_configs]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         size = c.batch_size // (accelerator.num_processes * c.accumulation)
         if c.accumulation == 1:
             batch = self._batch(step, accelerator.process_index * size, size)
@@ -132,12 +135,12 @@ class TrainingStep(TrainingState):
                 with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                     batch = self._batch(step, (accelerator.process_index * c.accumulation + part) * size, size)
                     total += self._passes(step, *batch.tensors, dropout_seed=batch.dropout_seed)
-            norm, finite = self._norm(total)
+            norm, finite = self._norm(step, total)
         if self._skips is None:
             self._take(step, first, end, total, bool(finite))
         else:
             self._take_unasked(step, first, total, finite, self._skips)
-        return total, norm, lr
+        return total, norm, rates[0]
 
     def _batch(self, step: int, start: int, size: int) -> Batch:
         return self.batches.at(step, self.config.batch_size, start, size)
@@ -150,7 +153,7 @@ class TrainingStep(TrainingState):
 
     def _gradient(self, step: int, *tensors: Tensor, dropout_seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         total = self._passes(step, *tensors, dropout_seed=dropout_seed)
-        norm, finite = self._norm(total)
+        norm, finite = self._norm(step, total)
         return total, norm, finite
 
     def _passes(
@@ -166,23 +169,28 @@ class TrainingStep(TrainingState):
         accelerator.backward(loss)
         return loss.detach()
 
-    def _norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+    def _norm(self, step: int, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The norm of the gradient, which is then scaled to its limit, and whether it and the loss are finite."""
-        self._average_gradients(self.objective.parameters())
-        limit = self.config.optimizer.clip_grad_norm or math.inf
+        trained = self.objective.trained(step)
+        network = self.student if trained is None else self.critics[trained].network
+        config = self.config.optimizer if trained is None else self.critic_configs[trained]
+        # The student is wrapped, and has those of all processes already.
+        self._average_gradients(self.objective.parameters() if trained is None else list(network.parameters()))
+        limit = config.clip_grad_norm or math.inf
         if limit == math.inf and self.accelerator.scaler is None:
-            gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         else:
-            norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.student.parameters(), limit))
+            norm = torch.as_tensor(self.accelerator.clip_grad_norm_(network.parameters(), limit))
         return norm, self._finite(loss, norm)
 
     def _take(self, step: int, first: int, end: int, total: Tensor, finite: bool) -> None:
         """Updates weights and averages where the numbers are finite."""
         self.guard = self.guard.after(finite)
+        trained = self.objective.trained(step)
         if finite:
             self.optimizer.step()
-            self.loss_sum, self.since = self.loss_sum + total, self.since + 1
+            self.losses.add(total, trained)
         elif self.accelerator.scaler is not None:
             self.accelerator.scaler.update()  # a gradient that overflowed in fp16 lowers the scale
         self.optimizer.zero_grad()
@@ -190,7 +198,7 @@ class TrainingStep(TrainingState):
             self._tell_skipped(step, total)
             if step + 1 == end < self.config.steps:
                 self.objective.after_step(self.student, step)  # the next phase begins with the weights as they are
-        else:
+        elif trained is None:
             self.objective.after_step(self.student, step)
             self.ema.update(self.student, step - first)
 

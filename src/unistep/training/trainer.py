@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from unistep.data.dataset import ImageDataset
 from unistep.errors import UserError
@@ -29,6 +29,7 @@ from unistep.training.ema import EMA
 from unistep.training.evaluation import Evaluation, better
 from unistep.training.guard import Diverged
 from unistep.training.log import RunLog
+from unistep.training.losses import of_network
 from unistep.training.restore import newest_state, on_first
 from unistep.training.step import TrainingStep
 
@@ -147,11 +148,13 @@ class Trainer(TrainingStep):
                 if self.step % c.log_every == 0 or self.step == c.steps:
                     now = time.monotonic()
                     rate = timed * c.batch_size / max(now - last, 1e-9)
-                    values = {"loss": self._mean_loss_sum().item() / self.since} if self.since else {}
+                    values = self.losses.means(self.accelerator)
                     values |= {"lr": lr, "images_per_second": rate, "seconds": self.seconds}
-                    values |= {"images": float(self.step * c.batch_size), "grad_norm": float(norm)}
+                    values |= {"images": float(self.step * c.batch_size)}
+                    values |= of_network({"grad_norm": float(norm)}, self.objective.trained(self.step - 1))
                     log.write(self.step, values | self.guard.scalars() | self.objective.scalars(self.step - 1))
-                    self.loss_sum, self.since, timed, last = torch.zeros_like(self.loss_sum), 0, 0, now
+                    timed, last = 0, now
+                    self.losses.clear()
                 if self.phase_done and self.step == end:
                     self.phase_done(self.averaged(), self.step, self.seconds)
                 due = self.step % c.checkpoint_every == 0 or self.step == c.steps
@@ -277,10 +280,6 @@ class Trainer(TrainingStep):
             on_first(self.accelerator, lambda: remove_after(self.folder / "checkpoints", self.step))
         log.rewind(self.step, {"lr": lr, "diverged_at": float(at)} | self.guard.scalars())
 
-    def _mean_loss_sum(self) -> Tensor:
-        """Over the processes."""
-        return self.accelerator.reduce(self.loss_sum, "mean")  # pyright: ignore
-
     def _time_is_up(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
@@ -304,16 +303,14 @@ class Trainer(TrainingStep):
             return True  # nothing good is there to go back to but the beginning, which no checkpoint must take over
         if not self.guard.in_a_row:
             self.guard = replace(self.guard, good=self.step)
-        sums: Any = self.accelerator.gather(self.loss_sum[None])
-        on_first(self.accelerator, lambda: self._write(sums))
+        losses = self.losses.state_dict(self.accelerator)
+        on_first(self.accelerator, lambda: self._write(losses))
         self._initial = None
         return True
 
-    def _write(self, loss_sums: Tensor) -> None:
+    def _write(self, losses: dict[str, Any]) -> None:
         keep = max(self.config.keep_checkpoints, 2)  # one is there where the newest is damaged
-        # Of each process, so that as many processes log the same; their mean is for another number of them.
-        state = self._state() | {"loss_sums": loss_sums, "loss_sum": loss_sums.mean()}
-        save_checkpoint(self.folder / "checkpoints", self.step, state, keep, self.guard.good)
+        save_checkpoint(self.folder / "checkpoints", self.step, self._state() | losses, keep, self.guard.good)
         self._keep_best()
 
     def _restore(self) -> None:
