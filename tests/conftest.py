@@ -31,6 +31,14 @@ settings.register_profile("unistep", deadline=None, derandomize=True)
 settings.load_profile("unistep")
 
 
+COLLECTED = pytest.StashKey[set[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks deselect some
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = {item.nodeid.partition("::")[0] for item in items}
+
+
 class Golden:
     """The values of the published reference code in tests/golden."""
 
@@ -45,6 +53,12 @@ class Golden:
     def tensors(self, name: str) -> dict[str, Tensor]:
         with np.load(self.path(name)) as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+@pytest.fixture
+def collected_files(pytestconfig: pytest.Config) -> set[str]:
+    """Files whose tests this session found, chosen or not."""
+    return pytestconfig.stash[COLLECTED]
 
 
 class Toy(nn.Module):
