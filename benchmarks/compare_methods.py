@@ -1,7 +1,8 @@
-"""Every training method on MNIST: the same network, the same images seen, the same seed; one table.
+"""Every training method on MNIST: the same network, the same images seen, the same seeds; one table.
 
     python benchmarks/compare_methods.py                      trains and measures all (`make compare-methods`)
     python benchmarks/compare_methods.py --only ect ict       some of them
+    python benchmarks/compare_methods.py --seeds 3            each three times, with the interval over the seeds
     python benchmarks/compare_methods.py --write docs/results.md   puts the table there, between its markers
     python benchmarks/compare_methods.py --picture methods.png     draws what has been trained, and does no more
 
@@ -12,12 +13,16 @@ in --output: an interrupted comparison goes on where it was.
 
 Quality is that of --count samples: the Frechet distance in the features of the bundled MNIST classifier to the 60,000
 training images, and the share of samples that the classifier takes for the class asked for. The distance depends on
-the number of samples: compare at equal counts only.
+the number of samples: compare at equal counts only. Its 95% interval is, with one seed, that of drawing other samples
+of the same model; with several, that of training again, from the spread of the seeds, of which the mean is given.
 """
 
 import argparse
+import dataclasses
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -32,12 +37,32 @@ from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
-from unistep.metrics.features.mnist_classifier import load_mnist_classifier
-from unistep.metrics.mnist import evaluate_digits, mnist_reference
+from unistep.metrics.features.mnist_classifier import FEATURE_DIM, load_mnist_classifier
+from unistep.metrics.frechet import frechet_estimate
+from unistep.metrics.mnist import mnist_reference
+from unistep.metrics.moments import GroupedMoments
 from unistep.objectives.methods import METHODS
 
 STUDENTS = [name for name in METHODS if name != "edm"]
 START, END = "<!-- compare-methods: begin -->", "<!-- compare-methods: end -->"
+# All methods without guidance: this one would learn it as an input, for which the teacher lacks the null class.
+FLAGS = {"imf": ["--student.objective.label_dropout", "0"]}
+STEPS, OF_FLOW_MAPS = (1, 2, 4), (1, 2, 4, 8)
+BATCH = 250
+# Quantiles 0.975 of Student's t, by degrees of freedom, and from there on the normal one.
+STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of the samples in one number of steps: distance, half the length of its 95% interval, accuracy."""
+
+    distance: float
+    reach: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        return f"{self.distance:.2f} ± {self.reach:.2f}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +73,7 @@ class Row:
     start: str
     seconds_per_1000: float
     peak_mib: float
-    quality: dict[str, tuple[float, float]]  # by number of steps: Frechet distance, accuracy
+    quality: dict[int, Quality]  # by number of steps
 
 
 def train(recipe: str, folder: Path, flags: list[str]) -> float:
@@ -75,14 +100,47 @@ def seconds_per_1000(stage: Path) -> float:
     return 1000 * last["seconds"] / last["images"]
 
 
-def measure(model: Path, steps: int | None, count: int, classifier: torch.nn.Module, reference: object) -> tuple:
-    """Frechet distance and accuracy of `count` samples."""
+def measure(model: Path, steps: int | None, count: int) -> Quality:
+    """Quality of `count` samples; kept beside the model."""
+    record = model.parent / f"quality-{steps}-{count}.json"
+    if record.exists():
+        return Quality(**json.loads(record.read_text()))
     loaded = load_model(model)
     labels = torch.arange(count) % 10
-    plan = default_plan(loaded.info, steps)
-    images = torch.cat(list(generate(loaded.denoiser, plan, loaded.image_shape, range(count), labels=labels)))
-    quality = evaluate_digits(images, labels, reference, classifier=classifier)  # pyright: ignore
-    return quality.frechet_distance, quality.accuracy
+    found, correct = GroupedMoments(FEATURE_DIM), 0
+    plan, classifier = default_plan(loaded.info, steps), load_mnist_classifier()
+    for first, images in enumerate(
+        generate(loaded.denoiser, plan, loaded.image_shape, range(count), batch_size=BATCH, labels=labels)
+    ):
+        features, logits = classifier.features_and_logits(images)
+        found.update(features, first * BATCH)
+        correct += int((logits.argmax(1) == labels[first * BATCH :][: len(images)]).sum())
+    distance = frechet_estimate(found, mnist_reference()).distance
+    low, high = distance.interval
+    quality = Quality(distance.value, (high - low) / 2, correct / count)
+    record.write_text(json.dumps(dataclasses.asdict(quality)))
+    return quality
+
+
+def over_seeds(found: list[Quality]) -> Quality:
+    """The mean, and its interval from the spread; a single one as it is."""
+    if len(found) == 1:
+        return found[0]
+    distances, n = [q.distance for q in found], len(found)
+    reach = STUDENT_T.get(n - 1, 1.96) * statistics.stdev(distances) / math.sqrt(n)
+    return Quality(statistics.fmean(distances), reach, statistics.fmean(q.accuracy for q in found))
+
+
+def qualities(stage: Path, count: int) -> dict[int, Quality]:
+    """Of a trained student, at each number of steps that it can be sampled in."""
+    info = load_model(stage / "model").info
+    found = {}
+    for steps in OF_FLOW_MAPS if info.flow_map else STEPS:
+        # A progressively distilled model is one for each number of steps.
+        own = stage / f"model-{steps}-steps"
+        if own.exists() or info.kind != "diffusion" or steps == 1:
+            found[steps] = measure(own if own.exists() else stage / "model", steps, count)
+    return found
 
 
 def picture(root: Path, path: Path) -> None:
@@ -98,20 +156,25 @@ def picture(root: Path, path: Path) -> None:
 
 def table(teacher: Row, rows: list[Row], arguments: argparse.Namespace, minutes: float) -> str:
     """As Markdown."""
+    steps = [n for n in OF_FLOW_MAPS if any(n in row.quality for row in rows)]
+    made = teacher.quality[18]
     lines = [
-        f"{teacher.name}: distance {teacher.quality[18][0]:.2f}, accuracy {teacher.quality[18][1]:.1%}, "
+        f"{teacher.name}: distance {made}, accuracy {made.accuracy:.1%}, "
         f"{teacher.seconds_per_1000:.1f} s per 1,000 images trained, {teacher.peak_mib:.0f} MiB.",
         "",
-        "| method | starts from | 1 step: distance | accuracy | 2 steps: distance | accuracy "
-        "| s per 1,000 images | peak MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | starts from | "
+        + " | ".join(f"{n} step{'s' * (n > 1)}" for n in steps)
+        + " | accuracy, 1 step | s per 1,000 images | peak MiB |",
+        "|---|---|" + "---|" * (len(steps) + 3),
     ]
     for row in rows:
-        cells = [f"{value[0]:.2f} | {value[1]:.1%}" for value in (row.quality[1], row.quality[2])]
+        cells = [str(row.quality.get(n, "")) for n in steps]
         lines.append(
-            f"| {row.name} | {row.start} | {' | '.join(cells)} | {row.seconds_per_1000:.1f} | {row.peak_mib:.0f} |"
+            f"| {row.name} | {row.start} | {' | '.join(cells)} | {row.quality[1].accuracy:.1%} "
+            f"| {row.seconds_per_1000:.1f} | {row.peak_mib:.0f} |"
         )
-    lines += ["", f"{arguments.count:,} samples, {os.cpu_count()} CPU cores, {minutes:.0f} minutes in all."]
+    seeds = f"{arguments.seeds} seeds" if arguments.seeds > 1 else "one seed"
+    lines += ["", f"{arguments.count:,} samples, {seeds}, {os.cpu_count()} CPU cores, {minutes:.0f} minutes in all."]
     return "\n".join(lines)
 
 
@@ -119,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/compare-methods"))
     parser.add_argument("--only", nargs="+", choices=STUDENTS, default=STUDENTS, metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each method, with the seeds 0, 1, ...")
     parser.add_argument("--count", type=int, default=5000, help="samples a measurement")
     parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument("--picture", type=Path, help="PNG to draw instead")
@@ -128,39 +192,45 @@ def main() -> None:
     if arguments.picture:
         return picture(root, arguments.picture)
     root.mkdir(parents=True, exist_ok=True)
-    classifier, reference = load_mnist_classifier(), mnist_reference()
 
-    def row(name: str, start: str, stage: Path, peak: float, models: dict[int, tuple[Path, int | None]]) -> Row:
-        found = {n: measure(path, steps, arguments.count, classifier, reference) for n, (path, steps) in models.items()}
-        made = Row(name, start, seconds_per_1000(stage), peak, found)
-        shown = ", ".join(f"{n} steps: distance {d:.2f}, accuracy {a:.1%}" for n, (d, a) in found.items())
-        print(f"{name}: {shown}; {made.seconds_per_1000:.1f} s per 1,000 images, {peak:.0f} MiB", flush=True)
+    def row(name: str, start: str, stages: list[Path], peaks: list[float], found: list[dict[int, Quality]]) -> Row:
+        quality = {n: over_seeds([each[n] for each in found]) for n in found[0]}
+        made = Row(name, start, statistics.fmean(map(seconds_per_1000, stages)), max(peaks), quality)
+        shown = ", ".join(f"{n} steps: distance {q}, accuracy {q.accuracy:.1%}" for n, q in quality.items())
+        print(f"{name}: {shown}; {made.seconds_per_1000:.1f} s per 1,000 images, {max(peaks):.0f} MiB", flush=True)
         return made
 
     print("training the teacher", flush=True)
     peak = train("mnist-edm", root / "edm", [])
     by = root / "edm" / "teacher"
-    teacher = row("EDM teacher, 18 Heun steps", "random", by, peak, {18: (by / "model", 18)})
+    found = [{18: measure(by / "model", 18, arguments.count)}]
+    teacher = row("EDM teacher, 18 Heun steps", "random", [by], [peak], found)
     from_teacher = {m: len(parse_run([f"mnist-{m}"])[0].stages) > 1 for m in arguments.only}
 
-    def train_method(method: str) -> float:
+    def folder(method: str, seed: int) -> Path:
+        return root / (f"{method}-seed-{seed}" if seed else method)
+
+    def train_method(method: str, seed: int) -> float:
         by_teacher = ["--teacher", str(by)] if from_teacher[method] else []
-        peak = train(f"mnist-{method}", root / method, [*by_teacher, *flags])
-        print(f"{METHODS[method].title}: trained", flush=True)
+        of_seed = ["--seed", str(seed)] if seed else []
+        more = [*by_teacher, *of_seed, *FLAGS.get(method, []), *flags]
+        peak = train(f"mnist-{method}", folder(method, seed), more)
+        print(f"{METHODS[method].title}, seed {seed}: trained", flush=True)
         return peak
 
     # The longest first, so that no core waits for them at the end.
-    ordered = sorted(arguments.only, key=lambda m: (m not in ("scd", "sct"), not from_teacher[m]))
+    longest = ("imf", "facm", "cmt", "meanflow", "scd", "sct")
+    runs = [(m, seed) for seed in range(arguments.seeds) for m in arguments.only]
+    runs.sort(key=lambda run: (run[0] not in longest, not from_teacher[run[0]]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        peaks = dict(zip(ordered, pool.map(train_method, ordered), strict=True))
+        peaks = dict(zip(runs, pool.map(lambda run: train_method(*run), runs), strict=True))
     rows = []
     for method in arguments.only:
-        stage = root / method / "student"
-        model, two = stage / "model", stage / "model-2-steps"
-        models = {1: (model, 1), 2: (two, 2) if two.exists() else (model, 2)}
-        rows.append(
-            row(METHODS[method].title, "teacher" if from_teacher[method] else "random", stage, peaks[method], models)
-        )
+        stages = [folder(method, seed) / "student" for seed in range(arguments.seeds)]
+        found = [qualities(stage, arguments.count) for stage in stages]
+        start = "teacher" if from_teacher[method] else "random"
+        of_method = [peaks[method, seed] for seed in range(arguments.seeds)]
+        rows.append(row(METHODS[method].title, start, stages, of_method, found))
     text = table(teacher, rows, arguments, (time.monotonic() - started) / 60)
     print(f"\n{text}")
     if arguments.write:
