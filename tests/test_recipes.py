@@ -26,7 +26,7 @@ from unistep.workflows.runs.design import ImageKind, ModelDesign, design_stages
 from unistep.workflows.runs.network import build_network, shaped_network
 from unistep.workflows.train import train
 
-NAMED_BY_USE = ("cifar10-minutes", "emoji", "mnist-cmt", "mnist-embedded", "mnist-quick")
+NAMED_BY_USE = ("cifar10-cmt", "cifar10-minutes", "emoji", "mnist-cmt", "mnist-embedded", "mnist-quick")
 
 
 def shape(config: RunConfig) -> tuple[int, int, int]:
