@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import unistep
+from unistep.generation.plan import random_label
 from unistep.serving.routes import openai
 
 
@@ -47,6 +48,15 @@ def test_a_later_part_of_a_run(client):
     whole = post(client, GENERATIONS, {"n": 6, "seed": 2}).json()["data"]
     part = post(client, GENERATIONS, {"n": 2, "seed": 2, "first": 4}).json()["data"]
     assert part == whole[4:]
+
+
+@pytest.mark.parametrize("which", [{"seed": 2}, {"seeds": [2, 2]}])
+def test_a_part_that_is_far_away_takes_no_longer(client, which):
+    """Its classes are not drawn after those of all images before it."""
+    body = post(client, GENERATIONS, {"n": 2, "first": 2**40 - 2} | which).json()
+    second = 2**40 - 2 + ("seed" in which)
+    labels = [random_label(2, index, 10) for index in (2**40 - 2, second)]
+    assert [datum["class_label"] for datum in body["data"]] == labels
 
 
 @pytest.mark.parametrize(("prompt", "noted"), [("3", False), ("the digit 3!", False), ("a cat", True)])

@@ -186,7 +186,12 @@ def consistency_plan(
 
 def random_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Tensor, " B"]:
     """A class for each image of a run, drawn from the run's seed and the image's index."""
-    return torch.tensor([image_seed(seed, i, LABELS) % num_classes for i in indices], dtype=torch.int64)
+    return torch.tensor([random_label(seed, i, num_classes) for i in indices], dtype=torch.int64)
+
+
+def random_label(seed: int, index: int, num_classes: int) -> int:
+    """A class for one image of a run, drawn from the run's seed and the image's index."""
+    return image_seed(seed, index, LABELS) % num_classes
 
 
 def default_plan(info: ModelInfo, steps: int | None = None) -> Plan:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from unistep.core.random import image_seeds
+from unistep.core.random import image_seed
 from unistep.errors import UserError
 from unistep.generation.classes import class_numbers
-from unistep.generation.plan import Plan, make_labels
+from unistep.generation.plan import Plan, check_labels, random_label
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine
@@ -114,24 +114,20 @@ def rows_of(model: ServedModel, options: MakeOptions, count: int, config: Server
         raise Refusal(400, "invalid_request_error", f"n {count} must lie between 1 and {config.max_images}", "n")
     plan = model.plan(options.steps, options.timesteps, options.sigmas, options.solver)
     check_evaluations(count * plan.nfe, config)
-    labels = label_numbers(model, options.class_labels)
+    given = label_numbers(model, options.class_labels)
     if options.seeds is not None:
         if len(options.seeds) != count:
             raise UserError(f"{len(options.seeds)} seeds for {count} images", "give one an image", field="seeds")
-        keys = [int(image_seeds(seed, [options.first])[0]) for seed in options.seeds]
-        indices: Sequence[int] = [options.first] * count
-        drawn = [make_labels(model.num_classes, 1, None, seed) for seed in options.seeds]
-        own = None if not model.num_classes else [int(one[0]) for one in drawn if one is not None]
+        pairs = [(seed, options.first) for seed in options.seeds]
     else:
-        indices = range(options.first, options.first + count)
-        keys = [int(key) for key in image_seeds(options.seed, indices)]
-        every = make_labels(model.num_classes, options.first + count, None, options.seed) if not labels else None
-        own = None if every is None else every[options.first :].tolist()
-    if labels:
-        make_labels(model.num_classes, count, labels)
-        own = [labels[i % len(labels)] for i in range(count)]
-    labels_of_rows: Sequence[int | None] = [None] * count if own is None else own
-    return plan, [Row(*row) for row in zip(keys, indices, labels_of_rows, strict=True)]
+        pairs = [(options.seed, index) for index in range(options.first, options.first + count)]
+    labels: Sequence[int | None] = [None] * count
+    if given:
+        check_labels(given, model.num_classes)
+        labels = [given[i % len(given)] for i in range(count)]
+    elif model.num_classes:
+        labels = [random_label(*pair, model.num_classes) for pair in pairs]
+    return plan, [Row(image_seed(*pair), pair[1], label) for pair, label in zip(pairs, labels, strict=True)]
 
 
 def check_evaluations(evaluations: int, config: ServerConfig) -> None:

@@ -84,9 +84,9 @@ async def generations(request: Request, body: Generation) -> Response:
     check_results(count, size, service.config)
     stream = make_stream(service, model, options, count)
     kind = body.output_format or "png"
-    as_url = body.response_format == "url"
+    base = _base(request, body.response_format)
     if body.stream:
-        events = _events(service, stream, "image_generation", kind, size, as_url, str(request.base_url))
+        events = _events(service, stream, "image_generation", kind, size, base)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     started = time.perf_counter()
     made: dict[int, bytes] = {}
@@ -95,7 +95,7 @@ async def generations(request: Request, body: Generation) -> Response:
             made[image.number] = await encode(image.pixels, kind, size)
     seconds = time.perf_counter() - started
     files = [made[i] for i in range(count)]
-    return _answer(service, files, stream.labels, kind, as_url, note, seconds, str(request.base_url))
+    return _answer(service, files, stream.labels, kind, base, note, seconds)
 
 
 @router.post("/v1/images/edits", responses={200: {"model": ImagesBody}} | WORK)
@@ -142,8 +142,8 @@ async def edits(
             label for one in result for label in (one.class_labels.tolist() if one.class_labels is not None else ())
         ]
     files = [await encode(one, output_format, own) for one in images_of(result)]
-    as_url = response_format == "url"
-    return _answer(service, files, labels, output_format, as_url, note, seconds, str(request.base_url))
+    base = _base(request, response_format)
+    return _answer(service, files, labels, output_format, base, note, seconds)
 
 
 @router.get("/files/{name}", response_class=Response, responses={200: IMAGE_FILE} | refusals(404))
@@ -161,12 +161,11 @@ def _answer(
     files: list[bytes],
     labels: Sequence[int | None],
     kind: str,
-    as_url: bool,
+    base: str | None,
     note: str,
     seconds: float,
-    base: str,
 ) -> JSONResponse:
-    data = [_datum(service, one, kind, as_url, base) for one in files]
+    data = [_datum(service, one, kind, base) for one in files]
     for datum, label in zip(data, labels, strict=False):
         datum["class_label"] = label
     body: dict[str, Any] = {"created": int(time.time()), "data": data, "output_format": kind, "seconds": seconds}
@@ -175,21 +174,26 @@ def _answer(
     return JSONResponse(body, headers=seconds_header(seconds) | ({"X-Unistep-Note": note} if note else {}))
 
 
-def _datum(service: Service, content: bytes, kind: str, as_url: bool, base: str) -> dict[str, Any]:
-    if as_url:
+def _base(request: Request, response_format: str | None) -> str | None:
+    """The server's own address where images are answered by address; None where in the answer."""
+    return str(request.base_url) if response_format == "url" else None
+
+
+def _datum(service: Service, content: bytes, kind: str, base: str | None) -> dict[str, Any]:
+    if base is not None:
         return {"url": f"{base}files/{service.kept.put((content, kind))}.{kind}", "b64_json": None}
     return {"b64_json": base64.b64encode(content).decode(), "url": None}
 
 
 async def _events(
-    service: Service, stream: Stream, name: str, kind: str, size: tuple[int, int] | None, as_url: bool, base: str
+    service: Service, stream: Stream, name: str, kind: str, size: tuple[int, int] | None, base: str | None
 ) -> AsyncIterator[str]:
     """Yields each image as it is made, as server-sent events."""
     started = time.perf_counter()
     try:
         async with stream:
             async for image in stream.images():
-                datum = _datum(service, await encode(image.pixels, kind, size), kind, as_url, base)
+                datum = _datum(service, await encode(image.pixels, kind, size), kind, base)
                 event = {
                     "type": f"{name}.completed",
                     "index": image.number,
