@@ -12,6 +12,7 @@ from unistep.data.prepare import decode, decode_transparent, stored_size
 from unistep.data.reader import BadImage
 from unistep.errors import UserError
 from unistep.images.grid import to_pil
+from unistep.images.png import png_bytes
 from unistep.serving.config import ServerConfig
 
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -19,6 +20,7 @@ FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _MOST_SIDE = 4096
+_SMALL = 1 << 14  # bytes below which Pillow takes longer to write a file than to compress it
 _LARGE = 1 << 17  # pixels from which on a file takes longer than a change of threads
 
 
@@ -101,6 +103,8 @@ def encode_now(pixels: Tensor, kind: str = "png", size: tuple[int, int] | None =
         kind: format, a key of `FORMATS`.
         size: width and height; whole multiples of the image's repeat its pixels, others are interpolated.
     """
+    if kind == "png" and size in (None, (pixels.shape[2], pixels.shape[1])) and pixels.numel() < _SMALL:
+        return png_bytes(pixels)
     image = to_pil(pixels)
     if size is not None and size != image.size:
         whole = size[0] % image.width == 0 and size[1] % image.height == 0
