@@ -15,7 +15,7 @@ The vectors are an image's pixels, each a sample by itself; its channels are the
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -187,16 +187,21 @@ def train(
         start, end = objective.phase(step)
         end = steps if end is None else end
         if step == start:
-            parameters = [*student.parameters(), *objective.parameters()]
-            optimizer, ema = build_optimizer(optimizer_config, parameters), EMA(student, (ema_decay,))
-        for group in optimizer.param_groups:
-            group["lr"] = optimizer_config.lr_at(step - start, end - start)
+            groups = [{"params": [*student.parameters(), *objective.parameters()]}]
+            configs = [optimizer_config]
+            for critic in objective.critics().values():
+                groups.append({"params": list(critic.network.parameters())})
+                configs.append(replace(optimizer_config, **critic.optimizer))
+            optimizer, ema = build_optimizer(optimizer_config, groups), EMA(student, (ema_decay,))
+        for group, config in zip(optimizer.param_groups, configs, strict=True):
+            group["lr"] = config.lr_at(step - start, end - start)
         x = data.sample(random.generator, batch)
         objective.loss(student, x, None, step, random, 0).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        objective.after_step(student, step)
-        ema.update(student, step - start)
+        if objective.trained(step) is None:
+            objective.after_step(student, step)
+            ema.update(student, step - start)
     averaged = copy.deepcopy(student).requires_grad_(False)
     averaged.load_state_dict(ema.averages[ema_decay])
     return averaged

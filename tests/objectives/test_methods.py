@@ -89,12 +89,14 @@ def test_the_models_that_ship_say_how_they_were_trained(model: str):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_an_objective_that_trains(name, generator):
-    """One step of it: a loss for each image, a gradient for each weight, and a state that comes back."""
+    """One step of it: a loss for each image, a gradient for each weight trained, and a state that comes back."""
     network = student(name)
     objective = config_of(name).build(inputs(network, teacher=student()))
     assert isinstance(objective, Objective)
     x = torch.rand(4, 1, 4, 4, generator=generator) * 2 - 1
     step = TOTAL // 2
+    critic = objective.trained(step)
+    trained = network if critic is None else objective.critics()[critic].network
 
     def loss():
         return objective.loss(network, x, None, step, ImageRandom([image_seed(0, i) for i in range(4)]), 3)
@@ -102,12 +104,12 @@ def test_every_method_has_an_objective_that_trains(name, generator):
     first = loss()
     assert first.shape == (4,) and first.isfinite().all() and len(first.unique()) > 1
     first.mean().backward()
-    for p in (*network.parameters(), *objective.parameters()):
+    for p in (*trained.parameters(), *objective.parameters()):
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any()
     assert torch.equal(loss(), first)  # all its randomness is given
 
     with torch.no_grad():
-        for p in (*network.parameters(), *objective.parameters()):
+        for p in (*trained.parameters(), *objective.parameters()):
             p.add_(0.1)
     objective.after_step(network, step)
     start, end = objective.phase(step)

@@ -114,8 +114,8 @@ def test_the_yardstick(draws, exact):
     assert distance(lambda x_T: x_T.flatten(1) @ root.T, draws) > 3 * BAR * exact
 
 
-# Of TCM, CMT and the flow maps it has not been measured.
-NEW = ("tcm", "cmt", "meanflow", "imf", "soflow", "facm")
+# Of TCM, CMT, the flow maps and DMD2 it has not been measured.
+NEW = ("tcm", "cmt", "meanflow", "imf", "soflow", "facm", "dmd2")
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in ("edm", *NEW)])

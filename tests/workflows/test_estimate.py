@@ -98,6 +98,24 @@ def test_progressive_distillation_asks_its_teacher_twice():
     assert student.memory.parts.keys() >= {"teacher", "target"}  # the target becomes the teacher later
 
 
+def test_networks_that_are_trained_in_turn_count_by_their_share_of_the_steps():
+    """DMD2, three steps of the critic before one of the student: teacher, critic and samples by the evaluations."""
+    flags = ["--student.method", "dmd2", "--student.objective.critic_steps", "3", "--network.add_attention", "false"]
+    one, two = (
+        estimate(tiny(*flags, "--student.objective.student_steps", str(n)), steps=n - 1).stages[1] for n in (1, 2)
+    )
+    for student, samples in ((one, 0.75), (two, 1.75)):
+        parts, evaluation = student.flops.parts, student.flops.evaluation
+        assert evaluation == student.flops.parts["student, forward"] * 4
+        assert parts["teacher, forward"] == pytest.approx(0.25 * evaluation, rel=1e-6)
+        assert parts["critic, forward"] == pytest.approx(evaluation, rel=1e-6)
+        assert parts["samples, forward"] == pytest.approx(samples * evaluation, rel=1e-6)
+        memory = student.memory.parts
+        assert memory["critic"] == memory["teacher"] == memory["gradients"] == memory["weights"]
+        assert memory[OPTIMIZER] == 4 * memory["weights"]
+    assert two.measured.what == "whole step" and two.measured.update > 0
+
+
 @pytest.mark.parametrize(("velocity", "evaluations"), [("teacher", 1), ("data", 0)])
 def test_continuous_methods_have_a_tangent(velocity, evaluations):
     """It is measured with the real one, which no tensors without content can take."""

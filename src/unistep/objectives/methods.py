@@ -10,7 +10,8 @@ ECT        mapping    same noise   stop-gradient  pseudo-Huber   1/(t-r)
 Stable CT  mapping    mean noise   stop-gradient  pseudo-Huber   1/(t-r), smooth
 
 EDM denoising, progressive distillation (PD), truncated consistency (TCM), consistency mid-training (CMT) and the
-continuous-time sCD and sCT have objectives of their own, and so have the flow maps MeanFlow, iMF, SoFlow and FACM.
+continuous-time sCD and sCT have objectives of their own, and so have the flow maps MeanFlow, iMF, SoFlow and FACM, and
+distribution matching, DMD2.
 A new method is one more row, and a file in this folder where its objective is new.
 """
 
@@ -161,6 +162,7 @@ _ROWS = (
     ),
     Method("soflow", "SoFlow", "unistep.objectives.soflow:SoFlowConfig", paper="2512.15657"),
     Method("facm", "flow-anchored consistency (FACM)", "unistep.objectives.facm:FACMConfig", paper="2507.03738"),
+    Method("dmd2", "distribution matching (DMD2)", "unistep.objectives.dmd2:DMD2Config", paper="2405.14867"),
 )
 
 METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in _ROWS})

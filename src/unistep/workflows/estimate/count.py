@@ -1,6 +1,7 @@
 """FLOPs and memory of a training step, counted without computing it.
 
-They are counted on the objective itself, run forward and backward on tensors without content (PyTorch's
+Where networks are trained in turn they are means over the steps, and memory is that of the step that takes most. They
+are counted on the objective itself, run forward and backward on tensors without content (PyTorch's
 FakeTensorMode): the evaluations of the method are the ones that are counted, and no memory is used.
 
     FLOPs        2 x MACs of convolutions, matrix products and attention; everything else is small beside them
@@ -26,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unistep.config import RunConfig
 from unistep.core.random import ImageRandom
 from unistep.workflows.estimate.design import build_parts
-from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Memory, Parts
+from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Memory, Parts, turns
 from unistep.workflows.runs.design import ImageKind, StageDesign
 
 FLOPS_PARTS = (
@@ -100,27 +101,34 @@ def count(
     with warnings.catch_warnings(action="ignore"), _Fake(), torch.device(accelerator.device):
         parts = build_parts(config, design)
         parts = replace(parts, objective=parts.objective.countable())
-        counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-        with counter, _tallied(parts, counter) as tally:
-            losses, of_one = _forward(parts, design, images, accelerator, 1)
-            forward = counter.get_total_flops()
-            losses.float().mean().backward()
-            tally["the rest of the loss"] = forward - sum(tally.values())
-            tally["backward"] = counter.get_total_flops() - forward
-        of_two = _forward(parts, design, images, accelerator, 2)[1]
+        steps, total, kept = design.stage.steps, dict[str, float](), list[tuple[int, int]]()
+        evaluation = 0
+        for step, share in turns(parts.objective, steps, steps // 2):
+            counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+            with counter, _tallied(parts, counter) as tally:
+                losses, of_one = _forward(parts, step, images, accelerator, 1)
+                forward = counter.get_total_flops()
+                losses.float().mean().backward()
+                tally["the rest of the loss"] = forward - sum(tally.values())
+                tally["backward"] = counter.get_total_flops() - forward
+            kept.append((of_one, _forward(parts, step, images, accelerator, 2)[1]))
+            evaluation = max(evaluation, tally.get("student, forward", 0))
+            for name, flops in tally.items():
+                total[name] = total.get(name, 0) + share * flops
     parameters, averages = _size(parts.student), len(design.stage.ema_decays)
-    sizes = {"weights": parameters, "gradients": parameters, OPTIMIZER: 2 * parameters, AVERAGES: averages * parameters}
+    critics = [_size(critic.network) for critic in parts.objective.critics().values()]
+    sizes = {"weights": parameters, "gradients": max([parameters, *critics])}  # of one network at a time
+    sizes |= {OPTIMIZER: 2 * (parameters + sum(critics)), AVERAGES: averages * parameters}
     sizes |= {name: _size(network) for name, network in parts.others.items()}
+    of_one, of_two = max(kept, key=lambda bytes_: bytes_[1])
     return (
         type(parts.student.network).__name__,
-        Flops(tally["student, forward"], {name: n for name, n in tally.items() if n}),
+        Flops(evaluation, {name: round(n) for name, n in total.items() if n}),
         Memory({name: FP32 * n for name, n in sizes.items()}, max(0, 2 * of_one - of_two), of_two - of_one),
     )
 
 
-def _forward(
-    parts: Parts, design: StageDesign, images: ImageKind, accelerator: Accelerator, batch: int
-) -> tuple[Tensor, int]:
+def _forward(parts: Parts, step: int, images: ImageKind, accelerator: Accelerator, batch: int) -> tuple[Tensor, int]:
     """The losses, and the bytes that are kept for the backward pass."""
     x = torch.zeros(batch, *images.shape)
     labels = torch.zeros(batch, dtype=torch.int64) if images.classes else None
@@ -133,7 +141,7 @@ def _forward(
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), accelerator.autocast():
         random = ImageRandom(list(range(batch)), accelerator.device)
-        losses = parts.objective.loss(parts.student, x, labels, design.stage.steps // 2, random, 0)
+        losses = parts.objective.loss(parts.student, x, labels, step, random, 0)
     networks = (parts.student, *parts.others.values())
     weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
     return losses, sum(storage.nbytes() for number, storage in kept.items() if number not in weights)

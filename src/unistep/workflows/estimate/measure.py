@@ -12,6 +12,7 @@ step of a larger batch is so many micro-batches, and one update of the weights.
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ OPTIMIZER, AVERAGES = "optimizer", "averages"
 _STEP_SECONDS = 3.0  # a measured step should not take longer
 _CPU_MEMORY = 6 << 30  # that a measurement takes at most where it shares the memory with others
 _IMAGES = 256
+_LOOKED_AT = 10_000  # steps whose turns are counted
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,20 @@ class Measurement:
 
 Step = Callable[[int, int], tuple[float, float]]
 """(micro-batch, number of the step) -> seconds of forward and backward, and of the update."""
+
+
+def turns(objective: Objective, steps: int, number: int) -> list[tuple[int, float]]:
+    """A step that trains each of the networks that are trained in turn, and the share of the steps that do.
+
+    Args:
+        objective: objective of a stage.
+        steps: length of the stage.
+        number: step that is taken where the student alone is trained.
+    """
+    if not objective.critics():
+        return [(min(number, steps - 1), 1.0)]
+    trained = [objective.trained(step) for step in range(min(steps, _LOOKED_AT))]
+    return [(trained.index(name), count / len(trained)) for name, count in Counter(trained).items()]
 
 
 def measure(
@@ -220,12 +236,15 @@ def _whole_step(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accel
 
     def step(batch: int, number: int) -> tuple[float, float]:
         trainer.config = replace(config, batch_size=batch)
-        updates.clear()
-        start = now(accelerator.device)
-        trainer.train_step(min(number, stage.steps - 1))
-        end = now(accelerator.device)
-        middle = updates[0] if updates else end  # fp16 skips the update where gradients overflow
-        return middle - start, end - middle
+        passes = update = 0.0
+        for at, share in turns(parts.objective, stage.steps, number):
+            updates.clear()
+            start = now(accelerator.device)
+            trainer.train_step(at)
+            end = now(accelerator.device)
+            middle = updates[0] if updates else end  # fp16 skips the update where gradients overflow
+            passes, update = passes + share * (middle - start), update + share * (end - middle)
+        return passes, update
 
     return step
 
@@ -235,17 +254,21 @@ def _passes(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accelerat
     device = accelerator.device
 
     def step(batch: int, number: int) -> tuple[float, float]:
+        places = turns(parts.objective, stage.steps, number)
+        return sum(share * one(batch, at) for at, share in places), 0.0
+
+    def one(batch: int, at: int) -> float:
         start = now(device)
         x, labels = dataset.batch(torch.arange(batch) % len(dataset))
         labels = None if labels is None else labels.to(device)
         random = ImageRandom(list(range(batch)), device)
         with accelerator.autocast():
-            losses = parts.objective.loss(
-                parts.student, to_float(x.to(device)), labels, min(number, stage.steps - 1), random, 0
-            )
+            losses = parts.objective.loss(parts.student, to_float(x.to(device)), labels, at, random, 0)
         losses.float().mean().backward()
         parts.student.zero_grad()
-        return now(device) - start, 0.0
+        for critic in parts.objective.critics().values():
+            critic.network.zero_grad()
+        return now(device) - start
 
     return step
 

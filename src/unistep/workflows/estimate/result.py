@@ -208,6 +208,7 @@ def _batch(stage: StageEstimate) -> str:
 
 def _memory_label(part: str) -> str:
     labels = {OPTIMIZER: "optimizer, two moments", "target": "target network", "teacher": "teacher network"}
+    labels["critic"] = "critic network"
     return labels.get(part, part)
 
 
