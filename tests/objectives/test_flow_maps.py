@@ -8,6 +8,7 @@ import torch
 from unistep.core import flow
 from unistep.core.parameterization import EDMScaling, Preconditioned, expand
 from unistep.core.random import ImageRandom, image_seed
+from unistep.formats.model import ModelInfo
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.objectives.methods import METHODS
@@ -168,3 +169,9 @@ def test_a_self_guiding_student_learns_a_null_class_and_trains(name, generator):
     losses = objective.loss(student, x, LABELS, 3, ImageRandom([image_seed(0, i) for i in range(4)]), 5)
     losses.mean().backward()
     assert losses.isfinite().all() and all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "gamma"), [("soflow", 1.0), ("facm", 1.0), ("meanflow", 0.0), ("imf", 0.0)])
+def test_models_are_sampled_as_published(name, gamma):
+    """SoFlow and FACM have fresh noise between their jumps; the others stay on one trajectory."""
+    assert ModelInfo(**METHODS[name].config().model()).gamma == gamma

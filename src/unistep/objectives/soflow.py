@@ -15,7 +15,7 @@ sign(B) mean (N sg(w q)), which divides by nothing that is small. The gap t - l 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -196,6 +196,10 @@ class SoFlowConfig(FlowMapConfig):
             raise UserError(f"{self.eps} must be positive", field="eps")
         if (self.omega != 1 or self.mix != 1) and not self.label_dropout:
             raise UserError(f"`omega` {self.omega} and `mix` {self.mix} need `label_dropout` above 0")
+
+    def model(self) -> dict[str, Any]:
+        """A flow map that jumps to the data, with fresh noise before the next jump, as in the published sampler."""
+        return super().model() | {"gamma": 1.0}
 
     def build(self, inputs: ObjectiveInputs) -> "SoFlowObjective":
         """Makes the objective.
