@@ -143,9 +143,9 @@ def qualities(stage: Path, count: int) -> dict[int, Quality]:
     return found
 
 
-def picture(root: Path, path: Path) -> None:
+def picture(root: Path, path: Path, methods: list[str]) -> None:
     """The teacher's samples above those of each method in one step, from the same noise."""
-    models = [root / "edm" / "teacher" / "model", *(root / m / "student" / "model" for m in STUDENTS)]
+    models = [root / "edm" / "teacher" / "model", *(root / m / "student" / "model" for m in methods)]
     rows = []
     for model in (load_model(m) for m in models):
         steps = None if model.info.kind == "diffusion" else 1
@@ -190,7 +190,7 @@ def main() -> None:
     started = time.monotonic()
     root = arguments.output
     if arguments.picture:
-        return picture(root, arguments.picture)
+        return picture(root, arguments.picture, arguments.only)
     root.mkdir(parents=True, exist_ok=True)
 
     def row(name: str, start: str, stages: list[Path], peaks: list[float], found: list[dict[int, Quality]]) -> Row:
