@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -294,6 +295,8 @@ def test_malformed_files(exported, tmp_path, to, count):
 def test_weights_beside_the_model(exported, tmp_path):
     """As files beyond protobuf's 2 GB have them."""
     proto = onnx.load(exported())
+    for entry in proto.metadata_props:  # another tool than `unistep.export` moves them here
+        entry.value = re.sub(r'"digest": "[^"]*"', '"digest": ""', entry.value)
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.onnx.data", size_threshold=500)
     assert len(examine(tmp_path / "m.onnx").external) > 5
     ours, theirs = unistep.load(tmp_path / "m.onnx"), unistep.load(exported())

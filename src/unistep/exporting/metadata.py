@@ -7,6 +7,7 @@ from typing import Any
 from unistep.core.random import IMAGES, LABELS
 from unistep.exporting.programs import EditProgram, Program, SamplerProgram
 from unistep.formats.exported.description import FORMAT
+from unistep.formats.exported.digest import NO_DIGEST
 from unistep.formats.model import LoadedModel
 from unistep.text import version_of
 
@@ -27,6 +28,7 @@ def metadata_of(model: LoadedModel, program: Program, dtype: str = "fp32", sourc
     return {
         "format": FORMAT,
         "unistep": version_of(),
+        "digest": NO_DIGEST,
         "source": source,
         "program": program.name,
         "dtype": dtype,

@@ -10,6 +10,7 @@ from unistep.errors import UserError
 from unistep.exporting.programs import Program
 from unistep.exporting.trace import quiet, trace
 from unistep.formats.exported.description import KEY, description_text
+from unistep.formats.exported.digest import stamp
 
 OPSETS = (18, 19, 20, 21, 22, 23)
 # Weights beyond this leave the file: protobuf holds 2 GB at most.
@@ -55,8 +56,9 @@ def write_onnx(
     made.model.metadata_props[KEY] = description_text(metadata)
     outside = size > _MOST_INSIDE
     made.save(path, external_data=outside)
-    data = path.with_name(f"{path.name}.data")
-    return (path, data) if outside else (path,)
+    others = [path.with_name(f"{path.name}.data")] if outside else []
+    stamp(path, others)
+    return (path, *others)
 
 
 def _clean(model: Any) -> None:

@@ -12,6 +12,7 @@ from unistep.engines.openvino import runtime, shared_core
 from unistep.exporting.onnx import write_onnx
 from unistep.exporting.programs import Program
 from unistep.formats.exported.description import KEY, description_text
+from unistep.formats.exported.digest import stamp
 
 
 def write_openvino(
@@ -36,4 +37,5 @@ def write_openvino(
             model.set_friendly_name(f"unistep-{program.name}")
         openvino.save_model(model, str(path), compress_to_fp16=dtype == "fp16")
         del model
+    stamp(path, [path.with_suffix(".bin")])
     return path, path.with_suffix(".bin")

@@ -26,7 +26,7 @@ def write_torch_export(
         opset, dtype: without effect; the program has its precision.
     """
     with quiet():
-        torch.export.save(trace(program), path, extra_files={KEY: description_text(metadata)})
+        torch.export.save(trace(program), path, extra_files={KEY: _description(metadata)})
     return (path,)
 
 
@@ -48,7 +48,7 @@ def write_aoti(
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         raise UserError(f"AOTInductor does not compile this program ({reason})", "export it as onnx") from None
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr(f"{path.stem}/extra/{KEY}", description_text(metadata))
+        file.writestr(f"{path.stem}/extra/{KEY}", _description(metadata))
     return (path,)
 
 
@@ -60,3 +60,8 @@ def open_torch_export(path: Path) -> Pt2Engine:
 def open_aoti(path: Path) -> Pt2Engine:
     """Opens a library that was just written."""
     return Pt2Engine(path, compiled=True)
+
+
+def _description(metadata: dict[str, Any]) -> str:
+    """The description without a digest: the archive has a checksum of every part."""
+    return description_text({name: value for name, value in metadata.items() if name != "digest"})

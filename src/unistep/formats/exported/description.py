@@ -39,6 +39,7 @@ class Description:
         parameters: number of parameters of the network.
         source: name of the model that was exported.
         unistep: version that wrote the file.
+        digest: digest of the file with its mark; empty where it states none.
     """
 
     program: str
@@ -49,6 +50,7 @@ class Description:
     parameters: int
     source: str
     unistep: str
+    digest: str = ""
 
 
 def read_description(text: str | None, path: Path) -> Description:
@@ -96,6 +98,7 @@ def read_description(text: str | None, path: Path) -> Description:
         parameters=max(parameters, 0),
         source=shown(raw.get("source", ""))[:200],
         unistep=shown(raw.get("unistep", ""))[:40],
+        digest=str(raw.get("digest") or ""),
     )
 
 

@@ -1,6 +1,6 @@
 """Exported programs as models: a denoiser over another runtime, in place of a network with its scalings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from unistep.core.parameterization import Preconditioned
 from unistep.engines.engine import Engine, EngineDenoiser
 from unistep.errors import UserError
 from unistep.formats.exported.description import Description
+from unistep.formats.exported.digest import digest_of
 from unistep.formats.model import LoadedModel, scaling_of
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
@@ -39,11 +40,13 @@ class ExportedNetwork(nn.Module):
     Args:
         config: size of the images and number of classes.
         num_parameters: number of parameters.
+        digest: digest of the file, hexadecimal; part of the state, so that images are known to depend on it.
     """
 
-    def __init__(self, config: ExportedConfig, num_parameters: int) -> None:
+    def __init__(self, config: ExportedConfig, num_parameters: int, digest: str = "") -> None:
         super().__init__()
         self.config, self.num_parameters = config, num_parameters
+        self.register_buffer("digest", torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8))
 
     def cast_blocks(self, dtype: torch.dtype) -> "ExportedNetwork":
         """Does nothing: the program has its precision."""
@@ -56,15 +59,16 @@ class ExportedDenoiser(Preconditioned):
     Args:
         engine: program (x_t, sigma, class_labels) -> x0; None for a model that is only looked at.
         description: description of the model.
+        digest: digest of the file; empty for a model that is only looked at.
     """
 
-    def __init__(self, engine: Engine | None, description: Description) -> None:
+    def __init__(self, engine: Engine | None, description: Description, digest: str = "") -> None:
         info = description.info
         embeds = description.classes + (info.null_label is not None)
         channels, size, _ = description.shape
         config = ExportedConfig(size, channels, channels, embeds or None)
         scaling = scaling_of(info)
-        super().__init__(ExportedNetwork(config, description.parameters), scaling)
+        super().__init__(ExportedNetwork(config, description.parameters, digest), scaling)
         self.config = config
         self.run = None if engine is None else EngineDenoiser(engine, scaling, _DTYPES[description.dtype])
 
@@ -95,7 +99,12 @@ class ExportedDenoiser(Preconditioned):
 
 
 def exported_model(
-    description: Description, open_engine: Callable[[], Engine], path: Path, title: str, device: torch.device | str
+    description: Description,
+    open_engine: Callable[[], Engine],
+    path: Path,
+    title: str,
+    device: torch.device | str,
+    weights: Sequence[Path] = (),
 ) -> LoadedModel:
     """Returns the model of an exported file.
 
@@ -105,9 +114,10 @@ def exported_model(
         path: the file.
         title: title of its format.
         device: device of the model.
+        weights: files with its weights, beside `path`.
 
     Raises:
-        UserError: the program is no denoiser, or cannot be opened.
+        UserError: the program is no denoiser, is damaged, or cannot be opened.
     """
     if description.program != "denoiser":
         raise UserError(
@@ -115,8 +125,11 @@ def exported_model(
             "schedule, which its runtime computes",
             "to open a model here, export its denoiser",
         )
-    engine = None if torch.device(device).type == "meta" else open_engine()
-    denoiser = ExportedDenoiser(engine, description).eval()
+    if torch.device(device).type == "meta":
+        denoiser = ExportedDenoiser(None, description).eval()
+    else:
+        digest = digest_of(path, weights, description.digest)
+        denoiser = ExportedDenoiser(open_engine(), description, digest).eval()
     return LoadedModel(denoiser, description.info, denoiser.config, path, title, _DTYPES[description.dtype])
 
 

@@ -69,7 +69,8 @@ def load_onnx(path: Path, device: "torch.device | str" = "cpu") -> "LoadedModel"
 
     contents = examine(path)
     description = read_description(contents.description, path)
-    return exported_model(description, partial(OnnxRuntimeEngine, path, device), path, TITLE, device)
+    weights = [path.parent / name for name in sorted({name for name, _, _ in contents.external})]
+    return exported_model(description, partial(OnnxRuntimeEngine, path, device), path, TITLE, device, weights)
 
 
 def examine(path: Path) -> Contents:

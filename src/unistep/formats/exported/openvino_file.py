@@ -50,7 +50,8 @@ def load_openvino(path: Path, device: "torch.device | str" = "cpu") -> "LoadedMo
     if torch.device(device).type not in ("cpu", "meta"):
         raise UserError(f"OpenVINO computes on the CPU here, not on {device}", "give `device` cpu")
     description = read_description(examine(path), path)
-    return exported_model(description, partial(OpenVINOEngine, path), path, TITLE, device)
+    weights = [path.with_suffix(".bin")]
+    return exported_model(description, partial(OpenVINOEngine, path), path, TITLE, device, weights)
 
 
 def examine(path: Path) -> str | None:
