@@ -27,15 +27,38 @@ def write_openvino(
         opset: version of ONNX's operators on the way.
         dtype: precision of the weights in the file; it computes in fp32 unless the runtime is asked for another.
     """
-    openvino = runtime()
     with TemporaryDirectory(dir=path.parent) as folder:
-        onnx = Path(folder) / "program.onnx"
-        write_onnx(program, onnx, {}, opset=opset)
-        model = shared_core().read_model(str(onnx))
-        model.set_rt_info(description_text(metadata), [KEY])
-        with contextlib.suppress(AttributeError):
-            model.set_friendly_name(f"unistep-{program.name}")
-        openvino.save_model(model, str(path), compress_to_fp16=dtype == "fp16")
-        del model
+        model = read_program(program, Path(folder), opset)
+        return save(model, path, metadata, halves=dtype == "fp16")
+
+
+def read_program(program: Program, folder: Path, opset: int = 18) -> Any:
+    """Returns the model of OpenVINO of a program.
+
+    Args:
+        program: program in fp32.
+        folder: folder of files that the model reads as long as it is there.
+        opset: version of ONNX's operators on the way.
+    """
+    runtime()
+    onnx = folder / "program.onnx"
+    write_onnx(program, onnx, {}, opset=opset)
+    model = shared_core().read_model(str(onnx))
+    with contextlib.suppress(AttributeError):
+        model.set_friendly_name(f"unistep-{program.name}")
+    return model
+
+
+def save(model: Any, path: Path, metadata: dict[str, Any], *, halves: bool) -> tuple[Path, ...]:
+    """Writes a model of OpenVINO.
+
+    Args:
+        model: model.
+        path: .xml file to write; the .bin lies beside it.
+        metadata: description that the file holds.
+        halves: whether weights in fp32 are written in fp16.
+    """
+    model.set_rt_info(description_text(metadata), [KEY])
+    runtime().save_model(model, str(path), compress_to_fp16=halves)
     stamp(path, [path.with_suffix(".bin")])
     return path, path.with_suffix(".bin")

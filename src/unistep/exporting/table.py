@@ -26,6 +26,9 @@ class Target:
         writes: `module:function`, called as function(program, path, metadata, opset=opset, dtype=dtype); returns the
             files that were written.
         opens: `module:function`, called as function(path); returns an `Engine`.
+        quantizes: `module:function` that writes a program in int8, called as function(program, path, metadata,
+            opset=opset, calibration=calibration); empty for formats without int8.
+        int8_needs: package that quantizes.
         ending: ending of the file; empty for a folder.
         dtypes: precisions that can be written.
         halves: whether a program is in fp16 before it is written so; otherwise its weights are rounded on writing.
@@ -39,6 +42,8 @@ class Target:
     writes: str
     opens: str
     ending: str
+    quantizes: str = ""
+    int8_needs: str = ""
     dtypes: tuple[str, ...] = ("fp32", "fp16")
     halves: bool = True
     programs: tuple[str, ...] = ("denoiser", "sampler", "edit")
@@ -47,6 +52,10 @@ class Target:
     def writer(self) -> Callable[..., tuple[Path, ...]]:
         """Imports the function that writes."""
         return pkgutil.resolve_name(self.writes)
+
+    def quantizer(self) -> Callable[..., tuple[Path, ...]]:
+        """Imports the function that writes in int8."""
+        return pkgutil.resolve_name(self.quantizes)
 
     def opener(self) -> "Callable[[Path], Engine]":
         """Imports the function that opens."""
@@ -61,6 +70,9 @@ _ROWS = (
         writes="unistep.exporting.onnx:write_onnx",
         opens="unistep.engines.onnxruntime:OnnxRuntimeEngine",
         ending=".onnx",
+        quantizes="unistep.exporting.onnx_int8:write_onnx_int8",
+        int8_needs="onnxruntime",
+        dtypes=("fp32", "fp16", "int8"),
     ),
     Target(
         "openvino",
@@ -69,6 +81,9 @@ _ROWS = (
         writes="unistep.exporting.openvino:write_openvino",
         opens="unistep.engines.openvino:OpenVINOEngine",
         ending=".xml",
+        quantizes="unistep.exporting.openvino_int8:write_openvino_int8",
+        int8_needs="nncf",
+        dtypes=("fp32", "fp16", "int8"),
         halves=False,
     ),
     Target(

@@ -23,12 +23,12 @@ from unistep.prepared.probe import Probe, psnr_by_level
 _QUANTIZED = ("Convolution", "MatMul", "GroupConvolution")
 
 
-def quantized(model: Any, x: Tensor, emb: Tensor) -> Any:
-    """Quantizes an OpenVINO model of a trunk; its weights stay fp32, with the rounding beside them.
+def quantized(model: Any, *inputs: Tensor) -> Any:
+    """Quantizes an OpenVINO model; its weights stay fp32, with the rounding beside them.
 
     Args:
-        model: model, with inputs x and emb.
-        x, emb: inputs to calibrate with.
+        model: model.
+        inputs: values to calibrate with, of its inputs in order; it is given one image after the other.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when it is imported: nothing is reported to a server
     import nncf
@@ -36,8 +36,8 @@ def quantized(model: Any, x: Tensor, emb: Tensor) -> Any:
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
     nncf.set_log_level(logging.ERROR)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).tolist()
-    rows = [(x[i : i + 1].numpy(), emb[i : i + 1].numpy()) for i in order]
+    order = torch.randperm(len(inputs[0]), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [tuple(x[i : i + 1].numpy() for x in inputs) for i in order]
     options = AdvancedQuantizationParameters(backend_params={BackendParameters.COMPRESS_WEIGHTS: False})
     with contextlib.redirect_stdout(io.StringIO()):  # bars of its own
         return nncf.quantize(

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +22,14 @@ from unistep.workflows.models import ModelLike, name_of, opened
 if TYPE_CHECKING:
     from unistep.exporting.compare import Comparison
     from unistep.exporting.programs import Program
-    from unistep.formats.model import LoadedModel
+    from unistep.formats.model import LoadedModel, ModelInfo
 
 _log = logging.getLogger("unistep")
 _LEAST_OPSET, _MOST_OPSET = 18, 23
 _MOST_EVALUATIONS = 100
+_MOST_GROWTH = 1.05  # of the Frechet distance, in int8
+NUM_DIGITS = 5000
+"""Digits of which the Frechet distance of a program in int8 is measured."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +48,8 @@ class Exported:
         output: name, type and shape of the output.
         runtime: runtime in which it was compared with PyTorch, with its version; empty where it was not.
         comparisons: differences from the model in fp32, a row for each batch and noise level.
+        frechet_distance, eager_frechet_distance: Frechet distances to MNIST of its digits and of those of fp32; None
+            where they are not measured: of other images, and of precisions other than int8.
     """
 
     path: Path
@@ -57,6 +63,8 @@ class Exported:
     output: str
     runtime: str
     comparisons: "tuple[Comparison, ...]"
+    frechet_distance: float | None = None
+    eager_frechet_distance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it in JSON's types."""
@@ -69,6 +77,10 @@ class Exported:
         files = f"{len(self.files)} files, " if len(self.files) > 1 else ""
         rows = [(str(self.path), f"{self.to}, {self.program}, {self.dtype}, {files}{self.num_bytes / 1e6:,.1f} MB")]
         rows.append((f"from {self.source}", f"{', '.join(self.inputs)} -> {self.output}"))
+        if self.frechet_distance is not None and self.eager_frechet_distance is not None:
+            growth = self.frechet_distance / self.eager_frechet_distance - 1
+            text = f"{self.frechet_distance:.3f}, of fp32 {self.eager_frechet_distance:.3f} ({growth:+.1%})"
+            rows.append((f"Frechet distance of {NUM_DIGITS:,} digits", text))
         return rows
 
     def table(self) -> list[str]:
@@ -125,7 +137,7 @@ def export(
     A denoiser is the model itself, and opens here as any other model. A sampler maps noise to pixels, with the noise
     levels, scalings and rounding inside, so that its user needs no mathematics; an edit paints what a mask marks. The
     file describes its interface and the model. A program that differs from the model beyond the bound of its precision
-    is not left behind.
+    is not left behind; nor one in int8 whose digits have a Frechet distance to MNIST that is larger by more than 5%.
 
     Args:
         model: model folder, run directory, OpenAI .pt, EDM .pkl, name of an embedded model, or owner/name on the
@@ -186,9 +198,14 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        files = row.writer()(written, folder / path.name, metadata, opset=opset or _LEAST_OPSET, dtype=dtype, **more)
+        place, version = folder / path.name, opset or _LEAST_OPSET
+        if dtype == "int8":
+            files = _quantize(row, written, place, metadata, version, loaded.info, progress)
+        else:
+            files = row.writer()(written, place, metadata, opset=version, dtype=dtype, **more)
         del written
-        runtime, found = _compare(row, reference, folder / path.name, loaded, dtype, batches, progress)
+        runtime, found = _compare(row, reference, place, loaded, dtype, batches, progress)
+        distances = _digits(row, reference, place, loaded, progress) if dtype == "int8" else (None, None)
         made = Exported(
             path=path,
             files=tuple(file.name for file in files),
@@ -201,6 +218,8 @@ def export(
             output=_port(reference.output),
             runtime=runtime,
             comparisons=found,
+            frechet_distance=distances[0],
+            eager_frechet_distance=distances[1],
         )
         made.save(folder / _record(path))
         for file in (*files, folder / _record(path)):
@@ -237,6 +256,8 @@ def _checked(out: str | os.PathLike[str], row: Target, dtype: str, opset: int | 
     check_place("out", path)
     if dtype not in row.dtypes:
         raise UserError(f"{dtype} is not written as {row.title}", f"give {' or '.join(row.dtypes)}", field="dtype")
+    if dtype == "int8" and find_spec(row.int8_needs) is None:
+        raise UserError(f"{row.title} in int8 needs {row.int8_needs}", "pip install 'unistep[onnx,openvino]'")
     check_range("opset", opset, _LEAST_OPSET, _MOST_OPSET)
     if opset is not None and row.name not in ("onnx", "web"):
         raise UserError(f"`opset` {opset} is for ONNX, not for {row.title}", "leave it out")
@@ -249,6 +270,42 @@ def _checked(out: str | os.PathLike[str], row: Target, dtype: str, opset: int | 
 
 def _usual_program(*given: object) -> str:
     return "denoiser" if all(one is None for one in given) else "sampler"
+
+
+def _quantize(
+    row: Target, program: "Program", path: Path, metadata: Any, opset: int, info: "ModelInfo", progress: bool
+) -> tuple[Path, ...]:
+    """Writes a program in int8."""
+    from unistep.exporting.int8 import Calibration
+    from unistep.runtime.progress import work_bar
+
+    with work_bar(progress) as bar:
+
+        def on_done(done: int, count: int) -> None:
+            bar("try operations", done, count)
+
+        calibration = Calibration(program, info, on_done)
+        return row.quantizer()(program, path, metadata, opset=opset, calibration=calibration)
+
+
+def _digits(
+    row: Target, reference: "Program", path: Path, model: "LoadedModel", progress: bool
+) -> tuple[float | None, float | None]:
+    """Distances of the digits of a program in int8 and of fp32; refuses a program whose digits are worse."""
+    from unistep.runtime.progress import work_bar
+    from unistep.workflows.export_digits import draws_digits, measure_digits
+
+    if not draws_digits(reference, model.info):
+        return None, None
+    with work_bar(progress) as bar:
+        found, eager = measure_digits(reference, row.opener()(path), model.info, bar)
+    if found > _MOST_GROWTH * eager:
+        raise UserError(
+            f"in int8 the Frechet distance of {NUM_DIGITS:,} digits grows from {eager:.3f} to {found:.3f}, by more "
+            f"than {_MOST_GROWTH - 1:.0%}; nothing was written",
+            "give `dtype` fp16 or fp32",
+        )
+    return found, eager
 
 
 def _check_evaluations(program: "Program") -> None:
@@ -272,8 +329,6 @@ def _compare(
     progress: bool,
 ) -> "tuple[str, tuple[Comparison, ...]]":
     """The runtime and the differences; refuses a program beyond the bound."""
-    from importlib.util import find_spec
-
     from unistep.exporting.compare import BOUNDS, compare, count_cases
     from unistep.runtime.progress import progress_bar
 
