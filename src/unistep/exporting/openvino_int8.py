@@ -1,4 +1,4 @@
-"""Programs as OpenVINO files in int8, by NNCF; what is not in int8 computes in fp32, from weights of fp16."""
+"""Programs as OpenVINO files in int8, by NNCF; what is not in int8 computes in fp32."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -298,7 +298,7 @@ def _digits(
     if not draws_digits(reference, model.info):
         return None, None
     with work_bar(progress) as bar:
-        found, eager = measure_digits(reference, row.opener()(path), model.info, bar)
+        found, eager = measure_digits(reference, row.opener()(path), model.info, NUM_DIGITS, bar)
     if found > _MOST_GROWTH * eager:
         raise UserError(
             f"in int8 the Frechet distance of {NUM_DIGITS:,} digits grows from {eager:.3f} to {found:.3f}, by more "

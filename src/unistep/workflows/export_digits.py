@@ -13,7 +13,6 @@ from unistep.formats.model import ModelInfo
 from unistep.generation.collect import collect
 from unistep.generation.plan import make_plan
 from unistep.metrics.mnist import evaluate_digits, mnist_reference
-from unistep.workflows.export import NUM_DIGITS
 
 _BATCH = 50
 
@@ -30,7 +29,7 @@ def draws_digits(program: Program, info: ModelInfo) -> bool:
 
 
 def measure_digits(
-    reference: Program, engine: Engine, info: ModelInfo, on_progress: Callable[[str, int, int], None]
+    reference: Program, engine: Engine, info: ModelInfo, count: int, on_progress: Callable[[str, int, int], None]
 ) -> tuple[float, float]:
     """Returns the Frechet distances to MNIST of the digits of an engine and of a program in PyTorch.
 
@@ -38,13 +37,14 @@ def measure_digits(
         reference: program over the model in fp32.
         engine: the same in another runtime.
         info: noise range of the model.
+        count: number of digits.
         on_progress: callback with a text, the number of digits that are done and that of all.
     """
-    labels, real = torch.arange(NUM_DIGITS) % 10, mnist_reference()
+    labels, real = torch.arange(count) % 10, mnist_reference()
 
     def distance(run: Any) -> float:
         def on_done(done: int) -> None:
-            on_progress("evaluate", done, NUM_DIGITS)
+            on_progress("evaluate", done, count)
 
         images = _digits(reference, run, info, labels, on_done)
         return evaluate_digits(images, labels, real).frechet_distance
