@@ -2,15 +2,19 @@
 
     python benchmarks/runtimes.py                                    ImageNet-64 and LSUN-256, batch 1
     python benchmarks/runtimes.py --models imagenet64 --batch 8
+    python benchmarks/runtimes.py --int8                             and with every operation in int8
     python benchmarks/runtimes.py --models imagenet64 --quantized FOLDER    with what `unistep quantize` made of it
+    python benchmarks/runtimes.py --int8 --prepare --folder FOLDER   prepares alone; the next call with FOLDER measures
 
 Weights are random, for speed does not depend on them. Every row is a process of its own; all stay open and take turns,
 and a row's time is the least of them. Ratios are to diffusers in bf16 with channels_last: above 1 a row is faster.
-Preparing a model for a runtime comes before and is not timed.
+Preparing a model for a runtime comes before and is not timed. int8 of every operation, calibrated on two images, is for
+the speed alone: `unistep quantize` keeps operations in bf16 where a trained model needs it.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -18,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sampling import UNETS, write_model
@@ -60,6 +65,39 @@ def worker(runtime: str, precision: str, folder: str) -> None:
             run(x, labels)
         seconds = time.perf_counter() - started
         print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]), flush=True)
+
+
+def write_int8(folder: Path, target: Path) -> None:
+    """Writes a model with every operation in int8."""
+    import torch
+    from safetensors.torch import save_file
+
+    from unistep.core.parameterization import expand
+    from unistep.formats.model_folder.folder import write_outline
+    from unistep.formats.quantized import FOLDER
+    from unistep.prepared import int8
+    from unistep.prepared.network import TrunkAlone, ends_of
+    from unistep.prepared.openvino_trunk import FILE, convert
+    from unistep.prepared.probe import make_probe
+    from unistep.prepared.store import ENDS, key_of, write_about
+    from unistep.workflows.models import open_any
+
+    model = open_any(folder)
+    network, scaling = model.denoiser.network, model.denoiser.scaling
+    given = make_probe(model.denoiser, model.image_shape, model.num_classes, (80.0, 2.0), each=1)
+    with torch.no_grad():
+        emb = network.embed(scaling.c_noise(given.sigma), given.class_labels)
+        x = given.x_t * expand(scaling.c_in(given.sigma), 4)
+    ends = {name: tensor.contiguous().clone() for name, tensor in ends_of(network).items()}
+    whole = int8.quantized(convert(TrunkAlone(network), (x, emb)), x, emb)
+    import openvino
+
+    write_outline(target, network, model.info)
+    (target / FOLDER).mkdir()
+    openvino.save_model(int8.compressed(whole), target / FOLDER / FILE, compress_to_fp16=True)
+    save_file(ends, target / FOLDER / ENDS)
+    about = {"runtime": "openvino", "precision": "int8", "tile": 1, "psnr": {}, "kept": []}
+    write_about(target / FOLDER, about | {"key": key_of({"source": str(folder)})})
 
 
 class Row:
@@ -126,6 +164,24 @@ def processor() -> str:
     return " ".join([facts.get("model name", "unknown"), f"family {facts.get('cpu family', '?')}", *units])
 
 
+def prepare(folder: Path) -> None:
+    """Prepares a model for the runtimes."""
+    import unistep
+
+    for runtime, precision in ROWS.values():
+        if runtime not in ("diffusers", "eager"):
+            unistep.load(folder, runtime=runtime, dtype=precision)
+
+
+def apart(function: Callable[..., None], *arguments: Path) -> None:
+    """Calls a function in a process of its own, whose memory is then free."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__} ended with {process.exitcode}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(UNETS), default=list(UNETS))
@@ -133,6 +189,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="how often each row is measured")
     parser.add_argument("--folder", type=Path, help="where the models are kept; default: a temporary folder")
     parser.add_argument("--quantized", type=Path, help="a quantized folder of the one model")
+    parser.add_argument("--int8", action="store_true", help="with every operation in int8")
+    parser.add_argument("--prepare", action="store_true", help="prepare, and measure nothing")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -143,7 +201,15 @@ def main() -> None:
             folder = (options.folder or Path(temporary)) / name
             if not folder.exists():
                 write_model(name, folder)
-            measure(name, folder, options.batch, options.turns, options.quantized)
+            quantized = options.quantized
+            if options.int8:
+                quantized = folder.with_name(f"{name}-int8")
+                if not quantized.exists():
+                    apart(write_int8, folder, quantized)
+            if options.prepare:
+                apart(prepare, folder)
+            else:
+                measure(name, folder, options.batch, options.turns, quantized)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import functools
 import importlib
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unistep.engines.mapped import MappedFile
 from unistep.engines.onnxruntime import one_line
 from unistep.errors import UserError
 
@@ -29,6 +31,7 @@ class OpenVINOEngine:
         precision: precision that it computes in.
         options: further properties of OpenVINO's CPU plugin.
         name: name of the program in messages.
+        batch: number of images of every call, for which it is compiled; None is any number.
 
     Raises:
         UserError: OpenVINO is not installed, or cannot read or compile the program.
@@ -40,6 +43,7 @@ class OpenVINOEngine:
         precision: Precision = "f32",
         options: Mapping[str, Any] | None = None,
         name: str = "",
+        batch: int | None = None,
     ) -> None:
         openvino = runtime()
         self.device = torch.device("cpu")
@@ -52,14 +56,28 @@ class OpenVINOEngine:
         }
         core = shared_core()
         try:
-            model = core.read_model(str(source)) if isinstance(source, str | Path) else source
-            self._compiled = core.compile_model(model, "CPU", {**settings, **(options or {})})
+            with ExitStack() as stack:
+                model = self._read(Path(source), stack) if isinstance(source, str | Path) else source
+                if batch is not None:
+                    model.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
+                self._compiled = core.compile_model(model, "CPU", {**settings, **(options or {})})
         except Exception as error:  # RuntimeError, and others of the bindings
             raise UserError(
                 f"{self._shown} cannot be opened by OpenVINO ({one_line(error)})", "export it again"
             ) from None
         self._request = self._compiled.create_infer_request()
         self._one = threading.Lock()
+
+    def _read(self, path: Path, stack: ExitStack) -> Any:
+        """The model of a file; until the stack ends the weights beside it take no memory, but for what is compiled."""
+        weights = path.with_suffix(".bin")
+        if path.suffix != ".xml" or not weights.is_file() or not weights.stat().st_size:
+            return shared_core().read_model(str(path))
+        self._weights = MappedFile(weights)  # of which the compiled model may still need a part
+        stack.enter_context(self._weights.given_back())
+        return shared_core().read_model(
+            path.read_text("utf-8"), runtime().Tensor(self._weights.array(), shared_memory=True)
+        )
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.outputs(*inputs)[0]

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from unistep.core.denoiser import Denoiser
-from unistep.engines.openvino import OpenVINOEngine
 from unistep.prepared.network import Trunk
-from unistep.prepared.openvino_trunk import in_sizes
+from unistep.prepared.openvino_trunk import compiled, in_sizes
 from unistep.prepared.probe import Probe, psnr_by_level
 
 _QUANTIZED = ("Convolution", "MatMul", "GroupConvolution")
@@ -85,12 +84,7 @@ def compressed(model: Any) -> Any:
 def trunk_of(model: Any, tile: int) -> Trunk:
     """Returns the trunk that a quantized model computes."""
 
-    def compiles(count: int) -> Trunk:
-        copy = model.clone()
-        copy.reshape({port: [count, *(n.get_length() for n in list(port.partial_shape)[1:])] for port in copy.inputs})
-        return OpenVINOEngine(copy, "bf16").outputs
-
-    return in_sizes(compiles, tile)
+    return in_sizes(lambda count: compiled(model.clone(), "int8", count), tile)
 
 
 def most_sensitive(

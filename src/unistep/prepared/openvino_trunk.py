@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unistep.engines.openvino import OpenVINOEngine, Precision, runtime, shared_core
+from unistep.engines.openvino import OpenVINOEngine, Precision, runtime
 from unistep.prepared.network import Trunk
 
 FILE = "trunk.xml"
@@ -55,8 +55,7 @@ def open_trunk(folder: Path, precision: str, tile: int) -> Trunk:
         precision: fp32, bf16 or int8.
         tile: number of images that are mostly computed at once.
     """
-    core = shared_core()
-    return in_sizes(lambda count: compiled(core.read_model(folder / FILE), precision, count), tile)
+    return in_sizes(lambda count: compiled(folder / FILE, precision, count), tile)
 
 
 def in_sizes(compiles: Callable[[int], Trunk], tile: int) -> Trunk:
@@ -84,14 +83,11 @@ def in_sizes(compiles: Callable[[int], Trunk], tile: int) -> Trunk:
 
 
 def compiled(model: Any, precision: str, count: int) -> Trunk:
-    """Compiles an OpenVINO model into a function of tensors.
+    """Compiles a trunk into a function of tensors.
 
     Args:
-        model: the model, with inputs x and emb; it is given fixed shapes.
+        model: its file, or an OpenVINO model of it, which is given fixed shapes.
         precision: fp32, bf16 or int8; bf16 where a processor has no bf16 is computed in fp32.
         count: number of images.
     """
-    model.reshape(
-        {port: [count, *(side.get_length() for side in list(port.partial_shape)[1:])] for port in model.inputs}
-    )
-    return OpenVINOEngine(model, _PRECISIONS[precision]).outputs
+    return OpenVINOEngine(model, _PRECISIONS[precision], batch=count).outputs
