@@ -4,6 +4,7 @@ A runtime that compiles a network makes a copy of the weights in its own layout,
 pages of the file would stay in the process all the same, and its peak would be twice the weights.
 """
 
+import ctypes
 import mmap
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,15 @@ from pathlib import Path
 import numpy as np
 
 _SECONDS = 0.02
+
+
+def trim_heap() -> None:
+    """Gives memory that was freed back to the system, where the C library is one that keeps it (glibc)."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # no such function, or no such library
+        return
+    trim(0)
 
 
 class MappedFile:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unistep.engines.mapped import MappedFile
+from unistep.engines.mapped import MappedFile, trim_heap
 from unistep.engines.onnxruntime import one_line
 from unistep.errors import UserError
 
@@ -61,10 +61,12 @@ class OpenVINOEngine:
                 if batch is not None:
                     model.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
                 self._compiled = core.compile_model(model, "CPU", {**settings, **(options or {})})
+                del model
         except Exception as error:  # RuntimeError, and others of the bindings
             raise UserError(
                 f"{self._shown} cannot be opened by OpenVINO ({one_line(error)})", "export it again"
             ) from None
+        trim_heap()  # compiling leaves 10 MB or more
         self._request = self._compiled.create_infer_request()
         self._one = threading.Lock()
 
