@@ -165,6 +165,24 @@ def _huge_expand(proto):
     proto.graph.node.add(op_type="Expand", input=["x_t", "huge"], output=["more"])
 
 
+def _resized(name):
+    def change(proto):
+        scales = onnx.helper.make_tensor(
+            name, onnx.TensorProto.FLOAT, [4], b"\0\0\x80?" * 2 + b"\0@\x1cF" * 2, raw=True
+        )
+        if name:
+            proto.graph.initializer.append(scales)
+        else:
+            proto.graph.node.append(onnx.helper.make_node("Constant", [], ["scales"], value=scales))
+        proto.graph.node.add(op_type="Resize", input=["x_t", "", "scales"], output=["more"])
+
+    return change
+
+
+def _constant_of_shape(proto):
+    proto.graph.node.add(op_type="ConstantOfShape", input=["huge"], output=["more"])
+
+
 def _outside(location):
     def change(proto):
         tensor = proto.graph.initializer[0]
@@ -187,6 +205,9 @@ def _outside(location):
         (_function, "functions"),
         (_huge_claim, "another size than its shape"),
         (_huge_expand, "larger than any"),
+        (_resized("scales"), "Resize makes a tensor larger"),
+        (_resized(""), "Resize makes a tensor larger"),
+        (_constant_of_shape, "the operator 'ConstantOfShape'"),
         (_outside("/etc/passwd"), "weights outside of its folder"),
         (_outside("../secret.bin"), "weights outside of its folder"),
         (_outside("sub/../../secret.bin"), "weights outside of its folder"),

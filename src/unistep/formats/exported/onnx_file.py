@@ -5,6 +5,7 @@ loops, weights in files elsewhere and tensors that claim more than the file hold
 """
 
 import mmap
+import struct
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from unistep.errors import UserError
 from unistep.formats.exported.description import AGAIN, KEY, MOST_BYTES, read_description
 from unistep.formats.exported.model import exported_model
-from unistep.formats.exported.operators import CONSTANT, ONNX_OPERATORS, check_growth
+from unistep.formats.exported.operators import CONSTANT, ONNX_OPERATORS, check_factors, check_growth
 from unistep.formats.exported.wire import WireError, fields_of, integers, message, text
 from unistep.formats.location import Location
 
@@ -39,11 +40,13 @@ class Contents:
         description: text of the description; None where there is none.
         external: places of weights in other files: name, offset and length.
         nodes: number of operations.
+        factors: values of short lists of floats by name, such as factors of a size.
     """
 
     description: str | None = None
     external: list[tuple[str, int, int]] = field(default_factory=list)
     nodes: int = 0
+    factors: dict[str, list[float]] = field(default_factory=dict)
 
 
 def is_onnx(location: Location) -> bool:
@@ -169,9 +172,13 @@ def _node(data: memoryview, constants: dict[str, list[int]], found: Contents, pa
         raise _refused(path, f"operators of others ({domain[:60]})")
     if operator not in ONNX_OPERATORS:
         raise _refused(path, f"the operator {operator[:60]!r}")
+    if operator == CONSTANT and outputs and "" in found.factors:
+        found.factors[outputs[0]] = found.factors.pop("")  # of the attribute, which has no name
     if operator == CONSTANT and own is not None and outputs:
         constants[outputs[0]] = own
     check_growth(path, operator, [constants.get(name) for name in inputs])
+    if operator == "Resize":
+        check_factors(path, [found.factors.get(name, []) for name in inputs])
 
 
 def _attribute(data: memoryview, found: Contents, path: Path) -> list[int] | None:
@@ -222,6 +229,8 @@ def _tensor(data: memoryview, found: Contents, path: Path) -> tuple[str, list[in
         raise WireError("a tensor of another size than its shape")
     if raw is None and prod(dims) > listed:
         raise WireError("a tensor of another size than its shape")
+    if kind == 1 and raw is not None and len(dims) == 1 and dims[0] <= 8:
+        found.factors[name] = list(struct.unpack(f"<{dims[0]}f", raw))
     if kind != 7 or prod(dims) > 64:
         return name, None
     if raw is None:

@@ -37,6 +37,7 @@ OPENVINO_OPERATORS = frozenset(
 # Operators with a shape, or factors, among their inputs: the size of the result is theirs.
 _GROW = {"Expand", "Pad", "Reshape", "Resize", "Broadcast", "Interpolate", "Slice"}
 _MOST = 1 << 28
+_MOST_FACTOR = 1 << 12
 
 
 def check_growth(path: Path, operator: str, constants: Sequence[list[int] | None]) -> None:
@@ -56,5 +57,23 @@ def check_growth(path: Path, operator: str, constants: Sequence[list[int] | None
         if numbers and prod(max(abs(number), 1) for number in numbers) > _MOST:
             raise UserError(
                 f"{path} is not opened: its operation {operator} makes a tensor larger than any of a model",
+                "export the model again",
+            )
+
+
+def check_factors(path: Path, constants: Sequence[Sequence[float]]) -> None:
+    """Refuses a resizing by factors far larger than any of a model.
+
+    Args:
+        path: file, for messages.
+        constants: floats of each input that is a constant; empty for others.
+
+    Raises:
+        UserError: a tensor would grow more than 4,096 times.
+    """
+    for factors in constants:
+        if factors and not prod(max(abs(factor), 1.0) for factor in factors) <= _MOST_FACTOR:
+            raise UserError(
+                f"{path} is not opened: its operation Resize makes a tensor larger than any of a model",
                 "export the model again",
             )
