@@ -11,6 +11,7 @@ from unistep.core.random import ImageRandom, image_seed
 from unistep.formats.model import ModelInfo
 from unistep.networks.adm import UNet, UNetConfig
 from unistep.networks.song import SongUNet, SongUNetConfig
+from unistep.objectives.facm import anchor_loss
 from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
 from unistep.objectives.velocity import average_velocity, total_derivative, unwrapped
@@ -175,3 +176,10 @@ def test_a_self_guiding_student_learns_a_null_class_and_trains(name, generator):
 def test_models_are_sampled_as_published(name, gamma):
     """SoFlow and FACM have fresh noise between their jumps; the others stay on one trajectory."""
     assert ModelInfo(**METHODS[name].config().model()).gamma == gamma
+
+
+def test_a_velocity_of_one_channel_has_no_angle():
+    """Its gradient would be 1e8 where a value is 0, as in the dark background of digits."""
+    found = torch.tensor([0.0, 1e-9, 0.5, -1.0]).view(1, 1, 2, 2).requires_grad_()
+    anchor_loss(found, torch.ones(1, 1, 2, 2)).sum().backward()
+    assert found.grad is not None and float(found.grad.abs().max()) <= 2

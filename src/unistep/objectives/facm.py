@@ -35,14 +35,18 @@ OfTime = Callable[[Tensor, Tensor], Tensor]
 
 
 def anchor_loss(found: Float[Tensor, "B C H W"], v: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
-    """The flow-matching loss of each image: squared error and angle.
+    """The flow-matching loss of each image: squared error and, of more channels than one, angle.
+
+    The angle of one channel is a sign: without gradient, but for values near 0, where it is about 1e8.
 
     Args:
         found: velocity of the model.
         v: velocity of the trajectories, without gradient.
     """
-    cosine = functional.cosine_similarity(found, v, dim=1)
-    return (found - v).square().flatten(1).mean(1) + (1 - cosine).flatten(1).mean(1)
+    error = (found - v).square().flatten(1).mean(1)
+    if v.shape[1] == 1:
+        return error
+    return error + (1 - functional.cosine_similarity(found, v, dim=1)).flatten(1).mean(1)
 
 
 def anchored_loss(
