@@ -107,7 +107,9 @@ def uninterrupted(recipe, tmp_path_factory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("kill", "stage"), [(0, "teacher"), (1, "student"), (2, "student")])
+@pytest.mark.parametrize(
+    ("kill", "stage"), [(0, "teacher"), (1, "student"), pytest.param(2, "student", marks=pytest.mark.slow)]
+)
 def test_sigkill_at_a_random_moment(kill, stage, recipe, uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = start(str(recipe), "--output", str(run))
@@ -125,7 +127,9 @@ def test_sigkill_at_a_random_moment(kill, stage, recipe, uninterrupted, tmp_path
         assert steps == list(range(3, 61, 3))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_writes_a_checkpoint_and_says_how_to_resume(number, code, recipe, uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = start(str(recipe), "--output", str(run))
