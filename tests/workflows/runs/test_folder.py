@@ -28,7 +28,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def config_of(folder: Path) -> str:
     """The content of the folder's only file, without the line of its digest."""
     ((name, content),) = files(folder).items()
-    *lines, digest = content.decode().splitlines(keepends=True)
+    digest, *lines = content.decode().splitlines(keepends=True)
     assert name == "config.yaml" and digest.startswith("# sha256 of ")
     return "".join(lines)
 

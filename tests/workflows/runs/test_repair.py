@@ -96,10 +96,19 @@ def test_a_config_that_was_changed_is_refused(run, old, new):
     text = config.read_text()
     assert old in text
     config.write_text(text.replace(old, new, 1))
-    with pytest.raises(UserError, match="its settings are not those that were written: .* or remove its last line"):
+    with pytest.raises(UserError, match="are not those that were written: .* or remove its line with the sha256"):
         train(resume=run, progress=False)
     config.write_text("# a comment\n" + text + "\n# and another\n")
     train(resume=run, progress=False)
+
+
+def test_a_config_that_was_cut_off_between_lines_is_refused(run):
+    config = run / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    for count in (len(lines) - 1, len(lines) - 3):
+        config.write_text("".join(lines[:count]))
+        with pytest.raises(UserError, match="its settings are not those that were written"):
+            train(resume=run, progress=False)
 
 
 def test_leftovers_are_removed(tmp_path):

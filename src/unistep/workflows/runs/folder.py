@@ -80,7 +80,8 @@ def write_config(folder: Path, config: RunConfig) -> None:
     path, text = folder / CONFIG, dump(config)
     try:
         with whole_file(path, durable=True) as temporary:
-            temporary.write_text(f"{text}{_SEAL}{_digest(text)}\n", encoding="utf-8")
+            # The digest comes first: what is cut off at the end cannot take it along.
+            temporary.write_text(f"{_SEAL}{_digest(text)}\n{text}", encoding="utf-8")
         (folder / "config.tmp").unlink(missing_ok=True)  # of former versions
     except OSError as error:
         raise write_error(path, error, "choose another `output`") from None
@@ -101,7 +102,7 @@ def check_config(folder: Path) -> None:
     if found is not None and found[1] != _digest(text):
         raise UserError(
             f"{path}: its settings are not those that were written: it is damaged, or was changed by hand",
-            "undo that, and give changes beside `resume`; or remove its last line to keep it as it is",
+            "undo that, and give changes beside `resume`; or remove its line with the sha256 to keep it as it is",
         )
 
 
