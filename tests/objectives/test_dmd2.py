@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 from closed_form import SIGMA_DATA, Affine, Mixture, rotation, train
+from small_unet import move_off_zero, small_unet
 from torch import nn
 
 from unistep.core.parameterization import EDMScaling, Preconditioned, expand
 from unistep.core.random import ImageRandom
 from unistep.errors import UserError
-from unistep.networks.adm import UNetConfig
 from unistep.networks.song import SongUNetConfig
 from unistep.objectives.dmd2 import DMD2Config, DMD2Objective
 from unistep.objectives.dmd2_critic import FakeScore, fake_score
@@ -34,27 +34,15 @@ class Gaussian(nn.Module):
         return self.mean + self.spread**2 / (self.spread**2 + expand(sigma, x_t.ndim) ** 2) * (x_t - self.mean)
 
 
-UNET = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    block_out_channels=(8, 16),
-    down_block_types=("DownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=4,
-    attn_norm_num_groups=4,
-    attention_head_dim=8,
-    num_class_embeds=3,
+UNET = small_unet(
+    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), layers_per_block=1
 )
 
 
 def of_network(config=UNET, seed: int = 0) -> Preconditioned:
     """A denoiser with a network none of whose layers is zero."""
     model, generator = Preconditioned(build_network(config, seed), EDMScaling()), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    move_off_zero(model, generator)
     return model
 
 

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from small_unet import move_off_zero, small_unet
 
 from unistep.core import flow
 from unistep.core.parameterization import EDMScaling, Preconditioned, expand
 from unistep.core.random import ImageRandom, image_seed
 from unistep.formats.model import ModelInfo
-from unistep.networks.adm import UNet, UNetConfig
+from unistep.networks.adm import UNet
 from unistep.networks.song import SongUNet, SongUNetConfig
 from unistep.objectives.facm import anchor_loss
 from unistep.objectives.methods import METHODS
@@ -18,20 +19,7 @@ from unistep.objectives.velocity import average_velocity, total_derivative, unwr
 from unistep.samplers.guidance import Guided
 from unistep.workflows.runs.build import _FURTHER
 
-UNET = UNetConfig(
-    sample_size=8,
-    in_channels=1,
-    out_channels=1,
-    block_out_channels=(16, 16),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=4,
-    attn_norm_num_groups=4,
-    attention_head_dim=8,
-    num_class_embeds=3,
-    dropout=0.2,
-)
+UNET = small_unet(block_out_channels=(16, 16), layers_per_block=1, dropout=0.2)
 SONG = SongUNetConfig(
     sample_size=8,
     in_channels=1,
@@ -49,9 +37,7 @@ LABELS = torch.tensor([0, 1, 2, 0])
 def lively_network(kind, generator, **inputs):
     network_class, config = KINDS[kind]
     network = network_class(dataclasses.replace(config, **inputs))
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    move_off_zero(network, generator)
     return network
 
 

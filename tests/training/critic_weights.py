@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from small_unet import move_off_zero, small_unet
 from torch import nn
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.data.dataset import ImageDataset
-from unistep.networks.adm import UNetConfig
 from unistep.objectives.dmd2 import DMD2Objective
 from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
@@ -24,24 +24,12 @@ STEPS = 4
 
 
 def build(folder: Path, accelerator: Accelerator, accumulation: int = 1) -> tuple[Trainer, DMD2Objective]:
-    config = UNetConfig(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attn_norm_num_groups=4,
-        attention_head_dim=8,
-        num_class_embeds=3,
-    )
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+    config = small_unet(block_out_channels=(8,), **blocks)
     generator = torch.Generator().manual_seed(0)
     teacher, student = (Preconditioned(build_network(config, 0), EDMScaling()) for _ in range(2))
-    with torch.no_grad():
-        for p in (*teacher.parameters(), *student.parameters()):
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    for model in (teacher, student):
+        move_off_zero(model, generator)
     images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)
     method = METHODS["dmd2"].config(student_steps=2, critic_steps=1, critic_lr=2e-3, gan=0.1, critic_gan=1.0)
     objective = method.build(ObjectiveInputs(student, STEPS, teacher=teacher.requires_grad_(False)))

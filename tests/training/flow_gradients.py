@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from small_unet import move_off_zero, small_unet
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.data.dataset import ImageDataset
-from unistep.networks.adm import UNetConfig
 from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
 from unistep.training.config import OptimizerConfig, TrainerConfig
@@ -27,24 +27,10 @@ def teacher(x_t: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor |
 
 def gradients_of(name: str, file: Path, accelerator: Accelerator) -> dict[str, torch.Tensor]:
     flow_map = METHODS[name].config().model().get("flow_map", False)
-    config = UNetConfig(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attn_norm_num_groups=4,
-        attention_head_dim=8,
-        num_class_embeds=3,
-        end_embedding=flow_map,
-    )
+    config = small_unet(end_embedding=flow_map)
     generator = torch.Generator().manual_seed(0)
     student = Preconditioned(build_network(config, 0), EDMScaling(noise_embedding="edm"), flow_map=flow_map)
-    with torch.no_grad():
-        for p in student.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    move_off_zero(student, generator)
     images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)
     dataset = ImageDataset(images, torch.arange(20) % 3)
     config = METHODS[name].config(**({"points": 3} if name == "cmt" else {}))

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from small_unet import move_off_zero, small_unet
 from torch import Tensor, nn
 
 from unistep.core.parameterization import ConsistencyScaling, Preconditioned
 from unistep.core.random import ImageRandom
 from unistep.data.dataset import ImageDataset
-from unistep.networks.adm import UNetConfig
 from unistep.objectives.consistency import ConsistencyConfig, ConsistencyObjective
 from unistep.objectives.protocol import Student
 from unistep.objectives.target import copy_target
@@ -42,23 +42,9 @@ class Weighted(ConsistencyObjective):
 
 
 def main(accumulation: int, file: Path) -> None:
-    config = UNetConfig(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attn_norm_num_groups=4,
-        attention_head_dim=8,
-        num_class_embeds=3,
-    )
     generator = torch.Generator().manual_seed(0)
-    student = Preconditioned(build_network(config, 0), ConsistencyScaling())
-    with torch.no_grad():  # the zero-initialised layers too: else most gradients are zero
-        for p in student.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    student = Preconditioned(build_network(small_unet(), 0), ConsistencyScaling())
+    move_off_zero(student, generator)
     images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)
     dataset = ImageDataset(images, torch.arange(20) % 3)
     objective = Weighted(ConsistencyConfig(target="ema"), 10, target=copy_target(student))

@@ -20,6 +20,7 @@ from unistep.exporting.cases import Cases
 from unistep.exporting.compare import difference
 from unistep.exporting.programs import DenoiserProgram, Program, evaluations
 from unistep.formats.model import ModelInfo
+from unistep.prepared.sensitivity import fewest, most_sensitive
 
 LEAST = 40.0
 """Ratio in dB to fp32, at every noise level, that operations are left in floats for."""
@@ -76,23 +77,18 @@ class Calibration:
             UserError: not even a program without int8 agrees as asked.
         """
         tried, held = self._expected(_TRY), self._expected(_CHOOSE)
-        names, errors = list(quantizer.operations), dict[str, float]()
-        for i, name in enumerate(names):
-            engine = quantizer.engine([other for other in names if other != name])
-            errors[name] = max(10 ** (-psnr(engine, *case) / 10) for case in tried)
-            self.on_done(i + 1, len(names))
-        names.sort(key=errors.__getitem__, reverse=True)
-        low, high = 0, len(names)
-        while low < high:  # the ratio grows with the number, up to rounding
-            middle = (low + high) // 2
-            engine = quantizer.engine(names[:middle])
-            enough = all(psnr(engine, *case) >= LEAST for case in held)
-            low, high = (low, middle) if enough else (middle + 1, high)
-        if low == len(names):
+
+        def least(kept: Sequence[str], cases: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> float:
+            engine = quantizer.engine(kept)
+            return min(psnr(engine, *case) for case in cases)
+
+        names = most_sensitive(quantizer.operations, lambda kept: -least(kept, tried), self.on_done)
+        count = fewest(names, lambda kept: least(kept, held) >= LEAST)
+        if count == len(names):
             raise UserError(
                 f"no operation of this model can be in int8 at {LEAST:g} dB to fp32", "give `dtype` fp16 or fp32"
             )
-        return names[:low]
+        return names[:count]
 
     def _levels(self, seed: int) -> list[tuple[float | None, tuple[Tensor, ...]]]:
         """A batch of inputs for every noise level; of programs that begin at noise, as many batches."""

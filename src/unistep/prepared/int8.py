@@ -1,23 +1,17 @@
-"""Trunks in int8 by NNCF, with the operations that lose most left in bf16.
-
-Every convolution and matrix product is tried alone in int8. Those whose error is the largest stay in bf16, one after
-the other, until the images agree with those of the network as asked.
-"""
+"""Models of OpenVINO in int8 by NNCF, with some operations left in floats."""
 
 import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unistep.core.denoiser import Denoiser
 from unistep.prepared.network import Trunk
 from unistep.prepared.openvino_trunk import compiled, in_sizes
-from unistep.prepared.probe import Probe, psnr_by_level
 
 _QUANTIZED = ("Convolution", "MatMul", "GroupConvolution")
 
@@ -85,57 +79,6 @@ def trunk_of(model: Any, tile: int) -> Trunk:
     """Returns the trunk that a quantized model computes."""
 
     return in_sizes(lambda count: compiled(model.clone(), "int8", count), tile)
-
-
-def most_sensitive(
-    model: Any, denoiser_of: Callable[[Any], Denoiser], probe: Probe, on_done: Callable[[int, int], None]
-) -> list[str]:
-    """Returns the operations in int8 by the error that each makes alone, the largest first.
-
-    Args:
-        model: quantized model.
-        denoiser_of: function that returns the denoiser of a model.
-        probe: noisy images.
-        on_done: receives the number of operations tried, and of all.
-    """
-    names = operations(model)
-    reference = probe.images(denoiser_of(without_int8(model, names)))
-    errors: dict[str, float] = {}
-    for i, name in enumerate(names):
-        images = probe.images(denoiser_of(without_int8(model, [other for other in names if other != name])))
-        errors[name] = float((images - reference).square().mean())
-        on_done(i + 1, len(names))
-    return sorted(names, key=errors.__getitem__, reverse=True)
-
-
-def kept_operations(
-    model: Any,
-    names: Sequence[str],
-    denoiser_of: Callable[[Any], Denoiser],
-    probe: Probe,
-    reference: Tensor,
-    least: float,
-) -> int:
-    """Returns the number of `names`, from the first on, that must not be in int8 for images that agree as asked.
-
-    Args:
-        model: quantized model.
-        names: operations, the most sensitive first.
-        denoiser_of: function that returns the denoiser of a model.
-        probe: noisy images.
-        reference: images of eager for them.
-        least: least peak signal-to-noise ratio in dB, at every noise level.
-    """
-
-    def enough(count: int) -> bool:
-        found = psnr_by_level(probe, reference, probe.images(denoiser_of(without_int8(model, names[:count]))))
-        return min(found.values()) >= least
-
-    low, high = 0, len(names)
-    while low < high:  # the ratio grows with the number, up to rounding
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
 
 
 def _products_after(node: Any) -> set[str]:

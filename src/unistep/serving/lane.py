@@ -62,9 +62,8 @@ class Lane:
         expected: Mapping[str, str],
     ) -> None:
         self._models, self._expected = dict(models), expected
-        self._tiles: dict[
-            int, tuple[str, tuple[int, ...]]
-        ] = {}  # name and numbers of images at once, by the model's id
+        # Name and numbers of images at once, by the model's id.
+        self._tiles: dict[int, tuple[str, tuple[int, ...]]] = {}
         env = child_environment({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
         command = [sys.executable, "-m", "unistep.serving.lane"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)

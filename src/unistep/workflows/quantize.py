@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,7 @@ def _quantize(model: "LoadedModel", name: str, path: Path, calibration: int, psn
     from unistep.prepared.network import OtherTrunk, TrunkAlone, ends_of
     from unistep.prepared.openvino_trunk import FILE, convert
     from unistep.prepared.probe import psnr_by_level, seconds
+    from unistep.prepared.sensitivity import fewest, most_sensitive
     from unistep.prepared.store import ENDS, key_of, write_about
 
     network: Any = model.denoiser.network
@@ -169,10 +171,22 @@ def _quantize(model: "LoadedModel", name: str, path: Path, calibration: int, psn
     def denoiser_of(quantized: Any) -> Preconditioned:
         return Preconditioned(OtherTrunk(network, int8.trunk_of(quantized, tile)), scaling)
 
-    order = int8.most_sensitive(whole, denoiser_of, tried, lambda done, all: bar("try operations", done, all))
+    def images(probe: "Probe", kept: Sequence[str]) -> torch.Tensor:
+        return probe.images(denoiser_of(int8.without_int8(whole, kept)))
+
+    def agrees(kept: Sequence[str], least: float) -> bool:
+        return min(psnr_by_level(choosing, references[0], images(choosing, kept)).values()) >= least
+
+    names = int8.operations(whole)
+    exact = images(tried, names)
+    order = most_sensitive(
+        names,
+        lambda kept: float((images(tried, kept) - exact).square().mean()),
+        lambda done, count: bar("try operations", done, count),
+    )
     bar("keep the sensitive operations", 3, 4)
     for margin in _MARGINS:
-        kept = int8.kept_operations(whole, order, denoiser_of, choosing, references[0], psnr + margin)
+        kept = fewest(order, partial(agrees, least=psnr + margin))
         chosen = int8.without_int8(whole, order[:kept])
         denoiser = denoiser_of(int8.compressed(chosen))  # which rounds once more
         checked = min(psnr_by_level(checking, references[1], checking.images(denoiser)).values())

@@ -1,8 +1,8 @@
 """FLOPs and memory of a training step, counted without computing it.
 
-Where networks are trained in turn they are means over the steps, and memory is that of the step that takes most. They
-are counted on the objective itself, run forward and backward on tensors without content (PyTorch's
-FakeTensorMode): the evaluations of the method are the ones that are counted, and no memory is used.
+They are counted on the objective itself, run forward and backward on tensors without content (PyTorch's
+FakeTensorMode): the evaluations of the method are the ones that are counted, and no memory is used. Where networks are
+trained in turn, FLOPs are the mean over the steps, and memory is that of the step that takes most.
 
     FLOPs        2 x MACs of convolutions, matrix products and attention; everything else is small beside them
     memory       fp32 weights, gradients, two moments, averages, the other networks, and what the backward pass keeps

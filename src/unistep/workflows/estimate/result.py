@@ -207,9 +207,8 @@ def _batch(stage: StageEstimate) -> str:
 
 
 def _memory_label(part: str) -> str:
-    labels = {OPTIMIZER: "optimizer, two moments", "target": "target network", "teacher": "teacher network"}
-    labels["critic"] = "critic network"
-    return labels.get(part, part)
+    networks = {name: f"{name} network" for name in ("target", "teacher", "critic")}
+    return {OPTIMIZER: "optimizer, two moments", **networks}.get(part, part)
 
 
 def _memory_cell(stage: StageEstimate, part: str) -> str:
