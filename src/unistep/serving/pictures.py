@@ -20,7 +20,7 @@ FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _MOST_SIDE = 4096
-_SMALL = 1 << 14  # bytes below which Pillow takes longer to write a file than to compress it
+_SMALL = 1 << 14  # bytes of pixels below which speed counts for more than the size of the file
 _LARGE = 1 << 17  # pixels from which on a file takes longer than a change of threads
 
 
