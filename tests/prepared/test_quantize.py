@@ -54,7 +54,7 @@ def test_mistakes_are_refused_at_once(small: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="calibration"):
         unistep.quantize(str(small), tmp_path / "out", calibration=0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'unistep\[openvino\]'"):
+    with pytest.raises(UserError, match=r"quantizing needs openvino; pip install 'unistep\[openvino\]'"):
         unistep.quantize(str(small), tmp_path / "out")
     monkeypatch.undo()
     if RUNTIMES["openvino"].installed:

@@ -9,7 +9,7 @@ from torch import nn
 import unistep
 from unistep.pipelines import precision as of_pipelines
 from unistep.runtime import precision
-from unistep.runtime.precision import SMALL, bf16_gain, resolve_dtype, size_of
+from unistep.runtime.precision import SMALL, bf16_gain, resolve_dtype, short_name, size_of
 from unistep.workflows import prepare
 from unistep.workflows.models import as_model
 
@@ -44,7 +44,6 @@ def test_the_gain_is_that_of_the_processor():
     assert gain > 0
     if torch.cpu._is_avx512_bf16_supported():
         assert bf16_gain() > 1
-    assert precision.bf16_is_faster() == precision.bf16_is_faster()
 
 
 @pytest.mark.parametrize("gain", [True, False])
@@ -54,7 +53,7 @@ def test_fp16_is_replaced_on_a_cpu(gain: bool, faster, caplog: pytest.LogCapture
         model = unistep.load(dtype="fp16", device="cpu")
     found = max(model.denoiser.parameters(), key=lambda p: p.numel()).dtype
     assert found == (torch.bfloat16 if gain else torch.float32)
-    assert caplog.messages == [f"`dtype` fp16 is slow on a CPU; {str(found)[6:]} is taken"]
+    assert caplog.messages == [f"`dtype` fp16 is slow on a CPU; {'bf16' if gain else 'fp32'} is taken"]
 
 
 def test_a_runtime_that_has_fp32_alone_is_given_it(faster, monkeypatch: pytest.MonkeyPatch):
@@ -85,7 +84,7 @@ def test_rounded_weights_are_not_written_in_silence(faster, tmp_path, caplog: py
     model = unistep.load(dtype="bf16", device="cpu")
     with caplog.at_level(logging.WARNING, "unistep"):
         unistep.convert(model, tmp_path / "model")
-    assert [m for m in caplog.messages if m.startswith("the weights are rounded to bfloat16")]
+    assert [m for m in caplog.messages if m.startswith("the weights are rounded to bf16")]
     caplog.clear()
     unistep.convert(unistep.load(), tmp_path / "other")
     assert not [m for m in caplog.messages if "rounded" in m]
@@ -122,6 +121,10 @@ def test_the_pipeline_warns_of_fp16_once(faster, model_folder, caplog: pytest.Lo
             pipe(seeds=[0], output_type="pt")
     assert pipe.dtype == torch.float16  # it may go to a GPU yet
     assert caplog.messages == ['float16 is slow on a CPU; `dtype="bfloat16"` is fast']
+
+
+def test_short_names():
+    assert [short_name(one) for one in (torch.float32, torch.float16, torch.bfloat16)] == ["fp32", "fp16", "bf16"]
 
 
 def test_size():

@@ -108,6 +108,11 @@ def bf16_gain(channels: int = 256, side: int = 16) -> float:
     return least[0] / least[1]
 
 
+def short_name(dtype: torch.dtype) -> str:
+    """Returns fp32, fp16 or bf16."""
+    return next(name for name, one in _NAMES.items() if one == dtype)
+
+
 def size_of(network: nn.Module) -> int:
     """Returns the number of parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())

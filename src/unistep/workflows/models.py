@@ -231,7 +231,7 @@ def _precision(
 
     import torch
 
-    from unistep.runtime.precision import resolve_dtype, size_of
+    from unistep.runtime.precision import resolve_dtype, short_name, size_of
 
     asked = dtype if dtype != "fp16" or place.type != "cpu" else "auto"
     replaced = asked != dtype
@@ -239,8 +239,7 @@ def _precision(
     if asked in (None, "auto") and resolved == torch.bfloat16 and place.type == "cpu" and "bf16" not in possible:
         resolved, why = torch.float32, "fp32: the runtime has no other"
     if replaced:
-        taken = str(resolved).removeprefix("torch.")
-        logging.getLogger("unistep").warning("`dtype` fp16 is slow on a CPU; %s is taken", taken)
+        logging.getLogger("unistep").warning("`dtype` fp16 is slow on a CPU; %s is taken", short_name(resolved))
     # Where nothing was asked for, and the reference is taken, there is nothing to say.
     silent = replaced or dtype not in (None, "auto") or (dtype is None and why.startswith("fp32"))
     return resolved, () if silent else (f"dtype auto: {why}",)
@@ -268,6 +267,7 @@ def _in_runtime(
         loaded = open_any(source.name, place, **source.options)
         denoiser: Any = compiled(loaded.denoiser)
         return dataclasses.replace(loaded, denoiser=denoiser), ""
+    from unistep.runtime.precision import short_name
     from unistep.workflows.prepare import prepared_model
 
     if place.type != "cpu":
@@ -275,12 +275,11 @@ def _in_runtime(
             return None, ""
         raise UserError(f"`runtime` {runtime} is for the CPU", f"take `runtime` eager or compiled on {place}")
     name = EMBEDDED if source.name is None else source.name
-    precision = {"float32": "fp32", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "fp16")
 
     def opens(device: str) -> "LoadedModel":
         return open_any(name, device, **source.options)
 
-    return prepared_model(name, dict(source.options), opens, runtime, precision, progress=progress)
+    return prepared_model(name, dict(source.options), opens, runtime, short_name(dtype), progress=progress)
 
 
 def opened(model: ModelLike, device: "torch.device | str" = "cpu") -> "LoadedModel":
@@ -312,11 +311,13 @@ def _log_rounded(model: "LoadedModel") -> None:
 
     import torch
 
+    from unistep.runtime.precision import short_name
+
     weights = max(model.denoiser.parameters(), key=lambda p: p.numel(), default=None)
     if weights is not None and weights.dtype in (torch.float16, torch.bfloat16) and weights.dtype != model.dtype:
         logging.getLogger("unistep").warning(
             'the weights are rounded to %s, as the model was opened; `unistep.load(..., dtype="fp32")` keeps them',
-            str(weights.dtype).removeprefix("torch."),
+            short_name(weights.dtype),
         )
 
 

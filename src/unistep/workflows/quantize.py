@@ -117,11 +117,9 @@ def quantize(
     check_range("calibration", calibration, 2, 10_000)
     check_range("psnr", psnr, 10.0, 100.0)
     from unistep.prepared.network import has_parts
-    from unistep.prepared.table import find_runtime
     from unistep.runtime.progress import work_bar
 
-    find_runtime("openvino")
-    _check_nncf()
+    _check_packages()
     path = Path(os.fspath(output))
     _check_output(path)
     loaded = opened(model, "cpu")
@@ -267,11 +265,12 @@ def _distances(model: "LoadedModel", denoiser: Any, bar: Any) -> tuple[float, fl
     return distance(denoiser), distance(model.denoiser)
 
 
-def _check_nncf() -> None:
+def _check_packages() -> None:
     import importlib.util
 
-    if importlib.util.find_spec("nncf") is None:
-        raise UserError("quantizing needs nncf", "pip install 'unistep[openvino]'")
+    for name in ("openvino", "nncf"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"quantizing needs {name}", "pip install 'unistep[openvino]'")
 
 
 def _check_output(path: Path) -> None:
