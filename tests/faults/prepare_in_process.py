@@ -26,7 +26,7 @@ def count(event: str, given: tuple) -> None:
 if kill_at > 0:
     sys.addaudithook(count)
 
-from unistep.workflows.prepare_alone import main  # noqa: E402
+from unistep.generation.prepare_alone import main  # noqa: E402
 
 if kill_at < 0:
     timer = threading.Timer(-kill_at, die)

@@ -11,9 +11,9 @@ import torch
 
 import unistep
 from unistep.formats.embedded import EMBEDDED_MODELS
+from unistep.generation.prepare import Request
 from unistep.prepared.store import entries, read_entry
 from unistep.prepared.table import RUNTIMES
-from unistep.workflows.prepare import Request
 
 pytestmark = [
     pytest.mark.faults,

@@ -14,10 +14,10 @@ import torch
 import unistep
 from unistep.core.parameterization import Preconditioned
 from unistep.errors import UserError
+from unistep.generation import prepare
 from unistep.prepared.network import PreparedNetwork, ends_of
 from unistep.prepared.table import RUNTIMES, find_runtime
 from unistep.runtime.child import child_environment
-from unistep.workflows import prepare
 from unistep.workflows.models import as_model
 
 needs_openvino = pytest.mark.skipif(not RUNTIMES["openvino"].installed, reason="needs openvino")
@@ -106,8 +106,8 @@ def test_a_process_that_dies_leaves_eager(
 def test_a_runtime_that_differs_leaves_eager(
     small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    from unistep.generation.prepare_alone import make as prepare_here
     from unistep.prepared import make
-    from unistep.workflows.prepare_alone import make as prepare_here
 
     monkeypatch.setattr(prepare, "_make", lambda request, progress: prepare_here(request, lambda stage: None))
     monkeypatch.setattr(make, "BOUNDS", {"fp32": 190.0})
@@ -127,9 +127,8 @@ def test_ends_are_what_half_precision_leaves(small: Path):
 
 def test_a_prepared_network_has_its_ends_alone(small: Path):
     model, outline = unistep.load(small), prepare_outline(small)
-    network = PreparedNetwork(
-        outline, ends_of(model.denoiser.network), lambda x, emb: model.denoiser.network.trunk(x, emb), "ab" * 20, "own"
-    )
+    ends = ends_of(model.denoiser.network)
+    network = PreparedNetwork(outline, ends, model.denoiser.network.trunk, "ab" * 20, "own", "fp32")
     denoiser = Preconditioned(network, model.denoiser.scaling)
     x, sigma, labels = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 80.0]), torch.tensor([0, 2])
     with torch.no_grad():

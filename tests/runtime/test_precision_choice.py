@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import unistep
+from unistep.generation import prepare
 from unistep.pipelines import precision as of_pipelines
 from unistep.runtime import precision
 from unistep.runtime.precision import SMALL, bf16_gain, resolve_dtype, short_name, size_of
-from unistep.workflows import prepare
 from unistep.workflows.models import as_model
 
 

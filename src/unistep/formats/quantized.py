@@ -58,7 +58,7 @@ def load_quantized(path: Path, device: torch.device | str = "cpu") -> LoadedMode
     try:
         ends = load_file(entry.folder / ENDS)
         trunk = row.opener()(entry.folder, "int8", tile)
-        network = PreparedNetwork(outline.denoiser.network, ends, trunk, str(key), row.name)
+        network = PreparedNetwork(outline.denoiser.network, ends, trunk, str(key), row.name, "int8")
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path / FOLDER} cannot be read ({str(error).partition(chr(10))[0][:200]})", _AGAIN) from None
     denoiser = Preconditioned(network, outline.denoiser.scaling).eval().requires_grad_(False)

@@ -16,8 +16,11 @@ from unistep.pipelines.numbers import as_device
 from unistep.pipelines.options import DOWNLOADING, OPENING, Download, check_options
 from unistep.pipelines.parts import SHARED
 from unistep.pipelines.precision import as_precision, suggest_auto
+from unistep.pipelines.runtimes import compiled, in_runtime
 from unistep.pipelines.scheduler import CMStochasticIterativeScheduler
 from unistep.pipelines.switches import SwitchedPipeline
+from unistep.prepared.network import PreparedNetwork
+from unistep.prepared.table import RuntimeName
 from unistep.runtime.device import pick_device
 
 # `Self` is beyond the run-time check of types in the tests.
@@ -55,6 +58,7 @@ class OpenedPipeline(SwitchedPipeline):
         num_heads: int | None = None,
         sample_size: int | None = None,
         weights: str | None = None,
+        runtime: RuntimeName = "eager",
         **options: Any,
     ) -> _Pipeline:
         """Opens a consistency model of any format that `unistep.load` opens.
@@ -81,6 +85,8 @@ class OpenedPipeline(SwitchedPipeline):
             num_heads: number of attention heads at every resolution in a .pt, in place of `attention_head_dim`.
             sample_size: side of a .pt's images in pixels; that at which attention begins at 32 pixels if not given.
             weights: network to take from a file that holds several, as "ema".
+            runtime: runtime that computes the network on a CPU, as of `unistep.load`: "eager" is PyTorch itself, "auto"
+                the fastest of those installed.
             options: diffusers' other options, where they ask for nothing special; see docs/diffusers.md.
 
         Raises:
@@ -99,20 +105,24 @@ class OpenedPipeline(SwitchedPipeline):
         if force_download and not user_path(name).exists():
             download = Download(revision, token, cache_dir, local_files_only, True, variant=variant)
             source = os.fspath(download.folder(name))
-        model = open_model(
-            source,
-            "cpu" if unet is None else "meta",
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            variant=variant,
-            kind=kind,
-            attention_head_dim=attention_head_dim,
-            num_heads=num_heads,
-            sample_size=sample_size,
-            weights=weights,
-        )
+        asked = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "variant": variant,
+            "kind": kind,
+            "attention_head_dim": attention_head_dim,
+            "num_heads": num_heads,
+            "sample_size": sample_size,
+            "weights": weights,
+        }
+        if unet is None:
+            model = in_runtime(source, asked, runtime, precision, place) or open_model(source, "cpu", **asked)
+        elif runtime == "eager":
+            model = open_model(source, "meta", **asked)
+        else:
+            raise UserError("`runtime` is for the model's own network; give one of it and `unet`")
         if unet is None and use_safetensors is not None:
             _check_weights(model, variant, use_safetensors)
         pipe = cls.from_model(model)
@@ -128,7 +138,12 @@ class OpenedPipeline(SwitchedPipeline):
                 tensor.data = tensor.data.clone()
         if torch_dtype is None and dtype is None:
             suggest_auto(place, pipe.unet)
-        return pipe.to(place, precision)
+        if isinstance(pipe.unet, PreparedNetwork):  # its precision was chosen when it was prepared
+            return pipe
+        pipe.to(place, precision)
+        if runtime == "compiled":
+            pipe.unet = compiled(pipe.unet)
+        return pipe
 
     @classmethod
     def from_model(cls: type[_Pipeline], model: LoadedModel) -> _Pipeline:

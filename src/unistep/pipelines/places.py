@@ -12,6 +12,7 @@ from unistep.pipelines.numbers import Whole, as_device, whole_number
 from unistep.pipelines.offload import Offload
 from unistep.pipelines.parts import PipelineParts
 from unistep.pipelines.precision import cast, is_precision, resolved
+from unistep.pipelines.runtimes import check_place
 from unistep.pipelines.unet import unwrapped
 
 # `Self` is beyond the run-time check of types in the tests.
@@ -63,6 +64,8 @@ class PlacedPipeline(PipelineParts):
             (kinds if is_precision(args[0]) else places)["the argument"] = args[0]
         place, kind = _only("device", places), _only("dtype", kinds)
         chosen = None if place is None else as_device(place)
+        if chosen is not None:
+            check_place(unwrapped(self.unet), chosen)
         # Checked before the network moves: a refused call changes nothing.
         precision = None if kind is None else resolved(kind, chosen or self.device, unwrapped(self.unet))
         if chosen is not None:
@@ -114,6 +117,7 @@ class PlacedPipeline(PipelineParts):
             _log.warning("there is no accelerator to offload from: the network stays on the CPU")
             return
         chosen = as_device(f"{kind}:{number or 0}" if kind != "mps" else kind)
+        check_place(unwrapped(self.unet), chosen)
         self.remove_all_hooks()
         self.to("cpu")
         self._offload = Offload(chosen)

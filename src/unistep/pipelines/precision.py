@@ -10,7 +10,8 @@ from torch import nn
 
 from unistep.errors import UserError
 from unistep.pipelines.unet import UNet2D
-from unistep.runtime.precision import SMALL, resolve_dtype, set_precision, size_of
+from unistep.prepared.network import PreparedNetwork
+from unistep.runtime.precision import SMALL, resolve_dtype, set_precision, short_name, size_of
 
 _log = logging.getLogger("unistep")
 _DTYPES = ("auto", "fp32", "fp16", "bf16", "float32", "float16", "bfloat16")
@@ -80,7 +81,16 @@ def warn_of_fp16() -> None:
 
 
 def cast(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Sets the precision of a network: that of the blocks for one of this package's, of all for others."""
+    """Sets the precision of a network: that of the blocks for one of this package's, of all for others.
+
+    One that another runtime computes keeps its precision, which is logged where it differs.
+    """
+    if isinstance(unet, PreparedNetwork):
+        if unet.precision not in ("int8", short_name(dtype)):
+            _log.warning(
+                "the network stays in %s, as `runtime` %s was opened; give `dtype` there", unet.precision, unet.runtime
+            )
+        return
     network = unet.network if isinstance(unet, UNet2D) else unet
     if hasattr(network, "cast_blocks"):
         set_precision(network, dtype)

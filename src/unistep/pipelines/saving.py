@@ -13,6 +13,7 @@ from unistep.checks import user_path
 from unistep.errors import UserError
 from unistep.files import whole_file
 from unistep.pipelines.numbers import is_whole
+from unistep.pipelines.runtimes import check_has_weights
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -27,8 +28,9 @@ def check_saving(unet: nn.Module, safe_serialization: bool, variant: str | None,
         max_shard_size: largest size of a file, in bytes or as "5GB"; None is any.
 
     Raises:
-        UserError: an option that cannot be honoured.
+        UserError: an option that cannot be honoured, or a network whose weights are in another runtime.
     """
+    check_has_weights(unet)
     if not safe_serialization:
         raise UserError("`safe_serialization=False`: weights are written as safetensors alone, never as pickles")
     if variant is not None and not re.fullmatch(r"[A-Za-z0-9_]+", variant):

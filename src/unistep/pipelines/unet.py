@@ -18,6 +18,7 @@ from unistep.networks.outline import fields_of
 from unistep.networks.table import row_of
 from unistep.pipelines.frozen import FrozenConfig
 from unistep.pipelines.output import UNetOutput
+from unistep.prepared.network import PreparedNetwork
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -234,6 +235,8 @@ def device_of(unet: nn.Module) -> torch.device:
 
 def dtype_of(unet: nn.Module) -> torch.dtype:
     """Returns the precision of a network's blocks: the lowest of its weights."""
+    if isinstance(unet, PreparedNetwork) and unet.precision == "bf16":
+        return torch.bfloat16  # its weights here are those of embedding and output head
     found = (p.dtype for p in unet.parameters() if p.is_floating_point())
     return min(found, key=lambda d: torch.finfo(d).bits, default=torch.float32)
 

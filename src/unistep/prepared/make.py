@@ -66,7 +66,8 @@ def make_entry(
         full = tile_of(probe, tile)
         eager_seconds = seconds(lambda: full.images(denoiser))
         on_stage("compare with eager")
-        prepared = PreparedNetwork(network, ends, row.opener()(folder, precision, tile), key, row.name)
+        trunk = row.opener()(folder, precision, tile)
+        prepared = PreparedNetwork(network, ends, trunk, key, row.name, precision)
         about |= compared(Preconditioned(prepared, denoiser.scaling), probe, reference, precision)
         about |= {"tile": tile, "eager_seconds": eager_seconds}
         about |= {"seconds": seconds(lambda: full.images(Preconditioned(prepared, denoiser.scaling)))}

@@ -86,9 +86,12 @@ class PreparedNetwork(nn.Module):
         key: identity of the trunk, hexadecimal; part of the state, so that the images of a run are known to depend on
             it.
         runtime: name of the runtime.
+        precision: precision of the trunk: fp32, bf16 or int8.
     """
 
-    def __init__(self, network: nn.Module, ends: dict[str, Tensor], trunk: Trunk, key: str, runtime: str) -> None:
+    def __init__(
+        self, network: nn.Module, ends: dict[str, Tensor], trunk: Trunk, key: str, runtime: str, precision: str
+    ) -> None:
         super().__init__()
         network.load_state_dict(ends, strict=False, assign=True)
         for module in network.modules():
@@ -98,7 +101,7 @@ class PreparedNetwork(nn.Module):
                         held[name] = None  # its values are in the trunk
         self.network: Any = network
         self.config: Any = network.config
-        self.runtime = runtime
+        self.runtime, self.precision = runtime, precision
         self._trunk = trunk
         self.register_buffer("key", torch.frombuffer(bytearray.fromhex(key), dtype=torch.uint8))
 

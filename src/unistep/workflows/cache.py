@@ -52,8 +52,8 @@ def cache(*, clear: bool = False) -> CacheListing:
         >>> unistep.cache().path.name
         'prepared'
     """
+    from unistep.generation.prepare import prepared_folder
     from unistep.prepared import store
-    from unistep.workflows.prepare import prepared_folder
 
     root = prepared_folder()
     cleared = store.clear(root) if clear else 0

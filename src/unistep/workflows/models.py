@@ -267,19 +267,16 @@ def _in_runtime(
         loaded = open_any(source.name, place, **source.options)
         denoiser: Any = compiled(loaded.denoiser)
         return dataclasses.replace(loaded, denoiser=denoiser), ""
+    from unistep.generation.prepare import prepared_model
     from unistep.runtime.precision import short_name
-    from unistep.workflows.prepare import prepared_model
 
-    if place.type != "cpu":
-        if runtime == "auto":
-            return None, ""
-        raise UserError(f"`runtime` {runtime} is for the CPU", f"take `runtime` eager or compiled on {place}")
     name = EMBEDDED if source.name is None else source.name
 
     def opens(device: str) -> "LoadedModel":
         return open_any(name, device, **source.options)
 
-    return prepared_model(name, dict(source.options), opens, runtime, short_name(dtype), progress=progress)
+    options = dict(source.options)
+    return prepared_model(name, options, opens, runtime, short_name(dtype), device=place, progress=progress)
 
 
 def opened(model: ModelLike, device: "torch.device | str" = "cpu") -> "LoadedModel":

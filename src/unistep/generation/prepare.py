@@ -20,6 +20,8 @@ from unistep.prepared.store import ENDS, Entry, digest_of_files, key_of, read_en
 from unistep.prepared.table import RUNTIMES, Runtime, find_runtime
 
 if TYPE_CHECKING:
+    import torch
+
     from unistep.formats.model import LoadedModel
 
 _log = logging.getLogger("unistep")
@@ -36,8 +38,8 @@ class Request:
     """A model to be prepared.
 
     Args:
-        name: name of the model, as `open_any` takes it.
-        options: options of `open_any`.
+        name: name of the model, as `open_model` takes it.
+        options: options of `open_model`.
         runtime: name of a row of `RUNTIMES`.
         precision: fp32 or bf16.
         threads: number of threads.
@@ -68,32 +70,39 @@ def prepared_model(
     runtime: str,
     precision: str,
     *,
+    device: "torch.device | str" = "cpu",
     progress: bool = True,
 ) -> "tuple[LoadedModel | None, str]":
     """Opens a model with its network prepared for a runtime, and prepares it where it is not yet.
 
     Args:
         name: name of the model.
-        options: options of `open_any` that say which model is meant.
+        options: options of `open_model` that say which model is meant.
         open_model: function that opens the model on a device by its name; on "meta" without the values of its weights.
         runtime: name of a row of `RUNTIMES`, or auto: the one that is installed and faster than eager.
         precision: precision of the network: fp32 or bf16.
+        device: device of the model; on others than a CPU auto is eager.
         progress: show a progress bar on a terminal.
 
     Returns:
         The model, or None where eager is the choice; and a note on the choice.
 
     Raises:
-        UserError: the model cannot be opened, the runtime is unknown or not installed, or the cache not writable.
+        UserError: the model cannot be opened, the runtime is unknown, not installed or not for the device, or the cache
+            not writable.
     """
     from unistep.prepared.network import has_parts
 
+    if str(device).partition(":")[0] != "cpu":
+        if runtime == "auto":
+            return None, ""
+        raise UserError(f"`runtime` {runtime} is for the CPU", f"take `runtime` eager or compiled on {device}")
     rows = [row for row in RUNTIMES.values() if row.choice] if runtime == "auto" else [find_runtime(runtime)]
     outline = open_model("meta")
     if runtime == "auto" and not has_parts(outline.denoiser.network):
         return None, "runtime auto: eager"
     for row in rows:
-        if not row.installed:
+        if not row.installed or (runtime == "auto" and precision not in row.precisions):
             continue
         if precision not in row.precisions:
             raise UserError(f"`dtype` {precision}: `runtime` {row.name} computes in {' or '.join(row.precisions)}")
@@ -154,7 +163,7 @@ def _make(request: Request, progress: bool) -> str:
     from unistep.runtime.child import child_environment
     from unistep.runtime.progress import work_bar
 
-    command = [sys.executable, "-m", "unistep.workflows.prepare_alone"]
+    command = [sys.executable, "-m", "unistep.generation.prepare_alone"]
     environment = child_environment({"PYTHONWARNINGS": "ignore"})
     with work_bar(progress) as bar, tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
@@ -187,7 +196,9 @@ def _opened(outline: "LoadedModel", entry: Entry, row: Runtime, precision: str) 
     from unistep.prepared.network import PreparedNetwork
 
     trunk = row.opener()(entry.folder, precision, entry.about["tile"])
-    network = PreparedNetwork(outline.denoiser.network, load_file(entry.folder / ENDS), trunk, entry.key, row.name)
+    network = PreparedNetwork(
+        outline.denoiser.network, load_file(entry.folder / ENDS), trunk, entry.key, row.name, precision
+    )
     denoiser = Preconditioned(network, outline.denoiser.scaling).eval().requires_grad_(False)
     return replace(outline, denoiser=denoiser)
 

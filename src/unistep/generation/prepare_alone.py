@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unistep.errors import UserError
+from unistep.generation.prepare import Request
 from unistep.runtime.child import own_output
-from unistep.workflows.prepare import Request
 
 _LEVELS = 4
 
@@ -36,18 +36,18 @@ def make(request: Request, on_stage: Callable[[str], None]) -> None:
     import torch
 
     from unistep.core.noise import karras_sigmas
+    from unistep.formats.open import open_model
     from unistep.generation.generate import tile_size
     from unistep.prepared.make import make_entry
     from unistep.prepared.store import making
     from unistep.prepared.table import RUNTIMES
-    from unistep.workflows.models import open_any
 
     torch.set_num_threads(request.threads)
     with making(Path(request.root), request.key) as folder:
         if folder is None:
             return
         on_stage("open the model")
-        model = open_any(request.name, **request.options)
+        model = open_model(request.name, **request.options)
         levels = karras_sigmas(_LEVELS, max(model.info.sigma_min, 0.02), model.info.sigma_max).tolist()
         versions = RUNTIMES[request.runtime].versions()
         make_entry(
