@@ -16,6 +16,7 @@ MOST_CLASSES = 100
 """Classes that are tried in turn, at most."""
 
 _LOW = 0.02
+_ENDS = (0.0, 0.05, 0.3, 0.7, 1.0)  # of a flow map's trajectories, in units of the noise level they begin at
 
 
 class Cases:
@@ -60,8 +61,7 @@ class Cases:
         classes = self.program.num_classes
         spread = max(classes / MOST_CLASSES, 1)
         labels = torch.tensor([int((self.made + i) * spread) % max(classes, 1) for i in range(batch)])
-        self.made += batch
-        given: dict[str, Any] = {"class_labels": labels.to(torch.int32)}
+        given: dict[str, Any] = {"class_labels": labels.to(torch.int32), **self._further(batch, sigma)}
         more = (labels,) if classes else ()
         if isinstance(self.program, DenoiserProgram | EditProgram):
             top = torch.full((batch,), self.info.sigma_max)
@@ -79,4 +79,13 @@ class Cases:
         if port is not None:
             draws = [random.randn(*self.program.shape) for _ in range(port.shape[0])]
             given["noise"] = torch.stack(draws, dim=1)
+        self.made += batch
         return tuple(given[port.name] for port in self.program.inputs)
+
+    def _further(self, batch: int, sigma: float | None) -> dict[str, Tensor]:
+        """Ends of trajectories, and scales of guidance: of every image another."""
+        numbers = [*range(self.made, self.made + batch)]
+        ends = [_ENDS[i % len(_ENDS)] * (sigma or 0) for i in numbers]
+        own = self.program.guidance or 1.0
+        scales = [(own, 1.0, own + 1.0)[(i // len(_ENDS) + i) % 3] for i in numbers]
+        return {"sigma_end": torch.tensor(ends), "guidance_scale": torch.tensor(scales)}

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,8 @@ def make_program(
     sigmas: Sequence[float] | None = None,
     solver: str | None = None,
     clip: bool | None = None,
+    gamma: float | None = None,
+    guidance: float | None = None,
 ) -> Program:
     """Returns a program of a model, in eval mode.
 
@@ -29,17 +32,18 @@ def make_program(
         model: model in fp32; it stays as it is.
         name: denoiser, sampler or edit.
         dtype: precision of the weights; int8 is fp32 here, and quantized in its format.
-        steps, timesteps, sigmas, solver, clip: plan of a sampler, as of `make_plan`; an edit takes `steps` alone.
+        steps, timesteps, sigmas, solver, clip, gamma, guidance: plan of a sampler, as of `make_plan`; an edit takes
+            `steps` alone.
 
     Raises:
-        UserError: an option that the program has no use for; an edit of a diffusion model; a flow map.
+        UserError: an option that the program has no use for; an edit of a diffusion model.
     """
-    if model.info.flow_map:
-        raise UserError(f"{model.path} is a flow map, whose further input no program has", "export another model")
-    options = {"steps": steps, "timesteps": timesteps, "sigmas": sigmas, "solver": solver, "clip": clip}
+    options: dict[str, Any] = {"steps": steps, "timesteps": timesteps, "sigmas": sigmas, "solver": solver, "clip": clip}
+    options |= {"gamma": gamma, "guidance": guidance}
     given = [f"`{option}`" for option, value in options.items() if value is not None]
     if name == "denoiser" and given:
-        raise UserError(f"{given[0]} is for a sampler; a denoiser takes its noise level as an input", "leave it out")
+        own = "scale of guidance" if given == ["`guidance`"] else "noise level"
+        raise UserError(f"{given[0]} is for a sampler; a denoiser takes its {own} as an input", "leave it out")
     if name == "edit":
         if others := [one for one in given if one != "`steps`"]:
             raise UserError(f"{others[0]} is for a sampler, and this is an edit", "give `steps`, or leave it out")

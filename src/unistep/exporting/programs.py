@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from unistep.core.pixels import nearest_pixels, to_float
@@ -65,6 +65,8 @@ class Program(nn.Module):
     def __init__(self, denoiser: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         self.denoiser, self.shape, self.num_classes = denoiser, shape, num_classes
+        self.flow_map: bool = getattr(denoiser, "flow_map", False)
+        self.guidance: float | None = getattr(denoiser, "guidance", None)
         channels, height, width = shape
         self.output = Port("images", "uint8", (height, width, channels), "pixels, 0 to 255")
 
@@ -80,7 +82,11 @@ class Program(nn.Module):
 
 
 class DenoiserProgram(Program):
-    """The model itself, (x_t, sigma, class_labels) -> x0."""
+    """The model itself, (x_t, sigma, class_labels) -> x0.
+
+    That of a flow map takes `sigma_end` after `sigma`, and that of a network with guidance as an input
+    `guidance_scale`.
+    """
 
     name = "denoiser"
 
@@ -89,15 +95,23 @@ class DenoiserProgram(Program):
         self.output = Port("x0", "float32", shape, "clean images, nominally in [-1, 1]")
 
     def own_inputs(self) -> tuple[Port, ...]:
-        return (
+        ports = [
             Port("x_t", "float32", self.shape, "noisy images: image + sigma * noise"),
             Port("sigma", "float32", (), "noise level of each image"),
-        )
+        ]
+        if self.flow_map:
+            ports.append(Port("sigma_end", "float32", (), "level at which each trajectory ends, 0 to sigma"))
+        if self.guidance is not None:
+            ports.append(Port("guidance_scale", "float32", (), "scale of guidance of each image, from 1 up"))
+        return tuple(ports)
 
     def forward(
-        self, x_t: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], class_labels: Int[Tensor, " B"] | None = None
+        self, x_t: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], *more: Shaped[Tensor, " B"]
     ) -> Float[Tensor, "B C H W"]:
-        return self.denoiser(x_t, sigma, class_labels)
+        given = dict(zip((port.name for port in self.inputs[2:]), more, strict=True))
+        end = (given["sigma_end"],) if self.flow_map else ()
+        scale = {} if self.guidance is None else {"guidance": given["guidance_scale"]}
+        return self.denoiser(x_t, sigma, given.get("class_labels"), *end, **scale)
 
 
 class SamplerProgram(Program):
@@ -258,7 +272,7 @@ def _count_draws(sample: Callable[[Any], Any]) -> int:
     return count
 
 
-def _nothing(x_t: Tensor, sigma: Tensor, class_labels: Tensor | None = None, /) -> Tensor:
+def _nothing(x_t: Tensor, *given: Any, guidance: Tensor | None = None) -> Tensor:
     return x_t
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch.export import Dim, ExportedProgram, export
+from torch.export import Dim, ExportedProgram, ShapesCollection, export
 
 from unistep.exporting.programs import Program
 
@@ -31,11 +31,14 @@ def trace(program: Program) -> ExportedProgram:
     """
     batch = Dim("batch", min=1, max=MOST_BATCH)
     _fill_caches(program)
+    inputs, shapes = example_inputs(program, 2), ShapesCollection()
+    for tensor in inputs:
+        shapes[tensor] = {0: batch}
     with torch.no_grad(), quiet():
         return export(
             program,
-            example_inputs(program, 2),
-            dynamic_shapes=tuple({0: batch} for _ in program.inputs),
+            inputs,
+            dynamic_shapes=shapes.dynamic_shapes(program, inputs),
             strict=False,
         )
 

@@ -126,6 +126,8 @@ def export(
     sigmas: Sequence[float] | None = None,
     solver: SolverName | None = None,
     clip: bool | None = None,
+    gamma: float | None = None,
+    guidance: float | None = None,
     dtype: Literal["fp32", "fp16", "int8"] = "fp32",
     opset: int | None = None,
     batches: Sequence[int] = (1, 2, 5, 16),
@@ -144,14 +146,18 @@ def export(
             Hugging Face hub; in Python also a loaded model or a pipeline.
         out: file to write, with the ending of the format; one of that name is replaced. For a web page a new folder.
         to: format of the file.
-        program: denoiser, sampler or edit; default: sampler where `steps`, `timesteps`, `sigmas` or `solver` is given,
-            else denoiser.
+        program: denoiser, sampler or edit; default: sampler where `steps`, `timesteps`, `sigmas`, `solver` or another
+            option of sampling is given, else denoiser.
         steps: network evaluations of a consistency model's sampler (default 1), solver steps of a diffusion model;
             noise levels of an edit.
         timesteps: indices of a consistency model's noise grid, from 0 (sigma_max) up, as 0,22; instead of `steps`.
         sigmas: noise levels of a consistency model, from sigma_max down, as 80,0.8; instead of `steps`.
         solver: ODE solver of a diffusion model; default: the model's own, else heun.
         clip: clamp the outputs of the model to [-1, 1] in every step of a sampler; default: the model's own way.
+        gamma: share of fresh noise between the jumps of a flow map's sampler, from 0 (none) to 1 (all, as of a
+            consistency model); default: the model's own.
+        guidance: scale of guidance of the sampler of a flow map that has an input for it, from 1 (none) up; default:
+            the model's own.
         dtype: precision of the weights.
         opset: version of ONNX's operators; default: 18.
         batches: sizes of the batches that are compared.
@@ -174,7 +180,7 @@ def export(
     """
     row = TARGETS[to]
     path = _checked(out, row, dtype, opset, batches)
-    chosen = program or _usual_program(steps, timesteps, sigmas, solver, clip)
+    chosen = program or _usual_program(steps, timesteps, sigmas, solver, clip, gamma, guidance)
     if chosen not in row.programs:
         raise UserError(
             f"{row.title} holds no {chosen}, but a {row.programs[0]}", "leave out `program`, `steps` and such"
@@ -189,7 +195,8 @@ def export(
 
     loaded = opened(model, "cpu")
     check_weights(loaded)
-    options = {"steps": steps, "timesteps": timesteps, "sigmas": sigmas, "solver": solver, "clip": clip}
+    options: dict[str, Any] = {"steps": steps, "timesteps": timesteps, "sigmas": sigmas, "solver": solver, "clip": clip}
+    options |= {"gamma": gamma, "guidance": guidance}
     reference = make_program(loaded, chosen, **options)
     _check_evaluations(reference)
     written = make_program(loaded, chosen, dtype=dtype if row.halves else "fp32", **options)

@@ -56,7 +56,8 @@ def measure_digits(
 def _digits(program: Program, run: Any, info: ModelInfo, labels: Tensor, on_done: Callable[[int], None]) -> Tensor:
     """Digits of (seed, image) 0 and on, as `unistep.sample` makes them."""
     if isinstance(program, DenoiserProgram):
-        denoiser, plan = EngineDenoiser(run), make_plan(info)
+        denoiser = EngineDenoiser(run, flow_map=program.flow_map, guidance=program.guidance)
+        plan = make_plan(info)
         return collect(
             denoiser, plan, program.shape, len(labels), labels, seed=0, batch_size=_BATCH, device="cpu", on_done=on_done
         )

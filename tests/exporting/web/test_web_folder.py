@@ -14,7 +14,7 @@ import pytest
 import unistep
 from unistep.errors import UserError
 from unistep.exporting.web import runtime
-from unistep.exporting.web.page import OWN, SERVED, describe
+from unistep.exporting.web.page import OWN, SERVED
 from unistep.workflows.models import EMBEDDED_TEACHER
 
 
@@ -134,12 +134,6 @@ def test_a_folder_of_the_user_is_checked(package, tmp_path):
     first.unlink()
     with pytest.raises(UserError, match=f"lacks {first.name}"):
         runtime.runtime_files(package)
-
-
-def test_a_flow_map_is_refused():
-    model = {"kind": "consistency", "flow_map": True}
-    with pytest.raises(UserError, match="mine is a flow map"):
-        describe({"model": model, "image": {"channels": 1}, "source": "mine"})
 
 
 def test_refusals_leave_nothing(package, tmp_path):

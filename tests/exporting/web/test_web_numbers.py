@@ -44,8 +44,11 @@ class StandIn(Preconditioned):
     def __init__(self, info: ModelInfo) -> None:
         super().__init__(torch.nn.Linear(1, 1), scaling_of(info))
 
-    def forward(self, x_t: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        square = sigma.double()[:, None, None, None] ** 2
+    def forward(
+        self, x_t: Tensor, sigma: Tensor, class_labels: Tensor | None = None, sigma_end: Tensor | None = None
+    ) -> Tensor:
+        seen = sigma.double() if sigma_end is None else sigma.double() - sigma_end.double() / 4
+        square = seen[:, None, None, None] ** 2
         wave = torch.zeros_like(x_t, dtype=torch.float64)
         if class_labels is not None:
             place = torch.arange(x_t[0].numel(), dtype=torch.float64)
@@ -61,7 +64,7 @@ def stand_in(shape=(1, 16, 16), classes=5, **info) -> tuple[LoadedModel, dict]:
     config = UNetConfig(sample_size=height, in_channels=channels, out_channels=channels, num_class_embeds=classes)
     described = {"channels": channels, "height": height, "width": width, "classes": names}
     described |= {"noise_levels": own.num_train_timesteps, "schedules": own.all_schedules, "clip": own.clip}
-    described |= {name: getattr(own, name) for name in ("sigma_min", "sigma_max", "rho")}
+    described |= {name: getattr(own, name) for name in ("sigma_min", "sigma_max", "rho", "flow_map", "gamma")}
     return LoadedModel(StandIn(own), own, config, Path("stand-in")), described
 
 
@@ -127,6 +130,10 @@ def test_normals_are_those_of_python_to_the_last_bit():
         ({"timesteps": [0, 5, 30]}, {}),
         ({"sigmas": [80.0, 3.0]}, {}),
         ({"steps": 3}, {"num_train_timesteps": 18, "sigma_min": 0.0, "sigma_max": 60.0, "rho": 5.0}),
+        ({}, {"flow_map": True, "sigma_min": 0.0}),
+        ({"steps": 4}, {"flow_map": True, "sigma_min": 0.0}),
+        ({"sigmas": [80.0, 9.0, 0.7]}, {"flow_map": True, "sigma_min": 0.0, "gamma": 0.6}),
+        ({"steps": 2}, {"flow_map": True, "sigma_min": 0.0, "gamma": 1.0}),
     ],
 )
 def test_sampling_is_that_of_python(options, info):

@@ -46,13 +46,17 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    """A folder with two pages below it."""
+def root(tmp_path_factory, saved) -> Path:
+    """A folder with three pages below it."""
     place = tmp_path_factory.mktemp("static")
     try:
         for name in ("digits", "half"):
             dtype = "fp16" if name == "half" else "fp32"
             unistep.export("mnist", place / "pages" / name, to="web", dtype=dtype, batches=[2], progress=False)
+        flow_map, fields = {"flow_map": True, "sigma_min": 0.0, "guidance_scale": 2.0}, {"num_class_embeds": 3}
+        model = saved("consistency", info=flow_map, end_embedding=True, guidance_embedding=True, **fields)
+        (place / "model").symlink_to(model)
+        unistep.export(model, place / "pages" / "map", to="web", batches=[2], progress=False)
     except UserError as error:
         pytest.skip(f"no onnxruntime-web: {error}")
     return place
@@ -156,6 +160,19 @@ def test_a_hundred_seeds_make_the_images_of_python(open_page, record_property):
     mine = makes(page, "[{ n: 12, seed: 5, steps: 2, class_labels: [3, 8] }]")
     theirs = unistep.sample(num_images=12, seed=5, steps=2, class_labels=[3, 8], progress=False).pixels.numpy()[:, 0]
     assert (np.abs(mine - theirs) <= 1).mean() >= 0.999
+
+
+def test_a_flow_map_jumps_as_in_python(open_page, root):
+    page = open_page("/pages/map/")
+    mine = makes(page, "[{ n: 12, seed: 5, steps: 4 }, { n: 12, seed: 6 }]")
+    for seed, steps, made in ((5, 4, mine[:12]), (6, 1, mine[12:])):
+        theirs = unistep.sample(root / "model", num_images=12, seed=seed, steps=steps, progress=False).pixels.numpy()
+        assert (np.abs(made - theirs[:, 0]) <= 1).mean() >= 0.999
+    page.click("#tab-edit")
+    marks(page)
+    draw(page, [(0.2, 0.8), (0.8, 0.8)])
+    wait_for(page, ".results", 3)
+    assert page.get_by_role("alert").is_hidden()
 
 
 def test_after_the_first_load_nothing_is_asked_and_the_host_may_go(open_page, host):

@@ -108,13 +108,11 @@ def describe(metadata: Mapping[str, Any]) -> dict[str, Any]:
         metadata: description of its denoiser.
 
     Raises:
-        UserError: it is a diffusion model or a flow map, or its images are neither grey nor coloured.
+        UserError: it is a diffusion model, or its images are neither grey nor coloured.
     """
     info, image, name = metadata["model"], metadata["image"], str(metadata["source"])
     if info["kind"] != "consistency":
         raise UserError(f"{name} is a diffusion model; a page needs a consistency model: distill it")
-    if info.get("flow_map"):
-        raise UserError(f"{name} is a flow map, which jumps between levels; a page needs a plain consistency model")
     if image["channels"] not in (1, 3):
         raise UserError(f"{name} makes images of {image['channels']} channels; a page shows grey and colour")
     own = [] if info["timesteps"] is None else [info["timesteps"]]
@@ -126,7 +124,7 @@ def describe(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "classes": info["class_names"] or [str(number) for number in range(metadata["classes"])],
         "noise_levels": info["num_train_timesteps"],
         "schedules": [*own, *info["schedules"]],
-        **{key: info[key] for key in ("sigma_min", "sigma_max", "rho", "clip")},
+        **{key: info[key] for key in ("sigma_min", "sigma_max", "rho", "clip", "flow_map", "gamma", "guidance_scale")},
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -57,7 +58,8 @@ class ExportedDenoiser(Preconditioned):
     """An exported program as a `Denoiser`.
 
     Args:
-        engine: program (x_t, sigma, class_labels) -> x0; None for a model that is only looked at.
+        engine: program (x_t, sigma, class_labels) -> x0, or that of a flow map; None for a model that is only looked
+            at.
         description: description of the model.
         digest: digest of the file; empty for a model that is only looked at.
     """
@@ -68,9 +70,10 @@ class ExportedDenoiser(Preconditioned):
         channels, size, _ = description.shape
         config = ExportedConfig(size, channels, channels, embeds or None)
         scaling = scaling_of(info)
-        super().__init__(ExportedNetwork(config, description.parameters, digest), scaling)
+        further: dict[str, Any] = {"flow_map": info.flow_map, "guidance": info.guidance_scale}
+        super().__init__(ExportedNetwork(config, description.parameters, digest), scaling, **further)
         self.config = config
-        self.run = None if engine is None else EngineDenoiser(engine, scaling, _DTYPES[description.dtype])
+        self.run = None if engine is None else EngineDenoiser(engine, scaling, _DTYPES[description.dtype], **further)
 
     @property
     def device(self) -> torch.device:
@@ -82,20 +85,23 @@ class ExportedDenoiser(Preconditioned):
         x_t: Float[Tensor, "B C H W"],
         sigma: Float[Tensor, " B"],
         class_labels: Int[Tensor, " B"] | None = None,
+        sigma_end: Float[Tensor, " B"] | None = None,
         *,
         generator: torch.Generator | None = None,
         augment_labels: Float[Tensor, "B A"] | None = None,
+        guidance: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Returns clean images; the arguments are those of `Preconditioned`, without a generator and augmentation.
 
         Raises:
-            ValueError: labels missing for a conditional model, or given to an unconditional one.
+            ValueError: labels missing for a conditional model, or given to an unconditional one; an end or a scale for
+                a model without this input.
         """
         if self.run is None:
             raise RuntimeError("a model on the device meta computes nothing")
         if (class_labels is None) == bool(self.config.num_class_embeds):
             raise ValueError("this network " + ("needs class_labels" if class_labels is None else "is unconditional"))
-        return self.run(x_t, sigma, class_labels)
+        return self.run(x_t, sigma, class_labels, sigma_end, guidance=guidance)
 
 
 def exported_model(

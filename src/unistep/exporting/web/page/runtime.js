@@ -13,7 +13,8 @@ const KINDS = {
   webgpu: { module: "ort.webgpu.min.js", code: "ort-wasm-simd-threaded.asyncify.js", binary: "ort-wasm-simd-threaded.asyncify.wasm" },
 };
 
-// Opens the network by one provider: an async function (x, sigmas, labels) -> x0.
+// Opens the network by one provider: an async function (x, sigmas, labels, ends) -> x0; the ends of trajectories are of
+// flow maps, 0 where they are left out.
 export async function openDenoiser(kind, root, model, threads) {
   const { module, code, binary } = KINDS[kind], folder = new URL("runtime/", root);
   const ort = await import(new URL(`${module}?${threads}`, folder).href); // the number of threads is one of a module
@@ -22,8 +23,10 @@ export async function openDenoiser(kind, root, model, threads) {
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(new URL(model.file, root).href, { executionProviders: [kind], logSeverityLevel: 3 });
   const shape = [model.channels, model.height, model.width];
-  const denoise = async (x, sigmas, labels) => {
+  const denoise = async (x, sigmas, labels, ends) => {
     const feeds = { x_t: new ort.Tensor("float32", x, [sigmas.length, ...shape]), sigma: new ort.Tensor("float32", sigmas, [sigmas.length]) };
+    if (model.flow_map) feeds.sigma_end = new ort.Tensor("float32", ends ?? level(0, sigmas.length), [sigmas.length]);
+    if (model.guidance_scale != null) feeds.guidance_scale = new ort.Tensor("float32", level(model.guidance_scale, sigmas.length), [sigmas.length]);
     if (labels) feeds.class_labels = new ort.Tensor("int32", labels, [sigmas.length]);
     const { x0 } = await session.run(feeds);
     return x0.getData(true);

@@ -1,6 +1,7 @@
 // Sampling of consistency models, and the arrays that it works on: images in a row in one Float32Array.
 //
-// A denoiser is an async function (x, sigmas, labels) -> x0: images, a noise level each, classes or null.
+// A denoiser is an async function (x, sigmas, labels) -> x0: images, a noise level each, classes or null. A flow map takes
+// the level at which each trajectory ends after these; left out it is 0.
 
 export const clamp = (x) => {
   for (let i = 0; i < x.length; i++) x[i] = x[i] < -1 ? -1 : x[i] > 1 ? 1 : x[i];
@@ -32,7 +33,9 @@ export function repeated(image, count) {
 export const row = (x, i, count) => x.subarray((i * x.length) / count, ((i + 1) * x.length) / count);
 
 // Images in [-1, 1] from unit noise: one evaluation at every level.
-export async function sample(denoise, random, shape, sigmas, labels, { sigma_min, clip = true }) {
+export async function sample(denoise, random, shape, sigmas, labels, model) {
+  if (model.flow_map) return jumps(denoise, random, shape, sigmas, labels, model);
+  const { sigma_min, clip = true } = model;
   const size = shape.reduce((a, b) => a * b), count = random.keys.length;
   const noise = random.randn(size), kept = clip ? clamp : (x) => x;
   let x0 = kept(await denoise(plus(new Float32Array(noise.length), noise, sigmas[0]), level(sigmas[0], count), labels));
@@ -41,6 +44,21 @@ export async function sample(denoise, random, shape, sigmas, labels, { sigma_min
     x0 = kept(await denoise(renoise(x0, random.randn(size), sigma, sigma_min), level(sigma, count), labels));
   }
   return x0;
+}
+
+// Images of a flow map: a jump from every level to the next, and from the last to 0. Between them gamma of each level is
+// fresh noise, for which a jump goes below the level.
+async function jumps(denoise, random, shape, sigmas, labels, { gamma = 0, clip = true }) {
+  const size = shape.reduce((a, b) => a * b), count = random.keys.length, noise = random.randn(size);
+  const levels = [...sigmas.filter((sigma) => sigma > 0), 0];
+  let x = plus(new Float32Array(noise.length), noise, sigmas[0]);
+  for (let i = 0; i + 1 < levels.length; i++) {
+    const next = levels[i + 1], start = level(levels[i], count), end = level(next * Math.sqrt(1 - gamma ** 2), count);
+    const x0 = await denoise(x, start, labels, end), way = Math.fround(end[0] - start[0]);
+    x = end[0] === 0 ? x0 : x.map((v, j) => v + Math.fround(Math.fround(Math.fround(v - x0[j]) / start[0]) * way));
+    if (gamma && next) x = plus(x, random.randn(size), gamma * next);
+  }
+  return clip ? clamp(x) : x;
 }
 
 // The integer nearest to x, the even one of two.

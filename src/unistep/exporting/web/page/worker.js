@@ -29,13 +29,14 @@ async function open({ known, alone }) {
 
 // The network in tiles of a few images, with a look at the messages before each.
 function denoiserOf(id) {
-  return async (x, sigmas, labels) => {
+  return async (x, sigmas, labels, ends) => {
     const count = sigmas.length, size = x.length / count, out = new Float32Array(x.length);
     for (let start = 0; start < count; start += TILE) {
       await turn();
       if (cancelled.has(id)) throw new DOMException("outdated", "AbortError");
       const end = Math.min(count, start + TILE);
-      out.set(await network(x.slice(start * size, end * size), sigmas.slice(start, end), labels && labels.slice(start, end)), start * size);
+      const own = (one) => one && one.slice(start, end);
+      out.set(await network(x.slice(start * size, end * size), own(sigmas), own(labels), own(ends)), start * size);
     }
     return out;
   };
