@@ -1,9 +1,12 @@
+import asyncio
 import json
 import socket
+import sys
 
 import pytest
 
-from unistep.serving.protocol import Protocol
+from unistep.serving.protocol import JoinedWrites, Protocol
+from unistep.serving.run import _new_event_loop
 
 BODY = b'{"n": 1, "seed": 3}'
 HEAD = b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -79,3 +82,61 @@ def test_requests_behind_each_other_are_answered_in_order(talk):
     answers = talk(WHOLE + WHOLE, last)
     assert [status for status, _ in answers] == [200] * 3
     assert len({body["data"][0]["b64_json"] for _, body in answers}) == 1
+
+
+class _Written:
+    """A transport that keeps what is written."""
+
+    def __init__(self):
+        self.parts, self.closed = [], False
+
+    def write(self, data):
+        self.parts.append(data)
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        self.closed = True
+
+
+def _written(use):
+    """What a transport is given by `use`, which writes to it, and what it was given after the next turn of the loop."""
+    inner = _Written()
+
+    async def turn():
+        joined = JoinedWrites(inner, asyncio.get_running_loop())
+        use(joined)
+        before = [*inner.parts]
+        await asyncio.sleep(0)
+        return before, inner.parts
+
+    return asyncio.run(turn())
+
+
+def test_head_and_body_are_one_write():
+    before, _ = _written(lambda to: (to.write(b"head"), to.write(b"body")))
+    assert before == [b"headbody"]
+
+
+def test_a_head_without_a_body_does_not_wait_for_one():
+    assert _written(lambda to: to.write(b"head")) == ([], [b"head"])
+
+
+def test_what_is_long_is_not_held():
+    before, after = _written(lambda to: to.write(b"a" * 10_000))
+    assert before == after == [b"a" * 10_000]
+
+
+def test_what_is_held_is_sent_before_the_end():
+    before, after = _written(lambda to: (to.write(b"head"), to.close()))
+    assert before == after == [b"head"]
+
+
+def test_nothing_is_written_to_a_connection_that_was_lost():
+    assert _written(lambda to: (to.write(b"head"), to._transport.close())) == ([], [])
+
+
+def test_python_s_own_event_loop_serves_where_uvloop_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert _new_event_loop() is None

@@ -2,10 +2,50 @@
 
 import asyncio
 import json
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from unistep.serving.errors import Refusal, body_of
+
+_MOST_HELD = 4 << 10
+
+
+class JoinedWrites:
+    """A transport that sends the head of an answer with its body, not one before the other.
+
+    uvicorn writes both by themselves: two system calls, of which the first wakes a client that then waits for the rest.
+    What is short is held until the next write, or until the event loop has nothing before it.
+
+    Args:
+        transport: transport of the connection; those of asyncio and uvloop have no class in common.
+        loop: event loop of the connection.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop, self._held = transport, loop, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes after those that are held, or holds them."""
+        if not self._held and data and len(data) <= _MOST_HELD:
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            data, self._held = self._held + data, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Sends what is held, and closes the connection."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        data, self._held = self._held, b""
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
 
 
 class Protocol(HttpToolsProtocol):
@@ -17,9 +57,9 @@ class Protocol(HttpToolsProtocol):
     _in_head = False
     _arrived = 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Begins to wait for a request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -66,7 +66,8 @@ class Server:
 
     def run(self) -> None:
         """Serves until a signal or `stop` ends it."""
-        asyncio.run(_serve(self._server, self._socket, self._service))
+        with asyncio.Runner(loop_factory=_new_event_loop()) as runner:
+            runner.run(_serve(self._server, self._socket, self._service))
 
     def start(self) -> None:
         """Serves on a thread of its own; returns when requests are answered."""
@@ -132,6 +133,15 @@ def make_server(
 def browse(address: str) -> None:
     """Opens the page in a browser as soon as the server answers, without waiting for that."""
     threading.Thread(target=_browse, args=(address,), daemon=True).start()
+
+
+def _new_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Function that makes the event loop: of uvloop where it is installed, which has none for Windows; else None."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket, service: Service) -> None:
