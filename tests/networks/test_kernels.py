@@ -118,3 +118,46 @@ def test_other_precisions_stay_the_same_to_the_bit(plain, dtype: torch.dtype):
     found = all_of_it()
     plain()
     assert all(torch.equal(a, b) for a, b in zip(found, all_of_it(), strict=True))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("dtype", [BF16, torch.float32])
+def test_rows_as_images(images: int, dtype: torch.dtype):
+    rows = drawn(images, 20, 32, dtype=dtype)
+    with torch.no_grad():
+        found = kernels.as_image(rows, 4, 5)
+        assert torch.equal(found, rows.transpose(1, 2).reshape(images, 32, 4, 5))
+        # Their format is read off their strides, for a single image too.
+        like = F.group_norm(found, 8)
+    assert like.is_contiguous(memory_format=torch.channels_last) or (dtype == torch.float32 and images == 1)
+
+
+def test_all_of_an_image_is_channels_last(monkeypatch):
+    from torch.overrides import TorchFunctionMode
+
+    from unistep.networks.adm import UNet
+    from unistep.networks.adm_config import UNetConfig
+    from unistep.runtime.precision import set_precision
+
+    config = UNetConfig(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        attention_head_dim=32,
+        down_block_types=("AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D"),
+    )
+    network = UNet(config).eval()
+    set_precision(network, BF16)
+    others: list[object] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            if func in (F.group_norm, torch.cat, F.interpolate) and isinstance(found, Tensor) and found.ndim == 4:
+                others.extend([func] * (not found.is_contiguous(memory_format=torch.channels_last)))
+            return found
+
+    with torch.no_grad(), Watch():
+        network(torch.randn(1, 3, 16, 16), torch.ones(1))
+    assert others == []

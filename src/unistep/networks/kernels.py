@@ -59,6 +59,21 @@ def attention(
     return out.transpose(1, 2).reshape(b, n, heads * dim)
 
 
+def as_image(h: Shaped[Tensor, "B N C"], height: int, width: int) -> Shaped[Tensor, "B C H W"]:
+    """Rows of pixels as images, whose memory is channels last.
+
+    Args:
+        h: rows.
+        height, width: sides of an image.
+    """
+    b, n, c = h.shape
+    if not is_swift(h):
+        return h.transpose(1, 2).reshape(b, c, height, width)
+    # A single image has the stride of a batch, too: PyTorch reads the memory format off the strides, and every operation
+    # after one that has none would make a copy.
+    return h.contiguous().as_strided((b, c, height, width), (n * c, 1, width * c, c))
+
+
 def convolution(
     layer: nn.Conv2d, x: Shaped[Tensor, "B C H W"], shift: Shaped[Tensor, "B D"] | None = None
 ) -> Shaped[Tensor, "B D H W"]:

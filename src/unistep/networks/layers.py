@@ -227,8 +227,8 @@ class Attention(nn.Module):
             layer(h).view(b, -1, self.heads, c // self.heads).transpose(1, 2)
             for layer in (self.to_q, self.to_k, self.to_v)
         )
-        h = self.to_out[0](kernels.attention(q, k, v)).transpose(1, 2).reshape(b, c, height, width)
-        return kernels.add(h, x)
+        h = self.to_out[0](kernels.attention(q, k, v))
+        return kernels.add(kernels.as_image(h, height, width), x)
 
 
 class Downsample(nn.Module):

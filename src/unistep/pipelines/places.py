@@ -14,6 +14,7 @@ from unistep.pipelines.parts import PipelineParts
 from unistep.pipelines.precision import cast, is_precision, resolved
 from unistep.pipelines.runtimes import check_place
 from unistep.pipelines.unet import unwrapped
+from unistep.runtime.heap import keep_for
 
 # `Self` is beyond the run-time check of types in the tests.
 _Pipeline = TypeVar("_Pipeline", bound="PlacedPipeline")
@@ -75,6 +76,7 @@ class PlacedPipeline(PipelineParts):
             unwrapped(self.unet).to(chosen)
         if precision is not None:
             cast(unwrapped(self.unet), precision)
+        keep_for(unwrapped(self.unet))
         return self
 
     # ------------------------------------------------------------------------------------------ memory

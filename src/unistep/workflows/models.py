@@ -155,10 +155,12 @@ class ReadyModel:
 
     def cast(self) -> None:
         """Casts the network of a model that was opened here; a loaded model keeps the precision it has."""
+        from unistep.runtime.heap import keep_for
         from unistep.runtime.precision import set_precision
 
         if self.owned:
             set_precision(self.model.denoiser.network, self.dtype)
+        keep_for(self.model.denoiser)
 
     def log_notes(self) -> None:
         """Logs the notes."""
