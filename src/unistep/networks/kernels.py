@@ -69,8 +69,8 @@ def as_image(h: Shaped[Tensor, "B N C"], height: int, width: int) -> Shaped[Tens
     b, n, c = h.shape
     if not is_swift(h):
         return h.transpose(1, 2).reshape(b, c, height, width)
-    # A single image has the stride of a batch, too: PyTorch reads the memory format off the strides, and every operation
-    # after one that has none would make a copy.
+    # A single image has the stride of a batch, too: PyTorch reads the memory format off the strides, and where it finds
+    # none, every operation that follows makes a copy.
     return h.contiguous().as_strided((b, c, height, width), (n * c, 1, width * c, c))
 
 
