@@ -155,7 +155,7 @@ def test_a_flag_overrides_the_recipe_and_nothing_else(parse):
 
 
 def test_frozen_all_the_way_down(parse):
-    config = parse("network: {}\n" + stages_of("", student="timesteps: [0, 23]"))
+    config = parse("network: {}\n" + stages_of("", student="timesteps: [0, 23], schedules: [[0, 5, 9]]"))
     names = []
     for name, section in sections(config):
         names.append(name)
@@ -309,6 +309,12 @@ WRONG_VALUES = [
     (stages_of("", teacher="optimizer: {lr: .nan}"), "--teacher.optimizer.lr nan must be positive"),
     (stages_of("", student="timesteps: [0, 40]"), "timesteps [0, 40] must be below 40"),
     (stages_of("", student="timesteps: [3, 20]"), "timesteps [3, 20] must start with 0"),
+    (stages_of("", student="schedules: [[0, 40]]"), "--student.schedules [0, 40] must be below 40"),
+    (stages_of("", student="schedules: [0, 9]"), "--student.schedules [0, 9]: expected lists as [[0, 9], [0, 9, 19]]"),
+    (
+        stages_of("", student="timesteps: [0, 9], schedules: [[0, 9, 19], [0, 8]]"),
+        "--student.schedules there are two of 2 steps; keep one",
+    ),
     (stages_of("", student="num_train_timesteps: 2"), "--student.num-train-timesteps 2 must be at least 3"),
     (stages_of("", student="dropout: 1"), "--student.dropout 1.0 is outside [0, 1)"),
     (stages_of("sigma_data: 0"), "--sigma-data 0.0 must be positive"),

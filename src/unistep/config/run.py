@@ -49,6 +49,8 @@ class StageConfig(TrainerConfig):
         dropout: dropout probability of the network; null is the network's own.
         timesteps: two-step schedule that the saved model samples with, as indices of the grid, from 0 on; null leaves
             it open.
+        schedules: schedules of other numbers of steps that the saved model samples with, one each, as indices of the
+            grid, from 0 on; steps without one are spaced evenly over the grid.
         num_train_timesteps: number N of noise levels in the grid of the saved model.
 
     Raises:
@@ -63,11 +65,10 @@ class StageConfig(TrainerConfig):
     published_at: str = ""
     dropout: float | None = None
     timesteps: tuple[int, ...] | None = None
+    schedules: tuple[tuple[int, ...], ...] = ()
     num_train_timesteps: int = 40
 
     def __post_init__(self) -> None:
-        from unistep.samplers.consistency import sigmas_from_indices
-
         super().__post_init__()
         if self.objective is None:
             object.__setattr__(self, "objective", METHODS[self.method].config())
@@ -77,8 +78,24 @@ class StageConfig(TrainerConfig):
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"{self.dropout} is outside [0, 1)", field="dropout")
         check_range("num_train_timesteps", self.num_train_timesteps, 3, math.inf)  # a step between the ends
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        """Refuses what is no schedule, and a second one of the same number of steps."""
+        from unistep.samplers.consistency import sigmas_from_indices
+
+        counts = set()
         if self.timesteps is not None:
-            sigmas_from_indices(self.timesteps, self.num_train_timesteps)  # refuses what is no schedule
+            sigmas_from_indices(self.timesteps, self.num_train_timesteps)
+            counts.add(len(self.timesteps))
+        for own in self.schedules:
+            try:
+                sigmas_from_indices(own, self.num_train_timesteps)
+            except UserError as error:
+                raise UserError(error.problem, error.remedy, field="schedules") from None
+            if len(own) in counts:
+                raise UserError(f"there are two of {len(own)} steps", "keep one", field="schedules")
+            counts.add(len(own))
 
     @property
     def taught_by(self) -> str | None:

@@ -203,12 +203,19 @@ def _in_words(options: tuple[Any, ...]) -> str:
         if typing.get_origin(option) is Literal:
             words += [str(c) for c in typing.get_args(option)]
         elif typing.get_origin(option) is tuple:
-            of = {int: "whole numbers", float: "numbers", str: "words"}[typing.get_args(option)[0]]
-            count = "" if typing.get_args(option)[-1] is ... else f"{len(typing.get_args(option))} "
-            words.append(f"{count}{of} separated by commas")
+            words.append(_list_in_words(option))
         elif option is not types.NoneType:
             words.append({int: "int", float: "float", bool: "true or false"}.get(option, "text"))
     return " or ".join(words + ["null"] * (types.NoneType in options))
+
+
+def _list_in_words(hint: Any) -> str:
+    of, *rest = typing.get_args(hint)
+    if typing.get_origin(of) is tuple:
+        return f"lists as [[0, 9], [0, 9, 19]], each of {_list_in_words(of)}"
+    count = "" if rest == [...] else f"{1 + len(rest)} "
+    words = {int: "whole numbers", float: "numbers", str: "words"}
+    return f"{count}{words[of]} separated by commas"
 
 
 def _section(hint: Any) -> type | None:

@@ -148,7 +148,8 @@ def test_labels_cannot_be_dropped_where_there_are_none(network):
 def test_a_student_starts_from_the_teachers_weights_without_the_null_class(network, saved):
     teacher = load_model(saved(null_label=3, num_class_embeds=4, info={"sigma_data": 0.6}))
     before = state(teacher.denoiser.network)
-    own = student_of("ct", timesteps=(0, 5), num_train_timesteps=20, distance="l1", sigma_min=0.01, rho=5)
+    levels = {"timesteps": (0, 5), "schedules": ((0, 3, 5, 9),), "num_train_timesteps": 20}
+    own = student_of("ct", **levels, distance="l1", sigma_min=0.01, rho=5)
     run = a_run(own, sigma_data=0.6, network=network)
     student = begun(run, teacher)
     found = student.network.state_dict()
@@ -157,7 +158,8 @@ def test_a_student_starts_from_the_teachers_weights_without_the_null_class(netwo
     assert same(found, before | {name: before[name][:3]})
     assert all(p.requires_grad for p in student.parameters())
     method = "consistency objective: uniform, same-noise, ema, l1, uniform, progressive"
-    assert designed(run, teacher).info == ModelInfo("consistency", 0.01, 80.0, 5, 0.6, 20, (0, 5), method=method)
+    info = ModelInfo("consistency", 0.01, 80.0, 5, 0.6, method=method, **levels)
+    assert designed(run, teacher).info == info
     assert student.scaling == ConsistencyScaling(0.01, 0.6, "adm")
     with torch.no_grad():
         for p in student.parameters():

@@ -134,7 +134,7 @@ def _design(
     if len(images.class_names) == (network.num_class_embeds or 0) - (null_label is not None):
         info["class_names"] = images.class_names
     if stage.kind == "consistency":
-        info |= {"num_train_timesteps": stage.num_train_timesteps, "timesteps": stage.timesteps}
+        info |= {name: getattr(stage, name) for name in ("num_train_timesteps", "timesteps", "schedules")}
     if teacher is not None and method.guidance != 1 and teacher.info.null_label is None:
         raise UserError(
             f"`{stage.name}.objective.guidance` {method.guidance:g} needs a teacher with a null class; "
