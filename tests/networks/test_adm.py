@@ -145,7 +145,7 @@ def test_blocks_in_low_precision(x: Tensor, c_noise: Tensor):
     full = network(x, c_noise, labels)
     low = network.cast_blocks(torch.bfloat16)
     whole = {name.split(".")[0] for name, tensor in low.state_dict().items() if tensor.dtype == torch.float32}
-    assert whole == {"time_embedding", "class_embedding", "conv_norm_out", "conv_out"}
+    assert whole == {"time_embedding", "class_embedding", "conv_in", "conv_norm_out", "conv_out"}
     out = low(x, c_noise, labels)
     assert out.dtype == torch.float32
     error = (out - full).norm() / full.norm()

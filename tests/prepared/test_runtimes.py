@@ -121,7 +121,7 @@ def test_a_runtime_that_differs_leaves_eager(
 def test_ends_are_what_half_precision_leaves(small: Path):
     network = unistep.load(small).denoiser.network
     names = {name.partition(".")[0] for name in ends_of(network)}
-    assert names == {"time_embedding", "class_embedding", "conv_norm_out", "conv_out"}
+    assert names == {"time_embedding", "class_embedding", "conv_in", "conv_norm_out", "conv_out"}
     assert next(network.parameters()).dtype == torch.float32  # as before
 
 

@@ -219,7 +219,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([zero_init(nn.Linear(channels, channels))])
 
     def forward(self, x: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
-        b, c, height, width = x.shape
+        b, c, _, _ = x.shape
         h = x if self.group_norm is None else self.group_norm(x)
         # Once here, or each of the three projections makes its own copy.
         h = h.flatten(2).transpose(1, 2).contiguous()
@@ -228,7 +228,7 @@ class Attention(nn.Module):
             for layer in (self.to_q, self.to_k, self.to_v)
         )
         h = self.to_out[0](kernels.attention(q, k, v))
-        return kernels.add(kernels.as_image(h, height, width), x)
+        return kernels.add(kernels.as_image(h, x), x)
 
 
 class Downsample(nn.Module):

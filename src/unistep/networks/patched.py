@@ -28,7 +28,7 @@ class PatchedUNet(nn.Module):
         self.unet = UNet(config.inner())
 
     def cast_blocks(self, dtype: torch.dtype) -> "PatchedUNet":
-        """Casts all but the embeddings and the output head, in place; see `UNet.cast_blocks`."""
+        """Casts all but embeddings, first convolution and output head, in place; see `UNet.cast_blocks`."""
         self.unet.cast_blocks(dtype)
         return self
 

@@ -9,7 +9,7 @@ Calls, meanings and errors are those of diffusers 0.42; the same generator gives
 - every format that this package reads can be opened, run directories too;
 - `sigmas` gives noise levels directly, `seeds` one seed an image; any number of channels;
 - labels that are not given are drawn from the generator, so that a seed fixes them as well;
-- in half precision noise, scalings and images stay fp32, as do the time embedding and the output head;
+- in half precision noise, scalings and images stay fp32, as do the first and the last layers;
 - a schedule that does not begin at sigma_max is refused;
 - calls of one pipeline from several threads give what they give one after the other.
 

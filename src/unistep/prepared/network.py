@@ -1,7 +1,7 @@
 """A network whose trunk is computed by another runtime.
 
-The embedding of noise level and class and the output head stay in PyTorch and in fp32, as in every precision
-(`cast_blocks`): there a rounding would show in the image, and they cost next to nothing.
+The embedding of noise level and class and the output head stay in PyTorch and in fp32, as in every precision: there a
+rounding would show in the image, and they cost next to nothing.
 """
 
 import copy
@@ -24,7 +24,7 @@ def has_parts(network: nn.Module) -> bool:
 
 
 def ends_of(network: Any) -> dict[str, Tensor]:
-    """Returns parameters and buffers outside the trunk, by name: those that half precision leaves in fp32.
+    """Returns parameters and buffers that half precision leaves in fp32, by name; all outside the trunk are of them.
 
     Args:
         network: network for which `has_parts` holds, of any device, fp32.

@@ -1,8 +1,8 @@
 """The precision that a network computes in.
 
 The published models run their residual and attention blocks in half precision and keep the time embedding and the
-output head in fp32 (`cast_blocks` of every network). Noise, scalings and images are fp32 in all precisions, so that a
-lower one changes an image by rounding and by nothing else.
+output head in fp32, here their first convolution too (`cast_blocks` of every network). Noise, scalings and images are
+fp32 in all precisions, so that a lower one changes an image by rounding and by nothing else.
 """
 
 import functools
@@ -119,7 +119,7 @@ def size_of(network: nn.Module) -> int:
 
 
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
-    """Casts a network in place: embeddings and output head to fp32, the rest to `dtype`; picks the memory format.
+    """Casts a network in place: what `cast_blocks` leaves to fp32, the rest to `dtype`; picks the memory format.
 
     In half precision channels last is the faster format, by 4 to 7% for small images. In fp32 it gains nothing that
     would be worth a copy of weights that lie in a mapped file.
