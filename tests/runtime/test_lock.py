@@ -5,12 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from unistep.errors import UserError
 from unistep.runtime import lock as module
-from unistep.runtime.lock import LOCK, FolderLock
+from unistep.runtime.lock import LOCK, FolderLock, at_work
 
 
 def test_the_second_is_refused_until_the_first_is_done(tmp_path):
@@ -84,3 +85,30 @@ def test_a_link_is_not_followed(tmp_path):
 def test_a_place_that_cannot_be_written(read_only):
     with pytest.raises(UserError, match=f"cannot write .*{LOCK}: Permission denied; make the folder writable"):
         FolderLock("train").acquire(read_only)
+
+
+def test_a_look_at_the_lock_writes_nothing_and_takes_nothing(tmp_path):
+    assert at_work(tmp_path) is None and at_work(tmp_path / "missing") is None
+    with FolderLock("train") as lock:
+        lock.acquire(tmp_path)
+        found = at_work(tmp_path)
+        assert found is not None and (found["pid"], found["work"]) == (os.getpid(), "train")
+        (tmp_path / LOCK).write_bytes(b"\xff")
+        assert at_work(tmp_path) == {}
+    (tmp_path / LOCK).write_text("{}")  # of a process that was killed
+    assert at_work(tmp_path) is None and (tmp_path / LOCK).read_text() == "{}"
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).mkdir()
+    assert at_work(tmp_path) is None
+
+
+def test_whoever_takes_the_lock_waits_for_a_look(tmp_path):
+    """A look holds the lock for less than a moment."""
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / LOCK).write_text("{}")
+    with (tmp_path / LOCK).open() as file, FolderLock("train") as lock:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        timer = threading.Timer(0.01, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        timer.start()
+        lock.acquire(tmp_path)
+        timer.join()

@@ -23,11 +23,11 @@ import torch
 
 from unistep.errors import UserError
 from unistep.files import check_regular_file, is_full, sync_folder, write_error
+from unistep.formats.checkpoint_names import checkpoint_path, checkpoint_steps, steps_by_name
 
 _log = logging.getLogger("unistep")
 
 _NETWORK = "network."  # in the names of the weights of a `Preconditioned` network
-_NAME = re.compile(r"step-(\d{8})\.pt")
 _LEFT = re.compile(r"step-\d{8}\.tmp")
 _ASIDE = re.compile(r"step-(\d{8})\.damaged")
 _MARK = b"unistep sha256 "
@@ -39,16 +39,6 @@ _CHUNK = 1 << 22
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be used, with the reason; or a folder in which none can be."""
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints in `folder`, ascending."""
-    return _steps(folder, _NAME)
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Returns the path of the checkpoint after `step` steps."""
-    return folder / f"step-{step:08d}.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, also: int | None = None) -> Path:
@@ -92,7 +82,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
     for old in checkpoint_steps(folder)[: -max(keep, 1)]:
         if old != also:
             _remove(checkpoint_path(folder, old))
-    for old in _steps(folder, _ASIDE):
+    for old in steps_by_name(folder, _ASIDE):
         if old <= step:
             _remove(_aside(folder, old))
     return path
@@ -315,12 +305,6 @@ def _check_digest(path: Path) -> str | None:
 
 def _damaged(path: Path, reason: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(f"checkpoint {path} cannot be read ({reason})", "take another")
-
-
-def _steps(folder: Path, name: re.Pattern[str]) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(m[1]) for p in folder.iterdir() if (m := name.fullmatch(p.name)))
 
 
 def _aside(folder: Path, step: int) -> Path:

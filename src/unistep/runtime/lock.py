@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,8 @@ LOCK = ".lock"
 """Name of the file in the folder."""
 
 _MOST_BYTES = 1000
+# A look at the lock holds it for a moment, which whoever takes it waits for.
+_LOOKS, _MOMENT = 5, 0.01  # seconds
 # What a locked file raises, and what a file system without locks raises.
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
@@ -65,7 +68,7 @@ class FolderLock:
                 file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
             except OSError as error:
                 raise write_error(path, error, "make the folder writable") from None
-            if not _taken_by_us(file):
+            if not _taken_soon(file):
                 holder = _holder(file)
                 os.close(file)
                 raise UserError(
@@ -92,19 +95,56 @@ class FolderLock:
         self._path = self._file = None
 
 
-def _taken_by_us(file: int) -> bool:
+def at_work(folder: Path) -> dict[str, Any] | None:
+    """Facts that the process at work in a folder has written about itself: `pid`, `host`, `since` and `work`.
+
+    Nothing is written, and the lock is not taken from anybody. A lock that cannot be examined counts as held.
+
+    Args:
+        folder: folder that may be locked.
+
+    Returns:
+        The facts, empty where it has written none yet; None where no process holds the lock.
+    """
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return {} if (folder / LOCK).is_file() else None
+    try:
+        free = _taken_by_us(file, shared=True)
+        return None if free else _content(file)
+    finally:
+        os.close(file)
+
+
+def _taken_soon(file: int) -> bool:
+    """Whether the lock of a file is ours from now on, if need be after others have looked at it."""
+    for _ in range(_LOOKS):
+        if _taken_by_us(file):
+            return True
+        time.sleep(_MOMENT)
+    return False
+
+
+def _taken_by_us(file: int, *, shared: bool = False) -> bool:
     """Whether the lock of a file is ours from now on."""
     if fcntl is None:
-        return True
+        return not shared or _is_of_dead(file)
     for lock in (fcntl.flock, fcntl.lockf):  # some network file systems have the second alone
         try:
-            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _TAKEN:
                 return False
             continue
         return True
-    # A file system without locks: what the file says is all there is.
+    return _is_of_dead(file)
+
+
+def _is_of_dead(file: int) -> bool:
+    """Whether a file names no other process that lives; without locks its content is all there is."""
     held = _content(file)
     if held.get("host") != socket.gethostname() or held.get("pid") == os.getpid():
         return True

@@ -12,6 +12,7 @@ from unistep.arguments import plain_arguments
 from unistep.checks import check_path, check_range, user_path
 from unistep.config import RunConfig, changed, find_recipe, read_run, read_values, run_config, with_teacher
 from unistep.config.recipes import CONFIG
+from unistep.config.seal import check_config
 from unistep.errors import UserError
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _of_recipe(recipe: Any, changes: Mapping[str, Any], teacher: Any) -> tuple[R
 def _resumed(
     folder: Path, changes: Mapping[str, Any], output: Any, teacher: Any, skip: str | None
 ) -> tuple[RunConfig, Path]:
-    from unistep.workflows.runs.folder import change_run, check_config, skip_to
+    from unistep.workflows.runs.folder import change_run, skip_to
 
     if output is not None:
         raise UserError("`output` is for a new run; a run that is resumed stays in its folder")

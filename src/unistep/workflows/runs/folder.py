@@ -8,15 +8,14 @@ teacher/  student/  ...          a stage each: checkpoints/, samples/, metrics.j
 """
 
 import datetime
-import hashlib
 import json
-import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from unistep.config import RunConfig, StageConfig, differences, dump, read_values, run_config
 from unistep.config.recipes import CONFIG
+from unistep.config.seal import check_config, sealed
 from unistep.errors import UserError
 from unistep.files import whole_file, write_error
 from unistep.formats.checkpoint import checkpoint_steps
@@ -34,7 +33,6 @@ _FREE_OF_STAGES |= {f"optimizer.{name}" for name in ("lr", "betas", "eps", "weig
 _FREE_OF_STAGES |= {f"optimizer.{name}" for name in ("final_lr", "decay_steps", "clip_grad_norm")}
 _SHOWN = 4
 
-_SEAL = "# sha256 of the lines that are no comments: "
 # Names that a killed process may leave in the folder of a run before its config is there.
 _LEFT = {LOCK, "config.tmp", f".{CONFIG}.tmp"}
 
@@ -80,35 +78,10 @@ def write_config(folder: Path, config: RunConfig) -> None:
     path, text = folder / CONFIG, dump(config)
     try:
         with whole_file(path, durable=True) as temporary:
-            # The digest comes first: what is cut off at the end cannot take it along.
-            temporary.write_text(f"{_SEAL}{_digest(text)}\n{text}", encoding="utf-8")
+            temporary.write_text(sealed(text), encoding="utf-8")
         (folder / "config.tmp").unlink(missing_ok=True)  # of former versions
     except OSError as error:
         raise write_error(path, error, "choose another `output`") from None
-
-
-def check_config(folder: Path) -> None:
-    """Passes where the settings in a run's config.yaml are those that were written; former versions do not say.
-
-    Raises:
-        UserError: they are not.
-    """
-    path = folder / CONFIG
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error})", "put a copy in its place") from None
-    found = re.search(rf"^{re.escape(_SEAL)}([0-9a-f]{{64}})$", text, re.MULTILINE)
-    if found is not None and found[1] != _digest(text):
-        raise UserError(
-            f"{path}: its settings are not those that were written: it is damaged, or was changed by hand",
-            "undo that, and give changes beside `resume`; or remove its line with the sha256 to keep it as it is",
-        )
-
-
-def _digest(text: str) -> str:
-    lines = (line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def change_run(folder: Path, old: RunConfig, new: RunConfig, *, write: bool = True) -> None:
