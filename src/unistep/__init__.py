@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unistep.workflows.models import load
     from unistep.workflows.pack import pack_dataset
     from unistep.workflows.quantize import quantize
+    from unistep.workflows.runs_list import runs
     from unistep.workflows.sample import sample
     from unistep.workflows.search import search
     from unistep.workflows.train import train
@@ -44,6 +45,7 @@ __all__ = [
     "open_dataset",
     "pack_dataset",
     "quantize",
+    "runs",
     "sample",
     "search",
     "serve",
@@ -68,6 +70,7 @@ _MODULES = {
     "open_dataset": "unistep.data.open",
     "pack_dataset": "unistep.workflows.pack",
     "quantize": "unistep.workflows.quantize",
+    "runs": "unistep.workflows.runs_list",
     "sample": "unistep.workflows.sample",
     "search": "unistep.workflows.search",
     "serve": "unistep.serving.serve",

@@ -73,3 +73,15 @@ def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
         for name, value in rows
     )
     return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
+
+
+def html_columns(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of many columns, as a notebook shows it.
+
+    Args:
+        columns: names of the columns.
+        rows: values of each row, one a column.
+    """
+    head = "".join(f"<th style='text-align: left'>{html.escape(name)}</th>" for name in columns)
+    cells = ("".join(f"<td style='text-align: left'>{html.escape(value)}</td>" for value in row) for row in rows)
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
