@@ -27,4 +27,7 @@ def test_small_networks_and_those_of_other_devices_keep_nothing(monkeypatch: pyt
     heap.keep_for(torch.nn.Identity())
     assert called == [] and precision.SMALL > 6
     heap.keep_for(torch.nn.Linear(2, 2))
+    heap.keep_for_bytes(5)
     assert called == [1]
+    heap.keep_for_bytes(6)
+    assert called == [1, 1]

@@ -23,6 +23,7 @@ from unistep.formats.model_folder.folder import load_outline
 from unistep.prepared.network import PreparedNetwork
 from unistep.prepared.store import ABOUT, ENDS, read_entry
 from unistep.prepared.table import RUNTIMES
+from unistep.runtime.heap import keep_for_bytes
 
 FOLDER = QUANTIZED
 _AGAIN = "quantize the model again"
@@ -55,6 +56,7 @@ def load_quantized(path: Path, device: torch.device | str = "cpu") -> LoadedMode
     key = entry.about.get("key") if entry else None
     if entry is None or not isinstance(tile, int) or not 1 <= tile <= 1024 or not _is_key(key):
         raise UserError(f"{path / FOLDER} is not whole, or damaged", _AGAIN)
+    keep_for_bytes(entry.num_bytes)
     try:
         ends = load_file(entry.folder / ENDS)
         trunk = row.opener()(entry.folder, "int8", tile)

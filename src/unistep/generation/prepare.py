@@ -194,7 +194,9 @@ def _opened(outline: "LoadedModel", entry: Entry, row: Runtime, precision: str) 
 
     from unistep.core.parameterization import Preconditioned
     from unistep.prepared.network import PreparedNetwork
+    from unistep.runtime.heap import keep_for_bytes
 
+    keep_for_bytes(entry.num_bytes)
     trunk = row.opener()(entry.folder, precision, entry.about["tile"])
     network = PreparedNetwork(
         outline.denoiser.network, load_file(entry.folder / ENDS), trunk, entry.key, row.name, precision

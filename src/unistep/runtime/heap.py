@@ -27,6 +27,16 @@ def keep_for(network: nn.Module) -> None:
         keep_heap()
 
 
+def keep_for_bytes(count: int) -> None:
+    """Calls `keep_heap` where another runtime computes a network that is large enough.
+
+    Args:
+        count: size of its files; a number takes a byte or more.
+    """
+    if count >= SMALL:
+        keep_heap()
+
+
 @functools.cache
 def keep_heap() -> bool:
     """Has the C library keep up to a gibibyte of freed memory in this process from now on; returns whether it does.
