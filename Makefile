@@ -57,12 +57,11 @@ classifier: $(VENV)/.installed-train ## train the MNIST classifier that the metr
 compare-methods: $(VENV)/.installed-train ## train every method on MNIST and write the table in docs/results.md (an hour)
 	@$(BIN)/python benchmarks/compare_methods.py --write docs/results.md
 
-bench: $(VENV)/.installed-dev ## time sampling beside diffusers, and the start, and write benchmarks/figures.json (minutes)
-	@$(BIN)/python benchmarks/startup.py
-	@$(BIN)/python benchmarks/sampling.py --json benchmarks/figures.json
+bench: $(VENV)/.installed-dev ## time the start, sampling, runtimes and evaluation beside peers; write docs/performance.md
+	@$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 bench-check: $(VENV)/.installed-dev ## time the same, and fail where a ratio fell by more than 10% on this processor
-	@$(BIN)/python benchmarks/sampling.py --check benchmarks/figures.json
+	@$(BIN)/python benchmarks/bench.py --check $(BENCH_ARGS)
 
 install: $(VENV)/.installed-dev ## install everything into .venv, and do no more
 

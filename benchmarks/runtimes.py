@@ -132,8 +132,8 @@ class Row:
         self.process.wait()
 
 
-def measure(name: str, folder: Path, batch: int, turns: int, quantized: Path | None) -> None:
-    """Prints the table of one network."""
+def measure(name: str, folder: Path, batch: int, turns: int, quantized: Path | None) -> dict[str, dict[str, float]]:
+    """Prints the table of one network, and returns the seconds, the ratio and the peak of memory of each row."""
     rows = {text: Row(*row, folder) for text, row in ROWS.items()}
     if quantized is not None:
         rows["unistep, openvino int8"] = Row("eager", "fp32", quantized)
@@ -150,6 +150,10 @@ def measure(name: str, folder: Path, batch: int, turns: int, quantized: Path | N
     print(f"{'':32}{'s':>9}{'ratio':>8}{'peak MiB':>10}")
     for text, row in rows.items():
         print(f"{text:32}{min(row.seconds):9.3f}{best / min(row.seconds):8.2f}{row.mebibytes:10.0f}", flush=True)
+    return {
+        text: {"seconds": min(row.seconds), "ratio": best / min(row.seconds), "peak_mib": row.mebibytes}
+        for text, row in rows.items()
+    }
 
 
 def processor() -> str:
@@ -171,6 +175,17 @@ def prepare(folder: Path) -> None:
     for runtime, precision in ROWS.values():
         if runtime not in ("diffusers", "eager"):
             unistep.load(folder, runtime=runtime, dtype=precision)
+
+
+def models(name: str, root: Path, int8: bool) -> tuple[Path, Path | None]:
+    """The folders of an architecture and, where it is asked for, of its form in int8; written where there is none."""
+    folder = root / name
+    if not folder.exists():
+        write_model(name, folder)
+    quantized = folder.with_name(f"{name}-int8") if int8 else None
+    if quantized is not None and not quantized.exists():
+        apart(write_int8, folder, quantized)
+    return folder, quantized
 
 
 def apart(function: Callable[..., None], *arguments: Path) -> None:
@@ -198,14 +213,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
-            folder = (options.folder or Path(temporary)) / name
-            if not folder.exists():
-                write_model(name, folder)
-            quantized = options.quantized
-            if options.int8:
-                quantized = folder.with_name(f"{name}-int8")
-                if not quantized.exists():
-                    apart(write_int8, folder, quantized)
+            folder, quantized = models(name, options.folder or Path(temporary), options.int8)
+            quantized = options.quantized or quantized
             if options.prepare:
                 apart(prepare, folder)
             else:

@@ -3,7 +3,6 @@
     python benchmarks/sampling.py                         both architectures
     python benchmarks/sampling.py --models imagenet64     one of them
     python benchmarks/sampling.py --json figures.json     and write the figures
-    python benchmarks/sampling.py --check figures.json    and fail where a ratio fell by more than 10% on this processor
 
 Weights are random: speed does not depend on them. Each side runs in processes of its own, in its default configuration
 (fp32) and in others (unistep: dtype="auto"; diffusers: fp32 and bf16, with channels_last and without). All processes
@@ -253,34 +252,11 @@ def processor() -> str:
     return f"{name} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}), {os.cpu_count()} cores"
 
 
-def fallen(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The ratios that are less than nine tenths of the stored ones, a line each; none on another processor.
-
-    Args:
-        stored: figures of an earlier run.
-        found: figures of this one.
-    """
-    if stored["processor"] != found["processor"]:
-        print(f"the stored figures are of {stored['processor']}; nothing is compared")
-        return []
-    lines = []
-    for model, figures in found["models"].items():
-        for batch, row in figures.items():
-            before = stored["models"].get(model, {}).get(batch) if batch.startswith("batch") else None
-            for name, ratio in row["ratios"].items() if before else ():
-                if ratio < 0.9 * before["ratios"].get(name, 0):
-                    lines.append(
-                        f"{model}, {batch}: ratio {name} fell from {before['ratios'][name]:.2f} to {ratio:.2f}"
-                    )
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(UNETS), default=list(UNETS))
     parser.add_argument("--batches", nargs="+", type=int, help="batch sizes; default: 1 and 8, for 256 pixels 1")
     parser.add_argument("--json", type=Path, help="file that the figures are written to")
-    parser.add_argument("--check", type=Path, help="file of figures that the ratios are compared with")
     parser.add_argument("--turns", type=int, default=5, help="how often each side is measured")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="where the models are kept; default: a temporary folder")
@@ -298,8 +274,6 @@ def main() -> None:
             found["models"][name] = measure(name, folder, options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.check and (lines := fallen(json.loads(options.check.read_text()), found)):
-        raise SystemExit("\n".join(lines))
 
 
 if __name__ == "__main__":

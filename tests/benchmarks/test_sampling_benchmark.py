@@ -1,7 +1,11 @@
 """The benchmarks of sampling and of the start: what they count, and when they fail."""
 
+from pathlib import Path
+
+import bench
+import evaluation
 import floor
-import sampling
+import pytest
 import startup
 import torch
 
@@ -15,10 +19,10 @@ def figures(ratio: float, processor: str = "a processor") -> dict:
 
 
 def test_a_ratio_that_falls_by_more_than_a_tenth(capsys):
-    assert sampling.fallen(figures(1.2), figures(1.09)) == []
-    (line,) = sampling.fallen(figures(1.2), figures(1.07))
-    assert line == "imagenet64, batch 1: ratio best fell from 1.20 to 1.07"
-    assert sampling.fallen(figures(1.2, "another"), figures(0.5)) == []
+    assert bench.fallen(figures(1.2), figures(1.09)) == []
+    (line,) = bench.fallen(figures(1.2), figures(1.07))
+    assert line == "models, imagenet64, batch 1, ratios, best fell from 1.20 to 1.07"
+    assert bench.fallen(figures(1.2, "another"), figures(0.5)) == []
     assert "nothing is compared" in capsys.readouterr().out
 
 
@@ -50,3 +54,71 @@ def test_figures_of_the_start():
     found = startup.figures(seconds)
     assert found["first image"]["seconds"] == 1.3 and abs(found["first image"]["beyond"] - 0.2) < 1e-9
     assert "first image" in startup.table(found)
+
+
+WHOLE: dict = {
+    "processor": "a processor",
+    "versions": {"torch": "2.13", "openvino": "2026.4"},
+    "start": {"import torch": {"seconds": 1.0, "beyond": 0.0}},
+    "models": {
+        "imagenet64": {
+            "psnr": 50.0,
+            "batch 1": {
+                "seconds": {
+                    "diffusers default": 3.0,
+                    "diffusers bf16": 1.5,
+                    "unistep default": 2.0,
+                    "unistep auto": 1.0,
+                },
+                "floor": {"conv": 0.8, "seconds": 0.9},
+                "ratios": {"best": 1.5},
+            },
+        }
+    },
+    "runtimes": {"imagenet64, batch 1": {"unistep, eager bf16": {"seconds": 1.0, "ratio": 1.5, "peak_mib": 1000.0}}},
+    "evaluation": {
+        "images/s": {"mnist": 5000.0},
+        "frechet": {"scipy": {"seconds": 13.3, "ratio": 3.5, "value": 5.5, "peak_mib": 1300.0}},
+        "count": 50_000,
+    },
+}
+
+
+def test_the_page_of_the_figures(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{bench.START}\nearlier\n{bench.END}\nafter\n")
+    bench.write_page(page, bench.tables(WHOLE))
+    text = page.read_text()
+    assert text.startswith(f"before\n{bench.START}\na processor; torch 2.13, openvino 2026.4.\n")
+    assert text.endswith(f"{bench.END}\nafter\n") and "earlier" not in text
+    for row in (
+        "| ImageNet-64, batch 1: unistep, eager bf16 | 1.000 | 1.50 | 1,000 |",
+        "| ImageNet-64, batch 1 | 3.000 | 1.500 | 1.000 | 1.50 (3.00 to the default) | 1.11 x 0.900 |",
+        "| import torch | 1.00 | +0.00 |",
+        "| mnist | 5,000 |",
+        "| clean-fid's formula | 13.3 | 3.50 | 5.500000 |",
+    ):
+        assert row in text
+    page.write_text("nothing\n")
+    with pytest.raises(SystemExit, match="has no lines"):
+        bench.write_page(page, "text")
+
+
+def test_a_part_replaces_its_own_figures():
+    part = {"processor": "a processor", "models": {"imagenet64": {"batch 8": {"ratios": {"best": 1.3}}}}}
+    found = bench.merged(WHOLE, part)
+    assert set(found["models"]["imagenet64"]) == {"psnr", "batch 1", "batch 8"} and found["start"] == WHOLE["start"]
+    assert bench.merged(WHOLE, part | {"processor": "another"}) == part | {"processor": "another"}
+    assert dict(bench.ratios(found))["runtimes, imagenet64, batch 1, unistep, eager bf16, ratio"] == 1.5
+
+
+def test_images_a_second_of_a_network(monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "SIZES", {"mnist": (1, 28, 28)})
+    assert evaluation.rates(images=64, turns=1)["mnist"] > 0
+    assert "images/s of 1 x 28 x 28" in capsys.readouterr().out
+    runs = iter([{"seconds": s, "value": 5.5, "peak_mib": 1.0} for s in (2.0, 4.0, 6.0)])
+    for name in ("write_reference", "write_features"):
+        monkeypatch.setattr(evaluation.frechet, name, lambda *given, **named: None)
+    monkeypatch.setattr(evaluation.frechet, "run", lambda *given: next(runs))
+    found = evaluation.distances(10, 1, Path("."))
+    assert {side: row["ratio"] for side, row in found.items()} == {"unistep": 1, "torchmetrics": 2, "scipy": 3}

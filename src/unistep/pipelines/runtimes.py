@@ -8,7 +8,6 @@ from torch import nn
 
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
-from unistep.formats.open import open_model
 from unistep.prepared.network import PreparedNetwork
 from unistep.prepared.table import RUNTIMES, find_runtime
 from unistep.runtime.precision import resolve_dtype, short_name, size_of
@@ -33,6 +32,7 @@ def in_runtime(
     if runtime in ("eager", "compiled"):
         find_runtime(runtime)
         return None
+    from unistep.formats.open import open_model
     from unistep.generation.prepare import prepared_model
 
     outline = open_model(name, "meta", **options)
