@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unistep.workflows.cache import cache
     from unistep.workflows.convert import convert
     from unistep.workflows.edit import edit
+    from unistep.workflows.ema import ema
     from unistep.workflows.evaluate import evaluate
     from unistep.workflows.export import export
     from unistep.workflows.export_weights import export_weights
@@ -36,6 +37,7 @@ __all__ = [
     "cache",
     "convert",
     "edit",
+    "ema",
     "evaluate",
     "export",
     "export_weights",
@@ -61,6 +63,7 @@ _MODULES = {
     "cache": "unistep.workflows.cache",
     "convert": "unistep.workflows.convert",
     "edit": "unistep.workflows.edit",
+    "ema": "unistep.workflows.ema",
     "evaluate": "unistep.workflows.evaluate",
     "export": "unistep.workflows.export",
     "export_weights": "unistep.workflows.export_weights",

@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
     "export": "write a model as ONNX and other formats that run without PyTorch, and compare it",
     "inspect": "describe a model: architecture, noise range, classes, size",
+    "ema": "average the weights of a run anew after training, with an average of any length",
     "weights": "export the weights of a run in small parts, which another machine trains on with",
     "quantize": "turn a model into int8, for CPUs, with the loss measured",
     "cache": "list or delete the models that are prepared for a runtime",

@@ -11,6 +11,9 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Ramp = Literal["steps", "half-life", "none"]
 Compile = Literal["none", "network", "graph"]
 
+SHORTEST, LONGEST = 0.001, 0.28
+"""Relative lengths that an average by a power function may have; a plain mean has 12^(-1/2) = 0.2887."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -79,6 +82,9 @@ class TrainerConfig:
         optimizer: optimizer and learning rate.
         ema_decays: decay rates of the averages of the weights; the first average is the model that is saved and shown.
         ema_ramp: growth of the decay rates at the beginning: "steps", EDM's "half-life", or "none".
+        ema_lengths: relative lengths of further averages, by power functions, whose snapshots give the average of any
+            length after training: two as [0.05, 0.1]; empty keeps none.
+        snapshot_every: number of steps between two snapshots of those averages, each of two bytes a weight and length.
         log_every: number of steps between two lines of the log.
         sample_every: number of steps between two grids of samples; 0 makes none.
         checkpoint_every: number of steps between two checkpoints.
@@ -98,6 +104,8 @@ class TrainerConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema_decays: tuple[float, ...] = (0.999,)
     ema_ramp: Ramp = "steps"
+    ema_lengths: tuple[float, ...] = ()
+    snapshot_every: int = 500
     log_every: int = 50
     sample_every: int = 1000
     checkpoint_every: int = 500
@@ -107,7 +115,7 @@ class TrainerConfig:
     max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every")
+        counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "snapshot_every")
         for name in (*counts, "keep_checkpoints", "max_skipped"):
             check_range(name, getattr(self, name), 1, math.inf)
         for name in ("sample_every", "max_rollbacks"):
@@ -116,6 +124,11 @@ class TrainerConfig:
             raise UserError(f"{self.rollback_lr} must lie in (0, 1]", field="rollback_lr")
         if not self.ema_decays or any(not 0 <= d < 1 for d in self.ema_decays):
             raise UserError(f"{list(self.ema_decays)} must hold at least one number in [0, 1)", field="ema_decays")
+        if any(not SHORTEST <= length <= LONGEST for length in self.ema_lengths):
+            given = list(self.ema_lengths)
+            raise UserError(f"{given} must lie between {SHORTEST:g} and {LONGEST:g}", field="ema_lengths")
+        if len({*self.ema_lengths}) < len(self.ema_lengths):
+            raise UserError(f"{list(self.ema_lengths)} holds one twice", "keep one", field="ema_lengths")
 
     def check_split(self, processes: int) -> None:
         """Refuses a batch that cannot be split evenly into `processes` x `accumulation` parts.

@@ -28,6 +28,25 @@ def ramped(decay: float, step: int, ramp: Ramp = "steps") -> float:
     return 0.5 ** (1 / min(half_life, 0.05 * (step + 1)))
 
 
+@torch.no_grad()
+def move_averages(averages: list[Tensor], weights: list[Tensor], weight: float, taken: Tensor | None = None) -> None:
+    """Moves averages towards weights in place: average <- average + weight (weights - average).
+
+    Args:
+        averages: averages.
+        weights: weights, as many and of the same shapes.
+        weight: share of the way, in [0, 1].
+        taken: whether they move at all, as a tensor of no axes on the device; None is that they do.
+    """
+    if taken is None:
+        torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
+        return
+    changes = torch._foreach_sub(weights, averages)  # pyright: ignore[reportPrivateImportUsage]
+    # Weights that are no numbers would stay so in a product with 0: a skipped step leaves finite ones.
+    torch._foreach_mul_(changes, taken * weight)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_add_(averages, changes)  # pyright: ignore[reportPrivateImportUsage]
+
+
 class EMA:
     """Averages of a module's parameters; buffers are copied.
 
@@ -57,14 +76,7 @@ class EMA:
         weights = [p.detach() for p in module.parameters()]
         for decay, average in self.averages.items():
             weight = 1 - ramped(decay, step, self.ramp)
-            averages = [average[name] for name in self._averaged]
-            if taken is None:
-                torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
-            else:
-                changes = torch._foreach_sub(weights, averages)  # pyright: ignore[reportPrivateImportUsage]
-                # Weights that are no numbers would stay so in a product with 0: a skipped step leaves finite ones.
-                torch._foreach_mul_(changes, taken * weight)  # pyright: ignore[reportPrivateImportUsage]
-                torch._foreach_add_(averages, changes)  # pyright: ignore[reportPrivateImportUsage]
+            move_averages([average[name] for name in self._averaged], weights, weight, taken)
             for name in self._copied:
                 average[name].copy_(module.get_buffer(name))
 

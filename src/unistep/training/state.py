@@ -18,6 +18,7 @@ from unistep.training.evaluation import Best
 from unistep.training.guard import Guard
 from unistep.training.losses import Losses
 from unistep.training.optimizer import build_optimizer
+from unistep.training.power_average import PowerAverages
 
 
 class TrainingState:
@@ -39,7 +40,8 @@ class TrainingState:
     ) -> None:
         self.folder, self.config, self.objective, self.accelerator = folder, config, objective, accelerator
         self.student = student.to(accelerator.device).train()
-        self.ema = EMA(self.student, config.ema_decays, config.ema_ramp)
+        self.step = 0
+        self._begin_averages()
         beside = objective.parameters()
         for p in beside:
             p.data = p.data.to(accelerator.device)
@@ -60,11 +62,15 @@ class TrainingState:
         optimizer = build_optimizer(config.optimizer, groups, accelerator.device)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.model = accelerator.prepare_model(self.student)
-        self.step = 0
         self.seconds = 0.0
         self.best: Best | None = None
         self.guard = Guard(lr=config.optimizer.lr)
         self.losses = Losses(self.critics, accelerator.device)
+
+    def _begin_averages(self) -> None:
+        """Begins the averages of the weights anew, at the step that it is at."""
+        self.ema = EMA(self.student, self.config.ema_decays, self.config.ema_ramp)
+        self.power_averages = PowerAverages(self.student, self.config.ema_lengths, self.step)
 
     def averaged(self) -> nn.Module:
         """A copy of the student with the first average's weights, in eval mode."""
@@ -86,6 +92,7 @@ class TrainingState:
             "seconds": self.seconds,
             "student": self.student.state_dict(),
             "ema": self.ema.state_dict(),
+            "power_averages": self.power_averages.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
@@ -107,11 +114,11 @@ class TrainingState:
         """Takes the place of `_beginning`."""
         self.student.load_state_dict(initial["student"])
         self.objective.load_state_dict(initial["objective"])
-        self.ema = EMA(self.student, self.config.ema_decays, self.config.ema_ramp)
+        self.step = 0
+        self._begin_averages()
         self.optimizer.state.clear()
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(initial["scaler"])
-        self.step = 0
         self.losses.clear()
         self.guard = replace(self.guard, good=None)
 
@@ -132,12 +139,16 @@ class TrainingState:
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds = state["step"], state["seconds"]
+            if self.config.ema_lengths and state.get("power_averages"):
+                self.power_averages.load_state_dict(state["power_averages"])
+            else:  # of weights that were exported: they begin here
+                self.power_averages = PowerAverages(self.student, self.config.ema_lengths, self.step)
             self.losses.load_state_dict(state, self.accelerator)
             self.best = Best(**state["best"]) if state.get("best") else None
             self.guard = Guard(**state.get("guard", {})).with_lr(self.config.optimizer.lr)
         except (KeyError, ValueError, TypeError, RuntimeError):
             raise UserError(
-                f"{self.folder} was trained with another network or other ema_decays; "
+                f"{self.folder} was trained with another network, other ema_decays or ema_lengths; "
                 f"choose another `output` or the settings in its config.yaml"
             ) from None
 

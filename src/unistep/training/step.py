@@ -201,6 +201,7 @@ class TrainingStep(TrainingState):
         elif trained is None:
             self.objective.after_step(self.student, step)
             self.ema.update(self.student, step - first)
+            self.power_averages.update(self.student, step)
 
     def _take_unasked(self, step: int, first: int, total: Tensor, finite: Tensor, skips: DeviceSkips) -> None:
         """Updates weights and averages by an optimizer that skips the step itself; the host does not wait."""
@@ -212,6 +213,7 @@ class TrainingStep(TrainingState):
         if self._recorded is None or not self._recorded.replaying:
             self.optimizer.zero_grad()
         self.ema.update(self.student, step - first, finite)
+        self.power_averages.update(self.student, step, finite)
         skips.count(total, finite)
 
     def _finite(self, loss: Tensor, norm: Tensor) -> Tensor:

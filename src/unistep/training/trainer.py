@@ -21,11 +21,12 @@ from unistep.data.dataset import ImageDataset
 from unistep.errors import UserError
 from unistep.files import write_error
 from unistep.formats.checkpoint import remove_after, save_checkpoint
+from unistep.formats.snapshots import FOLDER as SNAPSHOTS
+from unistep.formats.snapshots import remove_snapshots_after, write_snapshot
 from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
 from unistep.training.compiled import gpu_arithmetic
 from unistep.training.config import Compile, TrainerConfig
-from unistep.training.ema import EMA
 from unistep.training.evaluation import Evaluation, better
 from unistep.training.guard import Diverged
 from unistep.training.log import RunLog
@@ -134,7 +135,7 @@ class Trainer(TrainingStep):
                 if self.step == start > 0:
                     # A second optimizer would not do: accelerate keeps all it has prepared, and unscales with each.
                     self.optimizer.state.clear()
-                    self.ema = EMA(self.student, c.ema_decays, c.ema_ramp)
+                    self._begin_averages()
                 _, norm, lr = self.train_step(self.step)
                 timed += 1
                 self.step += 1
@@ -161,6 +162,8 @@ class Trainer(TrainingStep):
                 if self.evaluation and self.evaluation.due(self.step, c.steps):
                     last += self._evaluate(self.evaluation, log)  # it is no time of training
                     due = True  # what was measured is not measured again, and the best model is the checkpoint's
+                if c.ema_lengths and (self.step % c.snapshot_every == 0 or self.step == end):
+                    on_first(self.accelerator, self._write_snapshot)
                 if due and not self._save():
                     self._roll_back(log)
                     continue
@@ -269,6 +272,7 @@ class Trainer(TrainingStep):
             self._load(state)
         self.guard = replace(guard.rolled_back(c.rollback_lr), good=self.guard.good)
         self.seconds, self.best = seconds, best
+        on_first(self.accelerator, lambda: remove_snapshots_after(self.folder / SNAPSHOTS, self.step))
         lr *= c.rollback_lr
         if self.accelerator.is_main_process:
             _log.warning(
@@ -313,10 +317,15 @@ class Trainer(TrainingStep):
         save_checkpoint(self.folder / "checkpoints", self.step, self._state() | losses, keep, self.guard.good)
         self._keep_best()
 
+    def _write_snapshot(self) -> None:
+        own = self.power_averages
+        write_snapshot(self.folder / SNAPSHOTS, self.step, own.begun, own.averages)
+
     def _restore(self) -> None:
         state = newest_state(self.folder / "checkpoints", self.accelerator)
         if state is None:
             self._initial = self._beginning()
-            return
-        self._load(state)
-        self._keep_best()
+        else:
+            self._load(state)
+            self._keep_best()
+        on_first(self.accelerator, lambda: remove_snapshots_after(self.folder / SNAPSHOTS, self.step))

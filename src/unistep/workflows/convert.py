@@ -99,7 +99,7 @@ def convert(
     """
     row = format_of_target(os.fspath(target))
     path, name = Path(target), name_of(source)
-    _check_target(name, path, row)
+    check_target(name, path, row)
 
     import torch
 
@@ -150,8 +150,17 @@ def format_of_target(target: str) -> "Format":
     raise UserError(f"cannot write {path.suffix} files", f"give a folder, or a name that ends in {endings}")
 
 
-def _check_target(source: str, target: Path, row: "Format") -> None:
-    """Refuses a target before anything is read."""
+def check_target(source: str, target: Path, row: "Format") -> None:
+    """Refuses a target before anything is read.
+
+    Args:
+        source: name of the model that is read.
+        target: place of the one that is written.
+        row: format that it is written in.
+
+    Raises:
+        UserError: it cannot be written, or holds something else or the source.
+    """
     from unistep.formats.location import locate
     from unistep.formats.table import phrases, recognise
 

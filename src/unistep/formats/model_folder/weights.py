@@ -68,7 +68,7 @@ def load_weights(
     """
     found, notes = _checked(network, files, weights)
     for file in files:
-        _check_digest(file)
+        check_digest(file)
     dtype = main_dtype(tensor for tensor, _ in found.values())
     where = {name: file for name, (_, file) in found.items()}
     for name in where:  # taken out one by one, as what is mapped counts as memory of the process
@@ -113,14 +113,26 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
     if (bad := not_finite(state)) is not None:
         word = str(dtype).removeprefix("torch.")
         raise UserError(f"{path}: tensor {bad} has values that are not finite as {word}; it was not written")
+    save_tensors(state, path, {"format": "pt"})
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes tensors as safetensors, with their digests.
+
+    Args:
+        state: tensors in main memory, contiguous, by name.
+        path: file.
+        metadata: further metadata of the file.
+    """
     with path.open("wb"):  # the library's file is for its owner alone; this one has the usual permissions
         usual = path.stat().st_mode
-    save_file(state, path, metadata={"format": "pt", _DIGEST: _digest_of(state), _SUMS: _sums_of(dict(state))})
+    digests = {_DIGEST: _digest_of(state), _SUMS: _sums_of(dict(state))}
+    save_file(dict(state), path, metadata={**metadata, **digests})
     _sort_metadata(path)
     path.chmod(usual & 0o777)
 
 
-def _check_digest(file: Path) -> None:
+def check_digest(file: Path) -> None:
     """Passes where the tensors of a file are those that were written, and where the file does not say.
 
     Raises:

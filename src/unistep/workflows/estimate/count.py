@@ -115,7 +115,7 @@ def count(
             evaluation = max(evaluation, tally.get("student, forward", 0))
             for name, flops in tally.items():
                 total[name] = total.get(name, 0) + share * flops
-    parameters, averages = _size(parts.student), len(design.stage.ema_decays)
+    parameters, averages = _size(parts.student), len(design.stage.ema_decays) + len(design.stage.ema_lengths)
     critics = [_size(critic.network) for critic in parts.objective.critics().values()]
     sizes = {"weights": parameters, "gradients": max([parameters, *critics])}  # of one network at a time
     sizes |= {OPTIMIZER: 2 * (parameters + sum(critics)), AVERAGES: averages * parameters}

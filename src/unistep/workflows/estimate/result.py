@@ -213,7 +213,7 @@ def _memory_label(part: str) -> str:
 
 def _memory_cell(stage: StageEstimate, part: str) -> str:
     text = in_bytes(stage.memory.parts[part])
-    count = len(stage.config.ema_decays)
+    count = len(stage.config.ema_decays) + len(stage.config.ema_lengths)
     return f"{text} ({count})" if part == AVERAGES and count > 1 else text
 
 

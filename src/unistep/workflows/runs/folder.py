@@ -27,7 +27,14 @@ HISTORY = "history.jsonl"
 _FREE = {"description", "precision", "compile", "evaluate_every", "data.cache_dir", "data.memory_limit"}
 _FREE_SECTIONS = ("evaluation", "lpips")
 _FREE_OF_STAGES = {"steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every"}
-_FREE_OF_STAGES |= {"keep_checkpoints", "timesteps", "schedules", "num_train_timesteps", "published_at"}
+_FREE_OF_STAGES |= {
+    "keep_checkpoints",
+    "snapshot_every",
+    "timesteps",
+    "schedules",
+    "num_train_timesteps",
+    "published_at",
+}
 _FREE_OF_STAGES |= {"max_skipped", "rollback_lr", "max_rollbacks"}
 _FREE_OF_STAGES |= {f"optimizer.{name}" for name in ("lr", "betas", "eps", "weight_decay", "warmup_steps", "decay")}
 _FREE_OF_STAGES |= {f"optimizer.{name}" for name in ("final_lr", "decay_steps", "clip_grad_norm")}
