@@ -7,9 +7,11 @@
     python benchmarks/compare_methods.py --picture methods.png     draws what has been trained, and does no more
 
 A teacher is trained once, by the recipe `mnist-edm`; the methods train by their recipes `mnist-METHOD` and take that
-teacher where they need one. Each training is a process of its own on one core, as many at a time as there are cores:
-its time and its peak memory are its own, and networks of this size gain little from a second core. What is done is kept
-in --output: an interrupted comparison goes on where it was.
+teacher where they need one. Each training is a process of its own on one core, as many at a time as there are cores.
+What is done is kept in --output: an interrupted comparison goes on where it was.
+
+Time and peak memory are those of 40 further steps of a method's last stage, one method after the other on one core, when
+all trainings have ended: so they do not depend on what else the machine did meanwhile.
 
 Quality is that of --count samples: the Frechet distance in the features of the bundled MNIST classifier to the 60,000
 training images, and the share of samples that the classifier takes for the class asked for. The distance depends on
@@ -25,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,7 +50,8 @@ STUDENTS = [name for name in METHODS if name != "edm"]
 START, END = "<!-- compare-methods: begin -->", "<!-- compare-methods: end -->"
 # All methods without guidance: this one would learn it as an input, for which the teacher lacks the null class.
 FLAGS = {"imf": ["--student.objective.label_dropout", "0"]}
-STEPS, OF_FLOW_MAPS = (1, 2, 4), (1, 2, 4, 8)
+STEPS = (1, 2, 4, 8)
+COSTED = 40  # steps that memory is taken from, and time from the second half of them
 BATCH = 250
 # Quantiles 0.975 of Student's t, by degrees of freedom, and from there on the normal one.
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -77,10 +81,7 @@ class Row:
 
 
 def train(recipe: str, folder: Path, flags: list[str]) -> float:
-    """Runs `unistep train` and returns its peak memory in MiB; a finished run keeps what it measured."""
-    record = folder.with_suffix(".peak")
-    if record.exists():
-        return float(record.read_text())
+    """Runs `unistep train` and returns its peak memory in MiB."""
     command = [sys.executable, "-m", "unistep", "train", recipe, "--output", str(folder), *flags]
     log = folder.with_suffix(".log")
     with log.open("w") as file:
@@ -90,14 +91,31 @@ def train(recipe: str, folder: Path, flags: list[str]) -> float:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"training {recipe} failed; see {log}")
-    record.write_text(str(usage.ru_maxrss / 1024))
     return usage.ru_maxrss / 1024
 
 
-def seconds_per_1000(stage: Path) -> float:
-    """Of training, by the run's own log."""
-    last = json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])
-    return 1000 * last["seconds"] / last["images"]
+def train_once(recipe: str, folder: Path, flags: list[str]) -> None:
+    """Trains a recipe to its end, if that was not done before."""
+    record = folder.with_suffix(".done")
+    if not record.exists():
+        train(recipe, folder, flags)
+        record.touch()
+
+
+def cost(recipe: str, root: Path, flags: list[str]) -> tuple[float, float]:
+    """Seconds per 1,000 images of the recipe's last stage, and peak memory in MiB, of a short training; kept."""
+    record = root / f"{recipe}.cost.json"
+    if not record.exists():
+        *before, last = [stage.name for stage in parse_run([recipe, *flags])[0].stages]
+        short = {"steps": COSTED, "log_every": COSTED // 2, "sample_every": 0, "checkpoint_every": 10 * COSTED}
+        keys = {f"{name}.steps": 8 for name in before} | {f"{last}.{key}": value for key, value in short.items()}
+        more = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+        with tempfile.TemporaryDirectory() as folder:
+            peak = train(recipe, Path(folder) / "run", [*flags, *more])
+            lines = (Path(folder) / "run" / last / "metrics.jsonl").read_text().splitlines()
+        record.write_text(json.dumps([1000 / json.loads(lines[-1])["images_per_second"], peak]))
+    seconds, peak = json.loads(record.read_text())
+    return seconds, peak
 
 
 def measure(model: Path, steps: int | None, count: int) -> Quality:
@@ -135,7 +153,7 @@ def qualities(stage: Path, count: int) -> dict[int, Quality]:
     """Of a trained student, at each number of steps that it can be sampled in."""
     info = load_model(stage / "model").info
     found = {}
-    for steps in OF_FLOW_MAPS if info.flow_map else STEPS:
+    for steps in STEPS:
         # A progressively distilled model is one for each number of steps.
         own = stage / f"model-{steps}-steps"
         if own.exists() or info.kind != "diffusion" or steps == 1:
@@ -156,7 +174,7 @@ def picture(root: Path, path: Path, methods: list[str]) -> None:
 
 def table(teacher: Row, rows: list[Row], arguments: argparse.Namespace, minutes: float) -> str:
     """As Markdown."""
-    steps = [n for n in OF_FLOW_MAPS if any(n in row.quality for row in rows)]
+    steps = [n for n in STEPS if any(n in row.quality for row in rows)]
     made = teacher.quality[18]
     lines = [
         f"{teacher.name}: distance {made}, accuracy {made.accuracy:.1%}, "
@@ -193,44 +211,43 @@ def main() -> None:
         return picture(root, arguments.picture, arguments.only)
     root.mkdir(parents=True, exist_ok=True)
 
-    def row(name: str, start: str, stages: list[Path], peaks: list[float], found: list[dict[int, Quality]]) -> Row:
+    def row(name: str, start: str, of_recipe: tuple[float, float], found: list[dict[int, Quality]]) -> Row:
         quality = {n: over_seeds([each[n] for each in found]) for n in found[0]}
-        made = Row(name, start, statistics.fmean(map(seconds_per_1000, stages)), max(peaks), quality)
+        made = Row(name, start, *of_recipe, quality)
         shown = ", ".join(f"{n} steps: distance {q}, accuracy {q.accuracy:.1%}" for n, q in quality.items())
-        print(f"{name}: {shown}; {made.seconds_per_1000:.1f} s per 1,000 images, {max(peaks):.0f} MiB", flush=True)
+        print(f"{name}: {shown}; {made.seconds_per_1000:.1f} s per 1,000 images, {made.peak_mib:.0f} MiB", flush=True)
         return made
 
     print("training the teacher", flush=True)
-    peak = train("mnist-edm", root / "edm", [])
+    train_once("mnist-edm", root / "edm", [])
     by = root / "edm" / "teacher"
-    found = [{18: measure(by / "model", 18, arguments.count)}]
-    teacher = row("EDM teacher, 18 Heun steps", "random", [by], [peak], found)
     from_teacher = {m: len(parse_run([f"mnist-{m}"])[0].stages) > 1 for m in arguments.only}
 
     def folder(method: str, seed: int) -> Path:
         return root / (f"{method}-seed-{seed}" if seed else method)
 
-    def train_method(method: str, seed: int) -> float:
-        by_teacher = ["--teacher", str(by)] if from_teacher[method] else []
+    def flags_of(method: str) -> list[str]:
+        return [*(["--teacher", str(by)] if from_teacher[method] else []), *FLAGS.get(method, []), *flags]
+
+    def train_method(method: str, seed: int) -> None:
         of_seed = ["--seed", str(seed)] if seed else []
-        more = [*by_teacher, *of_seed, *FLAGS.get(method, []), *flags]
-        peak = train(f"mnist-{method}", folder(method, seed), more)
+        train_once(f"mnist-{method}", folder(method, seed), [*flags_of(method), *of_seed])
         print(f"{METHODS[method].title}, seed {seed}: trained", flush=True)
-        return peak
 
     # The longest first, so that no core waits for them at the end.
     longest = ("imf", "facm", "cmt", "meanflow", "scd", "sct")
     runs = [(m, seed) for seed in range(arguments.seeds) for m in arguments.only]
     runs.sort(key=lambda run: (run[0] not in longest, not from_teacher[run[0]]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        peaks = dict(zip(runs, pool.map(lambda run: train_method(*run), runs), strict=True))
+        for _ in pool.map(lambda run: train_method(*run), runs):
+            pass
+    found = [{18: measure(by / "model", 18, arguments.count)}]
+    teacher = row("EDM teacher, 18 Heun steps", "random", cost("mnist-edm", root, []), found)
     rows = []
     for method in arguments.only:
-        stages = [folder(method, seed) / "student" for seed in range(arguments.seeds)]
-        found = [qualities(stage, arguments.count) for stage in stages]
+        found = [qualities(folder(method, seed) / "student", arguments.count) for seed in range(arguments.seeds)]
         start = "teacher" if from_teacher[method] else "random"
-        of_method = [peaks[method, seed] for seed in range(arguments.seeds)]
-        rows.append(row(METHODS[method].title, start, stages, of_method, found))
+        rows.append(row(METHODS[method].title, start, cost(f"mnist-{method}", root, flags_of(method)), found))
     text = table(teacher, rows, arguments, (time.monotonic() - started) / 60)
     print(f"\n{text}")
     if arguments.write:
