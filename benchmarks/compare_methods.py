@@ -10,8 +10,8 @@ A teacher is trained once, by the recipe `mnist-edm`; the methods train by their
 teacher where they need one. Each training is a process of its own on one core, as many at a time as there are cores.
 What is done is kept in --output: an interrupted comparison goes on where it was.
 
-Time and peak memory are those of 40 further steps of a method's last stage, one method after the other on one core, when
-all trainings have ended: so they do not depend on what else the machine did meanwhile.
+Time and peak memory are those of 40 further steps of a method's last stage, one method after the other on one core,
+when all trainings have ended: so they do not depend on what else the machine did meanwhile.
 
 Quality is that of --count samples: the Frechet distance in the features of the bundled MNIST classifier to the 60,000
 training images, and the share of samples that the classifier takes for the class asked for. The distance depends on
