@@ -374,7 +374,7 @@ def test_checkpoint_of_another_run_is_refused(trainer, change):
         student = Scaled()
         student.extra = nn.Parameter(torch.ones(3))
         fields = {"student": student}
-    with pytest.raises(UserError, match="was trained with another network or other ema_decays") as caught:
+    with pytest.raises(UserError, match="was trained with another network, other ema_decays or ema_lengths") as caught:
         trainer(Denoise(), **fields).run()
     assert "\n" not in str(caught.value)
 

@@ -1,9 +1,9 @@
 """The snapshots of a stage, and the models that their combinations are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from unistep.formats.model import LoadedModel
 from unistep.formats.run_directory import load_run
 from unistep.formats.snapshots import FOLDER, Snapshot, check_snapshot, find_snapshots
 from unistep.training.power_average import Profile, combination, exponent
-
-if TYPE_CHECKING:
-    from unistep.workflows.ema import AverageQuality
 
 
 @dataclass(frozen=True)
@@ -109,12 +106,12 @@ def stage_averages(run: Path, stages: Sequence[str], step: int | None) -> StageA
     raise UserError(f"{where} no snapshots of averages", f"train with `{stages[0]}.ema_lengths=[0.05, 0.1]`")
 
 
-def save_sweep(path: Path, tried: Sequence["AverageQuality"], title: str, name: str) -> None:
+def save_sweep(path: Path, measured: Mapping[float, tuple[float, float, float]], title: str, name: str) -> None:
     """Draws distances over lengths to a file, which appears whole.
 
     Args:
         path: place of the PNG.
-        tried: lengths with their distances.
+        measured: distance and the ends of its interval, by length.
         title: title of the distance.
         name: title of the picture.
 
@@ -123,17 +120,17 @@ def save_sweep(path: Path, tried: Sequence["AverageQuality"], title: str, name: 
     """
     from matplotlib.figure import Figure
 
-    rows = sorted((one for one in tried if one.distance is not None), key=lambda one: one.length)
-    values = [one.distance or 0.0 for one in rows]
-    low = [value - one.interval[0] for value, one in zip(values, rows, strict=True) if one.interval]
-    high = [one.interval[1] - value for value, one in zip(values, rows, strict=True) if one.interval]
+    lengths = sorted(measured)
+    values, low, high = zip(*(measured[length] for length in lengths), strict=True)
+    below = [value - end for value, end in zip(values, low, strict=True)]
+    above = [end - value for value, end in zip(values, high, strict=True)]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.errorbar([one.length for one in rows], values, (low, high), marker="o", capsize=3, color="tab:blue")
-    best = min(range(len(rows)), key=values.__getitem__)
-    axes.plot(rows[best].length, values[best], marker="*", markersize=14, color="black", linestyle="none")
+    axes.errorbar(lengths, values, (below, above), marker="o", capsize=3, color="tab:blue")
+    best = min(lengths, key=lambda length: measured[length][0])
+    axes.plot(best, measured[best][0], marker="*", markersize=14, color="black", linestyle="none")
     axes.set(xlabel="length of the average, as a share of the training", ylabel=title, title=name, xscale="log")
-    axes.set_xticks([one.length for one in rows], [f"{one.length:g}" for one in rows])
+    axes.set_xticks(lengths, [f"{length:g}" for length in lengths])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     try:

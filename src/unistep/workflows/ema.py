@@ -187,7 +187,8 @@ def ema(
     if picture is not None:
         from unistep.workflows.averaging import save_sweep
 
-        save_sweep(picture, tried, title, f"{folder.name}, {found.stage}")
+        measured = {one.length: (one.distance, *one.interval) for one in tried if one.distance and one.interval}
+        save_sweep(picture, measured, title, f"{folder.name}, {found.stage}")
     return AveragedModel(target, folder, found.stage, found.step, best.length, tuple(tried), title, picture)
 
 
