@@ -4,8 +4,8 @@
     python benchmarks/startup.py --turns 15 --json startup.json
 
 Every row is a new process of this interpreter, timed from its start to its end. The first turn, in which the byte code
-of the package is written and files come into memory, does not count. The last column is what a row takes beyond
-`import torch` in the same turn, the median over the turns.
+of the package is written, files come into memory and the model is prepared for OpenVINO, does not count. The last column
+is what a row takes beyond `import torch` in the same turn, the median over the turns.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from pathlib import Path
 
 _IMAGE = "pipe = ConsistencyModelPipeline.from_pretrained('mnist'); pipe().images[0].save('first.png')"
 
+_SAMPLE = ("-m", "unistep.cli.main", "sample", "--num-images", "1", "--output")
+
 ROWS: dict[str, Sequence[str]] = {
     "the interpreter": ("-c", "pass"),
     "import torch": ("-c", "import torch"),
@@ -28,7 +30,8 @@ ROWS: dict[str, Sequence[str]] = {
     "unistep --help": ("-m", "unistep.cli.main", "--help"),
     "import the pipeline": ("-c", "from unistep import ConsistencyModelPipeline"),
     "first image, Python": ("-c", f"from unistep import ConsistencyModelPipeline; {_IMAGE}"),
-    "first image, command": ("-m", "unistep.cli.main", "sample", "--num-images", "1", "--output", "sample.png"),
+    "first image, command": (*_SAMPLE, "sample.png"),
+    "first image, OpenVINO": (*_SAMPLE, "prepared.png", "--runtime", "openvino"),
 }
 """Arguments of the interpreter by name of the row."""
 
@@ -49,6 +52,7 @@ def measure(rows: Mapping[str, Sequence[str]], turns: int) -> dict[str, list[flo
     # Byte code is written, as it is for a user.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as folder:
+        environment["XDG_CACHE_HOME"] = folder
         for _ in range(turns + 1):
             for name, arguments in rows.items():
                 began = time.perf_counter()
