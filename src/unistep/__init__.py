@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unistep.workflows.models import load
     from unistep.workflows.pack import pack_dataset
     from unistep.workflows.quantize import quantize
+    from unistep.workflows.report import report
     from unistep.workflows.runs_list import runs
     from unistep.workflows.sample import sample
     from unistep.workflows.search import search
@@ -47,6 +48,7 @@ __all__ = [
     "open_dataset",
     "pack_dataset",
     "quantize",
+    "report",
     "runs",
     "sample",
     "search",
@@ -73,6 +75,7 @@ _MODULES = {
     "open_dataset": "unistep.data.open",
     "pack_dataset": "unistep.workflows.pack",
     "quantize": "unistep.workflows.quantize",
+    "report": "unistep.workflows.report",
     "runs": "unistep.workflows.runs_list",
     "sample": "unistep.workflows.sample",
     "search": "unistep.workflows.search",

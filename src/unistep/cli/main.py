@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": "serve models over HTTP, with a page to make and edit images on",
     "demo": "see it work: one-step and two-step digits beside the teacher's 35 evaluations",
     "runs": "list the runs below a folder: state, step, speed, distances",
+    "report": "write a page about a run, or about several side by side",
     "recipes": "list the recipes that ship, or print one",
     "convert": "turn a model of any format into a model folder, or into an OpenAI .pt",
     "export": "write a model as ONNX and other formats that run without PyTorch, and compare it",
