@@ -23,7 +23,7 @@ def test_the_table(run, here, begun, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     outcome = run("runs")
     assert (outcome.code, outcome.err) == (0, "")
-    for words in ("mine", "interrupted", "20 of 40", "100 images/s", "KD-MNIST 0.25", "no run", "broken: runs/broken"):
+    for words in ("mine", "interrupted", "20/40", "100 images/s", "KD-MNIST 0.25", "no run", "broken: runs/broken"):
         assert words in outcome.out
     monkeypatch.setenv("COLUMNS", "200")
     assert "MNIST, class-conditional" in run("runs", here / "runs").out

@@ -39,7 +39,7 @@ def test_rows(folder):
         "run": "old",
         "state": "interrupted",
         "stage": "student",
-        "step": "10 of 20",
+        "step": "10/20",
         "speed": "8 images/s, 4 s/step",
         "best": "KD-MNIST 0.25",
         "last": "0.5",

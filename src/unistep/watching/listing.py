@@ -144,7 +144,7 @@ def _row(run: RunRecord, now: datetime.datetime) -> tuple[str, ...]:
         run.name,
         state,
         stage.name,
-        f"{run.done(stage):,} of {steps}",
+        f"{run.done(stage):,}/{steps}",
         speed(stage.images_per_second, stage.seconds_per_step),
         "" if best is None else f"{metric}{best.value:.4g}",
         "" if last is None else f"{last.value:.4g}",
