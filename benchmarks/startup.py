@@ -3,8 +3,8 @@
     python benchmarks/startup.py
     python benchmarks/startup.py --turns 15 --json startup.json
 
-Every row is a new process of this interpreter, timed from its start to its end. The first turn, in which the byte code
-of the package is written, files come into memory and the model is prepared for OpenVINO, does not count. The last column
+Every row is a new process of this interpreter, timed from its start to its end. The first turn does not count: in it
+the byte code of the package is written, files come into memory and the model is prepared for OpenVINO. The last column
 is what a row takes beyond `import torch` in the same turn, the median over the turns.
 """
 
