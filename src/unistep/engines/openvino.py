@@ -7,7 +7,7 @@ converters of Python send telemetry; `Core.read_model`, which reads ONNX files t
 import functools
 import importlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ class OpenVINOEngine:
         options: further properties of OpenVINO's CPU plugin.
         name: name of the program in messages.
         batch: number of images of every call, for which it is compiled; None is any number.
+        check: called with the model before it is compiled; None checks nothing.
 
     Raises:
         UserError: OpenVINO is not installed, or cannot read or compile the program.
@@ -44,6 +45,7 @@ class OpenVINOEngine:
         options: Mapping[str, Any] | None = None,
         name: str = "",
         batch: int | None = None,
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         openvino = runtime()
         self.device = torch.device("cpu")
@@ -58,10 +60,14 @@ class OpenVINOEngine:
         try:
             with ExitStack() as stack:
                 model = self._read(Path(source), stack) if isinstance(source, str | Path) else source
+                if check is not None:
+                    check(model)
                 if batch is not None:
                     model.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
                 self._compiled = core.compile_model(model, "CPU", {**settings, **(options or {})})
                 del model
+        except UserError:
+            raise
         except Exception as error:  # RuntimeError, and others of the bindings
             raise UserError(
                 f"{self._shown} cannot be opened by OpenVINO ({one_line(error)})", "export it again"

@@ -1,7 +1,7 @@
 """Inputs on which a program is compared with the model, and on which it is calibrated: images of the model's own."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ _ENDS = (0.0, 0.05, 0.3, 0.7, 1.0)  # of a flow map's trajectories, in units of 
 class Cases:
     """Inputs of a program, one batch after the other: name of the noise level, its sigma, and the tensors.
 
-    Every batch takes the next images of the seed, and the next classes.
+    The images of a batch and their classes are the same at all noise levels, with noise of their own. Further classes
+    follow at high noise, for which no image has to be made: of a network of hundreds of millions of parameters that
+    would be most of the work.
 
     Args:
         program: program over the model in fp32.
@@ -33,7 +35,7 @@ class Cases:
 
     def __init__(self, program: Program, info: ModelInfo, batches: Sequence[int], seed: int = 0) -> None:
         self.program, self.info, self.batches, self.seed = program, info, batches, seed
-        self.made = 0
+        self.made, self.classes = 0, 0
 
     def __iter__(self) -> Iterator[tuple[int, str, float | None, tuple[Tensor, ...]]]:
         levels: list[tuple[str, float | None]] = [("", None)]
@@ -41,31 +43,53 @@ class Cases:
             info = self.info
             middle = float(karras_sigma(torch.tensor(0.5), 2, info.sigma_min, info.sigma_max, info.rho))
             levels = [("low", max(_LOW, info.sigma_min)), ("middle", middle), ("high", info.sigma_max)]
+        images: dict[int, _Images] = {}
         for noise, sigma in levels:
-            for batch in self.batches:
-                yield batch, noise, sigma, self.inputs(batch, sigma)
-        noise, sigma = levels[len(levels) // 2]
-        while self.made < min(self.program.num_classes, MOST_CLASSES):
-            batch = max(self.batches)
-            yield batch, noise, sigma, self.inputs(batch, sigma)
+            for i, batch in enumerate(self.batches):
+                if i not in images:
+                    images[i] = self.images(batch)
+                yield batch, noise, sigma, self.inputs(batch, sigma, images[i])
+        noise, sigma = levels[-1]
+        batch = max(self.batches)
+        while self.classes < min(self.program.num_classes, MOST_CLASSES):
+            hidden = self.images(batch, hidden=sigma is not None)
+            yield batch, noise, sigma, self.inputs(batch, sigma, hidden)
 
     @torch.no_grad()
-    def inputs(self, batch: int, sigma: float | None) -> tuple[Tensor, ...]:
+    def images(self, batch: int, *, hidden: bool = False) -> "_Images":
+        """Returns images of the next classes.
+
+        Args:
+            batch: number of images.
+            hidden: whether they are to be hidden by noise, so that any will do.
+        """
+        classes = self.program.num_classes
+        spread = max(classes / MOST_CLASSES, 1)
+        labels = torch.tensor([int((self.classes + i) * spread) % max(classes, 1) for i in range(batch)])
+        self.classes += batch
+        if not isinstance(self.program, DenoiserProgram | EditProgram):
+            return _Images(labels, None)
+        if hidden:
+            return _Images(labels, torch.zeros(batch, *self.program.shape))
+        random = ImageRandom(image_seeds(self.seed, range(self.made, self.made + batch)))
+        top, more = torch.full((batch,), self.info.sigma_max), (labels,) if classes else ()
+        x0 = self.program.denoiser(self.info.sigma_max * random.randn(*self.program.shape), top, *more).clamp(-1, 1)
+        return _Images(labels, x0)
+
+    @torch.no_grad()
+    def inputs(self, batch: int, sigma: float | None, images: "_Images | None" = None) -> tuple[Tensor, ...]:
         """Returns the inputs of the next images.
 
         Args:
             batch: number of images.
             sigma: noise level; None for programs that begin at noise.
+            images: the images and their classes; None makes some.
         """
+        labels, x0 = images or self.images(batch)
         random = ImageRandom(image_seeds(self.seed, range(self.made, self.made + batch)))
-        classes = self.program.num_classes
-        spread = max(classes / MOST_CLASSES, 1)
-        labels = torch.tensor([int((self.made + i) * spread) % max(classes, 1) for i in range(batch)])
         given: dict[str, Any] = {"class_labels": labels.to(torch.int32), **self._further(batch, sigma)}
-        more = (labels,) if classes else ()
-        if isinstance(self.program, DenoiserProgram | EditProgram):
-            top = torch.full((batch,), self.info.sigma_max)
-            x0 = self.program.denoiser(self.info.sigma_max * random.randn(*self.program.shape), top, *more).clamp(-1, 1)
+        if x0 is not None:
+            random.randn(*self.program.shape)  # the draw that images are made of
             given["image"] = to_uint8(x0).permute(0, 2, 3, 1).contiguous()
             if sigma is not None:
                 given["sigma"] = torch.full((batch,), sigma)
@@ -89,3 +113,10 @@ class Cases:
         own = self.program.guidance or 1.0
         scales = [(own, 1.0, own + 1.0)[(i // len(_ENDS) + i) % 3] for i in numbers]
         return {"sigma_end": torch.tensor(ends), "guidance_scale": torch.tensor(scales)}
+
+
+class _Images(NamedTuple):
+    """Classes of images, and images in [-1, 1]; None where a program begins at noise."""
+
+    labels: Tensor
+    x0: Tensor | None

@@ -92,8 +92,7 @@ def compare(
 def count_cases(reference: Program, batches: Sequence[int]) -> int:
     """Returns the number of comparisons that `compare` makes."""
     levels = 3 if isinstance(reference, DenoiserProgram) else 1
-    used, largest = levels * sum(batches), max(batches)
-    left = min(reference.num_classes, MOST_CLASSES) - used
+    left, largest = min(reference.num_classes, MOST_CLASSES) - sum(batches), max(batches)
     return levels * len(batches) + max(0, math.ceil(left / largest))
 
 

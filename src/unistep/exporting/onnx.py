@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from unistep.engines.onnxruntime import OnnxRuntimeEngine
 from unistep.errors import UserError
 from unistep.exporting.programs import Program
 from unistep.exporting.trace import quiet, trace
 from unistep.formats.exported.description import KEY, description_text
 from unistep.formats.exported.digest import stamp
+from unistep.formats.exported.onnx_file import check_onnx
 
 OPSETS = (18, 19, 20, 21, 22, 23)
 # Weights beyond this leave the file: protobuf holds 2 GB at most.
@@ -59,6 +61,16 @@ def write_onnx(
     others = [path.with_name(f"{path.name}.data")] if outside else []
     stamp(path, others)
     return (path, *others)
+
+
+def open_onnx(path: Path) -> OnnxRuntimeEngine:
+    """Opens a file that was just written, as far as it would be opened again.
+
+    Args:
+        path: file.
+    """
+    check_onnx(path)
+    return OnnxRuntimeEngine(path)
 
 
 def _clean(model: Any) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unistep.errors import UserError
-from unistep.formats.exported.description import AGAIN, KEY, read_description
+from unistep.formats.exported.description import AGAIN, KEY, Description, read_description
 from unistep.formats.exported.model import exported_model
+from unistep.formats.exported.openvino_shapes import check_shapes, check_values
 from unistep.formats.exported.operators import OPENVINO_OPERATORS
+from unistep.formats.exported.sizes import limits
 from unistep.formats.location import Location
 
 if TYPE_CHECKING:
     import torch
 
+    from unistep.engines.openvino import OpenVINOEngine
     from unistep.formats.model import LoadedModel
 
 TITLE = "OpenVINO"
@@ -45,13 +48,28 @@ def load_openvino(path: Path, device: "torch.device | str" = "cpu") -> "LoadedMo
     """
     import torch
 
-    from unistep.engines.openvino import OpenVINOEngine
-
     if torch.device(device).type not in ("cpu", "meta"):
         raise UserError(f"OpenVINO computes on the CPU here, not on {device}", "give `device` cpu")
     description = read_description(examine(path), path)
-    weights = [path.with_suffix(".bin")]
-    return exported_model(description, partial(OpenVINOEngine, path), path, TITLE, device, weights)
+    engine = partial(open_checked, path, description)
+    return exported_model(description, engine, path, TITLE, device, [path.with_suffix(".bin")])
+
+
+def open_checked(path: Path, description: Description | None = None) -> "OpenVINOEngine":
+    """Opens an OpenVINO file, after its sizes have been compared with those of models.
+
+    Args:
+        path: .xml file.
+        description: description of it, once `examine` has passed it; None examines it.
+
+    Raises:
+        UserError: it is damaged, of another program, or not safe to open; OpenVINO is not installed.
+    """
+    from unistep.engines.openvino import OpenVINOEngine
+
+    description = description or read_description(examine(path), path)
+    most = limits(description.shape, path.with_suffix(".bin").stat().st_size)
+    return OpenVINOEngine(path, check=partial(check_shapes, limits=most, path=path))
 
 
 def examine(path: Path) -> str | None:
@@ -80,6 +98,7 @@ def examine(path: Path) -> str | None:
         raise UserError(f"{path} is no graph of OpenVINO", AGAIN)
     for layer in layers:
         _layer(layer, room, path)
+    check_values(root, path)
     entry = root.find(f"rt_info/{KEY}")
     return None if entry is None else entry.get("value")
 
