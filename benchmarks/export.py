@@ -1,14 +1,20 @@
 """Exported denoisers of every network: difference from PyTorch by batch and noise level, size, and images a second.
 
-    python benchmarks/export.py                                     all networks, formats and precisions
-    python benchmarks/export.py --networks mnist ddpmpp --formats onnx --json export.json
+    python benchmarks/export.py                                     all networks, formats and precisions: one table
+    python benchmarks/export.py --networks mnist ddpmpp --formats onnx
+    python benchmarks/export.py --json export.json --folder files   keeps files and rows; those that are there stay
+    python benchmarks/export.py --json export.json --folder files --times    only measures images a second, anew
+    python benchmarks/export.py --json export.json --write docs/export.md    puts the table there, between its markers
     python benchmarks/export.py --full                              ImageNet-64 and LSUN-256 in their size, in fp16
 
 `mnist` is the embedded model, with trained weights; the others have random weights in the layouts of the published
-networks, narrow and at 16 pixels. Images a second are of one evaluation at batch 16, minima of several; PyTorch's own,
-in fp32, stand in the first row of a network. One line a file and a noise level; the errors are the largest of all
-batches. `--full` takes random weights in the layouts of 296 and 526 million parameters, each export in a process of its
-own, whose peak of memory (of the export with its comparison) and seconds stand beside the rest.
+networks, narrow and at 16 pixels. Images a second are of one evaluation at batch 16, the best of several; PyTorch
+in fp32 stands in the first row of a network. The errors are the largest of all batches at low, middle and high noise,
+PSNR is the least of all. With --json the table has the rows of earlier calls too, and a long measurement can be made a
+network at a time; the errors by batch are in that file.
+
+`--full` takes random weights in the layouts of 296 and 526 million parameters, each export in a process of its own,
+whose peak of memory (of the export with its comparison) and seconds stand beside the rest.
 """
 
 import argparse
@@ -17,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +38,9 @@ from unistep.networks.song_config import SongUNetConfig
 from unistep.networks.table import build_network
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
-BATCHES = (1, 2, 5, 16)
+DTYPES = {"onnx": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "int8")}
+BATCHES, NOISES = (1, 2, 5, 16), ("low", "middle", "high")
+START, END = "<!-- export: begin -->", "<!-- export: end -->"
 _BATCH, _ROUNDS = 16, 8
 
 _ADM = UNetConfig(sample_size=16, block_out_channels=(32, 32, 64), attention_head_dim=16, num_class_embeds=10)
@@ -52,6 +59,15 @@ NETWORKS: dict[str, Any] = {
     "patched": PatchedUNetConfig(
         sample_size=16, patch_size=2, block_out_channels=(32, 32, 64), attention_head_dim=16, num_class_embeds=10
     ),
+}
+
+TITLES = {
+    "mnist": "the embedded model",
+    "adm": "ADM, scale and shift",
+    "adm-added": "ADM, added embedding",
+    "ddpmpp": "DDPM++",
+    "ncsnpp": "NCSN++",
+    "patched": "patched",
 }
 
 
@@ -90,35 +106,122 @@ def images_a_second(model: LoadedModel) -> float:
     return _BATCH / min(seconds)
 
 
-def measure(name: str, formats: Iterable[str], dtypes: Iterable[str], folder: Path) -> list[dict[str, Any]]:
-    """Exports a model to every format and precision, and returns a row for each noise level.
+Row = dict[str, Any]
+
+
+def key_of(row: Row) -> tuple[str, str, str]:
+    """Network, format and precision of a row.
 
     Args:
+        row: row of `measure`.
+    """
+    return row["network"], row["format"], row["dtype"]
+
+
+def export_one(model: LoadedModel, name: str, to: str, dtype: Any, path: Path) -> Row:
+    """Exports a model, and returns its row without images a second.
+
+    Args:
+        model: model.
         name: name of the network.
-        formats: names of formats.
-        dtypes: precisions.
+        to: name of the format.
+        dtype: precision.
+        path: file to write.
+    """
+    row: Row = {"network": name, "format": to, "dtype": dtype}
+    try:
+        made = unistep.export(model, path, to=to, dtype=dtype, batches=BATCHES, progress=False)
+    except unistep.UserError as error:
+        return row | {"refused": str(error)}
+    errors = {noise: max(one.error for one in made.comparisons if one.noise == noise) for noise in NOISES}
+    row |= {"errors": errors, "psnr": min(one.psnr for one in made.comparisons), "megabytes": made.num_bytes / 1e6}
+    return row | {"batches": [asdict(one) for one in made.comparisons]}
+
+
+def measure(options: argparse.Namespace, rows: dict[tuple[str, str, str], Row], folder: Path) -> None:
+    """Exports to every format and precision that is asked for, and fills in the rows that are missing.
+
+    Args:
+        options: options of the command line.
+        rows: rows by network, format and precision.
         folder: folder for the files.
     """
-    model = model_of(name)
-    rows: list[dict[str, Any]] = [{"network": name, "format": "PyTorch", "dtype": "fp32"}]
-    rows[0]["rate"] = images_a_second(model)
-    for to in formats:
-        for dtype in dtypes:
-            path = folder / f"{name}-{dtype}{ENDINGS[to]}"
-            try:
-                made = unistep.export(model, path, to=to, dtype=dtype, batches=BATCHES, progress=False)
-            except unistep.UserError as error:
-                rows.append({"network": name, "format": to, "dtype": dtype, "refused": str(error)})
+    for name in options.networks:
+        model = model_of(name)
+        wanted = [("PyTorch", "fp32"), *((to, dtype) for to in options.formats for dtype in options.dtypes)]
+        for to, dtype in wanted:
+            if dtype not in DTYPES.get(to, ("fp32",)):
                 continue
-            rate = images_a_second(unistep.load(path, device="cpu", trust_code=to in ("torch-export", "aoti")))
-            for noise in ("low", "middle", "high"):
-                found = [one for one in made.comparisons if one.noise == noise]
-                rows.append(
-                    {"network": name, "format": to, "dtype": dtype, "noise": noise, "megabytes": made.num_bytes / 1e6}
-                    | {"error": max(one.error for one in found), "psnr": min(one.psnr for one in found), "rate": rate}
-                    | {"batches": [asdict(one) for one in found]}
-                )
-    return rows
+            key, path = (name, to, dtype), folder / f"{name}-{to}-{dtype}{ENDINGS.get(to, '')}"
+            if to == "PyTorch":
+                rows.setdefault(key, {"network": name, "format": to, "dtype": dtype})
+            elif key not in rows:
+                rows[key] = export_one(model, name, to, dtype, path)
+            row = rows[key]
+            if "refused" not in row and ("rate" not in row or options.times):
+                trusted = path.suffix == ".pt2"
+                opened = model if to == "PyTorch" else unistep.load(path, device="cpu", trust_code=trusted)
+                row["rate"] = images_a_second(opened)
+            keep(options, rows)
+            print(line(row), flush=True)
+
+
+def keep(options: argparse.Namespace, rows: dict[tuple[str, str, str], Row]) -> None:
+    """Writes all rows to the file of --json."""
+    if options.json:
+        options.json.write_text(json.dumps([*rows.values()], indent=1) + "\n")
+
+
+def page_table(rows: dict[tuple[str, str, str], Row]) -> str:
+    """The rows as a table of a Markdown page.
+
+    Args:
+        rows: rows by network, format and precision.
+    """
+    lines = ["| network | format | precision | low | middle | high | PSNR | MB | images/s |", "|---" * 9 + "|"]
+    for name in NETWORKS:
+        for to in ("PyTorch", *ENDINGS):
+            for dtype in ("fp32", "fp16", "int8"):
+                row = rows.get((name, to, dtype))
+                if row is None:
+                    continue
+                head = f"| {TITLES[name]} | {to} | {dtype} "
+                if "refused" in row:
+                    lines.append(f"{head}| refused: {reason(row['refused'])} | | | | | |")
+                    continue
+                errors = [f"{row['errors'][noise]:.1e}" if "errors" in row else "" for noise in NOISES]
+                psnr = "" if "psnr" not in row else "120 dB or more" if row["psnr"] >= 120 else f"{row['psnr']:.1f} dB"
+                size = f"{row['megabytes']:.1f}" if "megabytes" in row else ""
+                rate = f"{row['rate']:,.0f}" if "rate" in row else ""
+                lines.append(f"{head}| {' | '.join(errors)} | {psnr} | {size} | {rate} |")
+    return "\n".join(lines)
+
+
+def reason(text: str) -> str:
+    """The reason in an error, without its remedy.
+
+    Args:
+        text: error of `unistep.export`.
+    """
+    return text.split(";")[0].replace("|", "/")[:200]
+
+
+def write_page(path: Path, text: str) -> None:
+    """Replaces the table between the markers of a page.
+
+    Args:
+        path: Markdown page.
+        text: table.
+
+    Raises:
+        SystemExit: the page has no markers.
+    """
+    page = path.read_text(encoding="utf-8")
+    before, _, rest = page.partition(START)
+    after = rest.partition(END)[2]
+    if not rest or END not in rest:
+        raise SystemExit(f"{path} has no line {START}, or no {END} after it")
+    path.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 FULL_BATCHES = {"imagenet64": (1, 2), "lsun256": (1, 2)}
@@ -129,7 +232,7 @@ def peak_gib() -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
 
 
-def export_full(folder: Path, to: str, dtype: str, path: Path) -> None:
+def export_full(folder: Path, to: str, dtype: Any, path: Path) -> None:
     """Exports a model folder, and prints its row; called in a process of its own.
 
     Args:
@@ -180,7 +283,7 @@ def measure_full(name: str, to: str, dtype: str, folder: Path) -> dict[str, Any]
     """
     model, path = folder / name, folder / f"{name}-{dtype}{ENDINGS[to]}"
     if not model.exists():
-        subprocess.run([sys.executable, __file__, "--write", name, str(model)], check=True)
+        subprocess.run([sys.executable, __file__, "--make", name, str(model)], check=True)
 
     def child(*words: object) -> dict[str, Any]:
         done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True)
@@ -213,7 +316,7 @@ def full_line(row: dict[str, Any]) -> str:
     )
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: Row) -> str:
     """A row as a line of the table.
 
     Args:
@@ -222,10 +325,10 @@ def line(row: dict[str, Any]) -> str:
     head = f"{row['network']:<10} {row['format']:<13} {row['dtype']:<5}"
     if "refused" in row:
         return f"{head} refused: {row['refused']}"
-    if "noise" not in row:
-        return f"{head} {'':<7} {'':>10} {'':>9} {'':>9} {row['rate']:>10.1f}"
-    error, size = f"{row['error']:.1e}", f"{row['megabytes']:.2f}"
-    return f"{head} {row['noise']:<7} {error:>10} {row['psnr']:>6.1f} dB {size:>6} MB {row['rate']:>10.1f}"
+    errors = " ".join(f"{row['errors'][noise]:>8.1e}" if "errors" in row else f"{'':>8}" for noise in NOISES)
+    psnr = f"{row['psnr']:>6.1f} dB" if "psnr" in row else f"{'':>9}"
+    size = f"{row['megabytes']:>6.2f} MB" if "megabytes" in row else f"{'':>9}"
+    return f"{head} {errors} {psnr} {size} {row['rate']:>10.1f}"
 
 
 def main_full(options: argparse.Namespace) -> None:
@@ -246,14 +349,16 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--formats", nargs="+", choices=list(ENDINGS))
     parser.add_argument("--dtypes", nargs="+", choices=["fp32", "fp16", "int8"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file of the rows, which is read first")
+    parser.add_argument("--folder", type=Path, help="folder for the files, which stay; default: a temporary one")
+    parser.add_argument("--times", action="store_true", help="measure images a second anew")
+    parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument("--full", nargs="*", choices=list(UNETS), help="networks in their full size instead")
-    parser.add_argument("--folder", type=Path, help="folder for the files of --full; default: a temporary one")
-    for inner in ("--write", "--export", "--time"):  # of the processes that this one starts
+    for inner in ("--make", "--export", "--time"):  # of the processes that this one starts
         parser.add_argument(inner, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.write:
-        return write_model(options.write[0], Path(options.write[1]))
+    if options.make:
+        return write_model(options.make[0], Path(options.make[1]))
     if options.export:
         folder, to, dtype, path = options.export
         return export_full(Path(folder), to, dtype, Path(path))
@@ -261,16 +366,22 @@ def main() -> None:
         return time_full(Path(options.time[0]))
     if options.full is not None:
         return main_full(options)
-    header = f"{'network':<10} {'format':<13} {'dtype':<5} {'noise':<7} {'error':>10} {'PSNR':>9} {'size':>9}"
-    print(f"{torch.get_num_threads()} threads\n{header} {'images/s':>10}")
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.networks:
-            found = measure(name, options.formats or ENDINGS, options.dtypes or ("fp32", "fp16", "int8"), Path(folder))
-            print("\n".join(map(line, found)), flush=True)
-            rows += found
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    options.formats, options.dtypes = options.formats or [*ENDINGS], options.dtypes or ["fp32", "fp16", "int8"]
+    rows = (
+        {key_of(row): row for row in json.loads(options.json.read_text())}
+        if options.json and options.json.exists()
+        else {}
+    )
+    titles = f"{'network':<10} {'format':<13} {'dtype':<5} {'low':>8} {'middle':>8} {'high':>8} {'PSNR':>9} {'size':>9}"
+    print(f"{torch.get_num_threads()} threads\n{titles}   images/s")
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        measure(options, rows, options.folder)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(options, rows, Path(folder))
+    if options.write:
+        write_page(options.write, page_table(rows))
 
 
 if __name__ == "__main__":
