@@ -350,8 +350,14 @@ def test_a_gpu_is_compared_and_left_where_it_is_slow(root):
         page.reload()
         page.locator("#runs").get_by_text("Computed in this browser").wait_for()
         again = page.locator("#runs").get_attribute("title")
+        page.goto(f"{host.address}/pages/half/")
+        page.locator("#runs").get_by_text("Computed in this browser").wait_for()
+        half = page.locator("#runs").get_attribute("title")
+        halves = page.evaluate("navigator.gpu?.requestAdapter().then(one => !!one?.features.has('shader-f16'))")
     host.stop()
     if found == "GPU: there is none":
         pytest.skip("this Chromium has no WebGPU in software")
     assert found.startswith(("GPU: slower", "GPU: does not run the network: too slow"))
     assert again == "GPU: known to be wrong or slower"
+    if not halves:
+        assert half.startswith("GPU: does not run the network") and "f16" in half
