@@ -50,7 +50,7 @@ STUDENTS = [name for name in METHODS if name != "edm"]
 START, END = "<!-- compare-methods: begin -->", "<!-- compare-methods: end -->"
 # All methods without guidance: this one would learn it as an input, for which the teacher lacks the null class.
 FLAGS = {"imf": ["--student.objective.label_dropout", "0"]}
-STEPS = (1, 2, 4, 8)
+STEPS, OF_FLOW_MAPS = (1, 2, 4), (1, 2, 4, 8)
 COSTED = 40  # steps that memory is taken from, and time from the second half of them
 BATCH = 250
 # Quantiles 0.975 of Student's t, by degrees of freedom, and from there on the normal one.
@@ -153,7 +153,7 @@ def qualities(stage: Path, count: int) -> dict[int, Quality]:
     """Of a trained student, at each number of steps that it can be sampled in."""
     info = load_model(stage / "model").info
     found = {}
-    for steps in STEPS:
+    for steps in OF_FLOW_MAPS if info.flow_map else STEPS:
         # A progressively distilled model is one for each number of steps.
         own = stage / f"model-{steps}-steps"
         if own.exists() or info.kind != "diffusion" or steps == 1:
@@ -174,7 +174,7 @@ def picture(root: Path, path: Path, methods: list[str]) -> None:
 
 def table(teacher: Row, rows: list[Row], arguments: argparse.Namespace, minutes: float) -> str:
     """As Markdown."""
-    steps = [n for n in STEPS if any(n in row.quality for row in rows)]
+    steps = [n for n in OF_FLOW_MAPS if any(n in row.quality for row in rows)]
     made = teacher.quality[18]
     lines = [
         f"{teacher.name}: distance {made}, accuracy {made.accuracy:.1%}, "
