@@ -28,7 +28,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,7 @@ class Row:
 
     name: str
     start: str
-    seconds_per_1000: float
-    peak_mib: float
+    cost: tuple[float, float] | None  # seconds per 1,000 images, peak MiB
     quality: dict[int, Quality]  # by number of steps
 
 
@@ -172,27 +170,25 @@ def picture(root: Path, path: Path, methods: list[str]) -> None:
     save_grid(torch.cat(rows), path, 20)
 
 
-def table(teacher: Row, rows: list[Row], arguments: argparse.Namespace, minutes: float) -> str:
+def table(teacher: Row, rows: list[Row], arguments: argparse.Namespace) -> str:
     """As Markdown."""
     steps = [n for n in OF_FLOW_MAPS if any(n in row.quality for row in rows)]
     made = teacher.quality[18]
+    spent = "" if teacher.cost is None else ", {:.1f} s per 1,000 images trained, {:.0f} MiB".format(*teacher.cost)
+    columns = [f"{n} step{'s' * (n > 1)}" for n in steps] + ["accuracy, 1 step"]
+    columns += [] if teacher.cost is None else ["s per 1,000 images", "peak MiB"]
     lines = [
-        f"{teacher.name}: distance {made}, accuracy {made.accuracy:.1%}, "
-        f"{teacher.seconds_per_1000:.1f} s per 1,000 images trained, {teacher.peak_mib:.0f} MiB.",
+        f"{teacher.name}: distance {made}, accuracy {made.accuracy:.1%}{spent}.",
         "",
-        "| method | starts from | "
-        + " | ".join(f"{n} step{'s' * (n > 1)}" for n in steps)
-        + " | accuracy, 1 step | s per 1,000 images | peak MiB |",
-        "|---|---|" + "---|" * (len(steps) + 3),
+        f"| method | starts from | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 2) + "|",
     ]
     for row in rows:
         cells = [str(row.quality.get(n, "")) for n in steps]
-        lines.append(
-            f"| {row.name} | {row.start} | {' | '.join(cells)} | {row.quality[1].accuracy:.1%} "
-            f"| {row.seconds_per_1000:.1f} | {row.peak_mib:.0f} |"
-        )
+        spent = "" if row.cost is None else " {:.1f} | {:.0f} |".format(*row.cost)
+        lines.append(f"| {row.name} | {row.start} | {' | '.join(cells)} | {row.quality[1].accuracy:.1%} |{spent}")
     seeds = f"{arguments.seeds} seeds" if arguments.seeds > 1 else "one seed"
-    lines += ["", f"{arguments.count:,} samples, {seeds}, {os.cpu_count()} CPU cores, {minutes:.0f} minutes in all."]
+    lines += ["", f"{arguments.count:,} samples, {seeds}."]
     return "\n".join(lines)
 
 
@@ -201,22 +197,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/compare-methods"))
     parser.add_argument("--only", nargs="+", choices=STUDENTS, default=STUDENTS, metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each method, with the seeds 0, 1, ...")
+    parser.add_argument("--quality-only", action="store_true", help="leave time and memory out")
     parser.add_argument("--count", type=int, default=5000, help="samples a measurement")
     parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument("--picture", type=Path, help="PNG to draw instead")
     arguments, flags = parser.parse_known_args()  # the rest goes to `unistep train`
-    started = time.monotonic()
     root = arguments.output
     if arguments.picture:
         return picture(root, arguments.picture, arguments.only)
     root.mkdir(parents=True, exist_ok=True)
 
-    def row(name: str, start: str, of_recipe: tuple[float, float], found: list[dict[int, Quality]]) -> Row:
+    def row(name: str, start: str, recipe: str, more: list[str], found: list[dict[int, Quality]]) -> Row:
         quality = {n: over_seeds([each[n] for each in found]) for n in found[0]}
-        made = Row(name, start, *of_recipe, quality)
         shown = ", ".join(f"{n} steps: distance {q}, accuracy {q.accuracy:.1%}" for n, q in quality.items())
-        print(f"{name}: {shown}; {made.seconds_per_1000:.1f} s per 1,000 images, {made.peak_mib:.0f} MiB", flush=True)
-        return made
+        print(f"{name}: {shown}", flush=True)
+        return Row(name, start, None if arguments.quality_only else cost(recipe, root, more), quality)
 
     print("training the teacher", flush=True)
     train_once("mnist-edm", root / "edm", [])
@@ -242,13 +237,13 @@ def main() -> None:
         for _ in pool.map(lambda run: train_method(*run), runs):
             pass
     found = [{18: measure(by / "model", 18, arguments.count)}]
-    teacher = row("EDM teacher, 18 Heun steps", "random", cost("mnist-edm", root, []), found)
+    teacher = row("EDM teacher, 18 Heun steps", "random", "mnist-edm", [], found)
     rows = []
     for method in arguments.only:
         found = [qualities(folder(method, seed) / "student", arguments.count) for seed in range(arguments.seeds)]
         start = "teacher" if from_teacher[method] else "random"
-        rows.append(row(METHODS[method].title, start, cost(f"mnist-{method}", root, flags_of(method)), found))
-    text = table(teacher, rows, arguments, (time.monotonic() - started) / 60)
+        rows.append(row(METHODS[method].title, start, f"mnist-{method}", flags_of(method), found))
+    text = table(teacher, rows, arguments)
     print(f"\n{text}")
     if arguments.write:
         page = arguments.write.read_text(encoding="utf-8")
