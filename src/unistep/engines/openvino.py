@@ -1,11 +1,12 @@
 """Programs that OpenVINO computes.
 
-OpenVINO picks bf16 by itself where the processor has it, with errors of 0.05: the precision is always given here. Its
-converters of Python send telemetry; `Core.read_model`, which reads ONNX files too, does not, and is all that is used.
+OpenVINO picks bf16 by itself where the processor has it, with errors of 0.05: the precision is always given here.
+Importing it, and its converters of Python, send telemetry: `runtime` imports it without.
 """
 
 import functools
 import importlib
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -123,11 +124,12 @@ def shared_core() -> Any:
 
 
 def runtime() -> Any:
-    """Imports OpenVINO.
+    """Imports OpenVINO, without the package by which importing it, and NNCF, tells its maker of each use.
 
     Raises:
         UserError: it is not installed.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]  # as if not installed
     try:
         return importlib.import_module("openvino")
     except ModuleNotFoundError:
