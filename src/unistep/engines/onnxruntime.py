@@ -24,7 +24,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, source: Path | bytes, device: torch.device | str = "cpu", name: str = "") -> None:
-        runtime = _runtime()
+        runtime = onnxruntime()
         self.device = torch.device("cpu")
         self.name = f"onnxruntime {runtime.__version__}"
         shown = name or (str(source) if isinstance(source, Path) else "the program")
@@ -59,7 +59,12 @@ class OnnxRuntimeEngine:
             raise UserError(f"{self._shown} cannot be computed ({one_line(error)})", "export it again") from None
 
 
-def _runtime() -> Any:
+def onnxruntime() -> Any:
+    """Returns the module of onnxruntime, which sends no telemetry; whatever needs it imports it by this function.
+
+    Raises:
+        UserError: it is not installed.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         return importlib.import_module("onnxruntime")

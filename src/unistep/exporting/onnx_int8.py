@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unistep.engines.onnxruntime import OnnxRuntimeEngine
+from unistep.engines.onnxruntime import OnnxRuntimeEngine, onnxruntime
 from unistep.errors import UserError
 from unistep.exporting.int8 import Calibration, check_evaluations
 from unistep.exporting.onnx import write_onnx
@@ -61,6 +61,8 @@ class OnnxQuantizer:
 
     def __init__(self, source: Path, names: Sequence[str], batches: Sequence[tuple[Tensor, ...]]) -> None:
         import onnx
+
+        onnxruntime()  # first: its parts import it too
         from onnxruntime.quantization import calibrate
 
         self._source = onnx.load(source)
@@ -91,6 +93,8 @@ class OnnxQuantizer:
 
     def _quantized(self, kept: Sequence[str]) -> Any:
         import onnx
+
+        onnxruntime()
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -115,6 +119,7 @@ class OnnxQuantizer:
 
 def _reader(values: dict[str, Tensor]) -> Any:
     """A reader of one batch, as onnxruntime's calibration takes them."""
+    onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):

@@ -12,7 +12,6 @@ them apart.
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Collection
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -25,6 +24,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from unistep.documents import DocumentError, parse_json
+from unistep.engines.onnxruntime import onnxruntime
 from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.formats.json_config import read_object, refuse_unknown, typed_fields
@@ -199,8 +199,8 @@ def _is_vectors(value: Any, count: int) -> bool:
 
 def _session(path: Path, data: bytes, device: torch.device) -> Any:
     try:
-        runtime = importlib.import_module("onnxruntime")
-    except ModuleNotFoundError:
+        runtime = onnxruntime()
+    except UserError:
         raise UserError("onnx:FILE needs onnxruntime: pip install 'unistep[onnx]'") from None
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
