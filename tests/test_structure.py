@@ -40,6 +40,25 @@ def test_flags_are_spelled_in_cli_alone():
     assert sorted(found) == []
 
 
+def test_packages_with_telemetry_are_imported_by_what_switches_it_off():
+    """A function imports OpenVINO, NNCF or a part of onnxruntime after it has called what keeps them silent."""
+    silent = {"openvino": "runtime", "nncf": "runtime", "onnxruntime": "onnxruntime"}
+    found, loud = 0, []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            for root in {name.partition(".")[0] for name in names} & silent.keys():
+                found += 1
+                around = [f for f in functions if f.lineno < node.lineno <= (f.end_lineno or 0)]
+                calls = [c for f in around for c in ast.walk(f) if isinstance(c, ast.Call) and c.lineno < node.lineno]
+                if silent[root] not in {getattr(call.func, "id", "") for call in calls}:
+                    loud.append(f"{path.name}:{node.lineno}")
+    assert found and loud == []
+
+
 def test_public_names():
     assert unistep.__all__ == sorted(unistep.__all__) == dir(unistep)
     for name in unistep.__all__:

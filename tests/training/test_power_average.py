@@ -71,16 +71,6 @@ def test_recursion_is_the_sum_over_the_profile(begun):
         assert found["weight"].item() == pytest.approx((np.diff(share) * values).sum(), rel=1e-9)
 
 
-def test_a_skipped_step_moves_nothing():
-    module = nn.Linear(2, 2)
-    averages = PowerAverages(module, [0.1])
-    before = averages.averages[0.1]["weight"].clone()
-    with torch.no_grad():
-        module.weight.fill_(7.0)
-    averages.update(module, 5, torch.tensor(0.0))
-    assert averages.averages[0.1]["weight"].equal(before)
-
-
 def test_a_profile_of_the_snapshots_is_itself():
     snapshots = [Profile(gamma, time) for time in (100, 200, 300) for gamma in (6.94, 16.97)]
     factors, error = combination(snapshots, snapshots[3])

@@ -12,6 +12,7 @@ import unistep
 from unistep.cli.main import main
 from unistep.errors import UserError
 from unistep.formats.snapshots import find_snapshots, write_snapshot
+from unistep.training.power_average import PowerAverages
 from unistep.training.trainer import Trainer
 from unistep.workflows.ema import ema
 
@@ -147,6 +148,20 @@ def test_phases_average_by_themselves(quick, tmp_path):
     assert len({one.begun for one in found}) > 1
     made = ema(run, tmp_path / "model", length=0.15)
     assert made.step == 6 and f"over {6 - found[-1].begun} steps" in (tmp_path / "model/README.md").read_text()
+
+
+def test_steps_of_a_critic_and_skipped_ones_are_time_too(quick, tmp_path, monkeypatch):
+    """Weights that stay as they are for a step are averaged for one: else the average would be of another length."""
+    update, steps = PowerAverages.update, []
+
+    def counted(self, module, step):
+        steps.append(step)
+        update(self, module, step)
+
+    monkeypatch.setattr(PowerAverages, "update", counted)
+    own = {"objective": {"student_steps": 2}, "ema_decays": [0.9]}
+    run = quick(tmp_path / "run", recipe="mnist-dmd2", student=SHORT | KEPT | own)
+    assert steps[-8:] == [*range(8)] and [one.step for one in find_snapshots(run / "student/snapshots")] == [2, 4, 6, 8]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unistep.engines.openvino import runtime
 from unistep.prepared.network import Trunk
 from unistep.prepared.openvino_trunk import compiled, in_sizes
 
@@ -24,6 +25,7 @@ def quantized(model: Any, *inputs: Tensor) -> Any:
         inputs: values to calibrate with, of its inputs in order; it is given one image after the other.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when it is imported: nothing is reported to a server
+    runtime()  # first: NNCF imports it too
     import nncf
     from nncf.openvino.quantization.backend_parameters import BackendParameters
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
@@ -68,6 +70,7 @@ def without_int8(model: Any, names: Sequence[str]) -> Any:
 
 def compressed(model: Any) -> Any:
     """Returns the form of a quantized model that is written: weights in int8, those of other operations in fp16."""
+    runtime()
     from openvino._offline_transformations import compress_quantize_weights_transformation
 
     copy = model.clone()

@@ -33,6 +33,7 @@ def make(trunk: nn.Module, example: tuple[Tensor, Tensor], folder: Path, precisi
 @torch.no_grad()
 def convert(trunk: nn.Module, example: tuple[Tensor, Tensor]) -> Any:
     """Converts a trunk into an `openvino.Model` with inputs x and emb, of any number of images."""
+    runtime()  # first: its parts import it too
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 

@@ -108,20 +108,21 @@ class PowerAverages:
             length: {name: p.detach().clone() for name, p in module.named_parameters()} for length in lengths
         }
 
-    def update(self, module: nn.Module, step: int, taken: Tensor | None = None) -> None:
-        """Takes in the weights after step number `step` (from 0).
+    def update(self, module: nn.Module, step: int) -> None:
+        """Takes in the weights after step number `step` (from 0), one that left them as they were too.
+
+        Time passes in steps that are skipped or that train a critic: else the average would be of another length.
 
         Args:
             module: network that is trained.
             step: number of the step.
-            taken: whether the step was taken, as a tensor of no axes on the device; None is a step that was.
         """
         if not self.averages:
             return
         weights = [p.detach() for p in module.parameters()]
         for length, average in self.averages.items():
             weight = 1 - (1 - 1 / (step - self.begun + 1)) ** (self.gammas[length] + 1)
-            move_averages([*average.values()], weights, weight, taken)
+            move_averages([*average.values()], weights, weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages by length as text, and the step that they began at."""

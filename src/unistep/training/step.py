@@ -140,6 +140,7 @@ class TrainingStep(TrainingState):
             self._take(step, first, end, total, bool(finite))
         else:
             self._take_unasked(step, first, total, finite, self._skips)
+        self.power_averages.update(self.student, step)
         return total, norm, rates[0]
 
     def _batch(self, step: int, start: int, size: int) -> Batch:
@@ -201,7 +202,6 @@ class TrainingStep(TrainingState):
         elif trained is None:
             self.objective.after_step(self.student, step)
             self.ema.update(self.student, step - first)
-            self.power_averages.update(self.student, step)
 
     def _take_unasked(self, step: int, first: int, total: Tensor, finite: Tensor, skips: DeviceSkips) -> None:
         """Updates weights and averages by an optimizer that skips the step itself; the host does not wait."""
@@ -213,7 +213,6 @@ class TrainingStep(TrainingState):
         if self._recorded is None or not self._recorded.replaying:
             self.optimizer.zero_grad()
         self.ema.update(self.student, step - first, finite)
-        self.power_averages.update(self.student, step, finite)
         skips.count(total, finite)
 
     def _finite(self, loss: Tensor, norm: Tensor) -> Tensor:

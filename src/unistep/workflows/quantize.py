@@ -134,6 +134,7 @@ def _quantize(model: "LoadedModel", name: str, path: Path, calibration: int, psn
     from safetensors.torch import save_file
 
     from unistep.core.parameterization import Preconditioned, expand
+    from unistep.engines.openvino import runtime
     from unistep.formats.model_folder.card import plain_card
     from unistep.formats.model_folder.folder import write_outline
     from unistep.formats.quantized import FOLDER
@@ -208,11 +209,9 @@ def _quantize(model: "LoadedModel", name: str, path: Path, calibration: int, psn
     facts |= {"frechet_distance": distances[0], "eager_frechet_distance": distances[1]} if distances else {}
 
     def write(folder: Path) -> None:
-        import openvino
-
         write_outline(folder, network, model.info)
         (folder / FOLDER).mkdir()
-        openvino.save_model(int8.compressed(chosen), folder / FOLDER / FILE, compress_to_fp16=True)
+        runtime().save_model(int8.compressed(chosen), folder / FOLDER / FILE, compress_to_fp16=True)
         save_file(ends, folder / FOLDER / ENDS)
         (folder / "README.md").write_text(plain_card(path.name, model.info, f"int8 of {name}", model.config))
         write_about(folder / FOLDER, facts | {"key": key_of(facts | {"source": name})})
