@@ -9,7 +9,8 @@ import pytest
 import unistep
 from unistep.errors import UserError
 from unistep.formats.exported.onnx_file import examine
-from unistep.formats.exported.onnx_shapes import _RULES, _Known, _ordered, check_sizes
+from unistep.formats.exported.onnx_rules import RULES
+from unistep.formats.exported.onnx_shapes import _Known, _ordered, check_sizes
 from unistep.formats.exported.openvino_shapes import check_shapes, check_values
 from unistep.formats.exported.operators import ONNX_OPERATORS
 from unistep.formats.exported.sizes import limits
@@ -220,7 +221,7 @@ def test_sizes_are_those_of_onnxruntime(tmp_path, nodes, values):
 
 
 def test_every_operator_has_a_rule():
-    assert set(_RULES) == ONNX_OPERATORS
+    assert set(RULES) == ONNX_OPERATORS
 
 
 def shapes_agree(path: Path, batch: int = 3) -> int:

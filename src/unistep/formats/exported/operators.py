@@ -1,7 +1,7 @@
 """The operators that exported models consist of; files with others are not opened.
 
 All compute numbers from numbers. None has a graph of its own, draws random numbers, handles text or reads a file. Each
-of ONNX has a rule in `onnx_shapes.py`, by which the size of its result is computed.
+of ONNX has a rule in `onnx_rules.py`, by which the size of its result is computed.
 """
 
 ONNX_OPERATORS = frozenset(
