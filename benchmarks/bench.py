@@ -21,10 +21,10 @@ import evaluation
 import runtimes
 import sampling
 import startup
+from marked_page import marked_page
 
 HERE = Path(__file__).parent
 FIGURES, PAGE = HERE / "figures.json", HERE.parent / "docs" / "performance.md"
-START, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 TITLES = {"imagenet64": "ImageNet-64", "lsun256": "LSUN-256"}
 LEAST = 0.9
 """Share of its stored value that a ratio may have."""
@@ -163,15 +163,6 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def write_page(page: Path, text: str) -> None:
-    """Replaces what stands between the markers of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{page} has no lines {START} and {END}")
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
@@ -180,7 +171,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="how often each row is measured")
     parser.add_argument("--folder", type=Path, help="where the models are kept; default: a temporary folder")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="file of the figures")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page of the tables")
+    parser.add_argument("--page", type=marked_page("bench"), default=str(PAGE), help="page of the tables")
     parser.add_argument("--check", action="store_true", help="write nothing, and fail where a ratio fell by 10%%")
     options = parser.parse_args()
     options.device = "cpu"
@@ -199,7 +190,7 @@ def main() -> None:
         return
     figures = merged(stored, found)
     options.figures.write_text(json.dumps(figures, indent=1) + "\n")
-    write_page(options.page, tables(figures))
+    options.page.write(tables(figures))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from marked_page import marked_page
+
 import unistep
 from unistep.data import ImageDataset
 from unistep.files import whole_file
 from unistep.generation.settings import weights_digest
 
-START, END = "<!-- colour-quality: begin -->", "<!-- colour-quality: end -->"
 _SHOWN = ("fd", "kd", "precision", "recall", "agreement", "copies", "copies_near")
 _SHARES = _SHOWN[2:]
 _Z95 = 1.96
@@ -110,15 +111,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{count}, against {against}; ± is the 95% interval."])
 
 
-def write(page: Path, text: str) -> None:
-    """Puts the text between the markers of a page."""
-    before, start, rest = page.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise SystemExit(f"{page} lacks the markers {START} and {END}")
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", help="consistency model")
@@ -136,7 +128,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--device")
     parser.add_argument("--output", type=Path, default=Path("runs/colour-quality"))
-    parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
+    parser.add_argument("--write", type=marked_page("colour-quality"), help="Markdown page whose table is replaced")
     arguments = parser.parse_args(given)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "quality.json"
@@ -152,7 +144,7 @@ def main(given: Sequence[str] | None = None) -> None:
     text = table(found)
     print(f"\n{text}")
     if arguments.write:
-        write(arguments.write, text)
+        arguments.write.write(text)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from marked_page import marked_page
 
 from unistep.cli.train import parse_run
 from unistep.formats.model_folder.folder import load_model
@@ -46,7 +47,6 @@ from unistep.metrics.moments import GroupedMoments
 from unistep.objectives.methods import METHODS
 
 STUDENTS = [name for name in METHODS if name != "edm"]
-START, END = "<!-- compare-methods: begin -->", "<!-- compare-methods: end -->"
 # All methods without guidance: this one would learn it as an input, for which the teacher lacks the null class.
 FLAGS = {"imf": ["--student.objective.label_dropout", "0"]}
 STEPS, OF_FLOW_MAPS = (1, 2, 4), (1, 2, 4, 8)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each method, with the seeds 0, 1, ...")
     parser.add_argument("--quality-only", action="store_true", help="leave time and memory out")
     parser.add_argument("--count", type=int, default=5000, help="samples a measurement")
-    parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
+    parser.add_argument("--write", type=marked_page("compare-methods"), help="Markdown page whose table is replaced")
     parser.add_argument("--picture", type=Path, help="PNG to draw instead")
     arguments, flags = parser.parse_known_args()  # the rest goes to `unistep train`
     root = arguments.output
@@ -246,10 +246,7 @@ def main() -> None:
     text = table(teacher, rows, arguments)
     print(f"\n{text}")
     if arguments.write:
-        page = arguments.write.read_text(encoding="utf-8")
-        before, _, rest = page.partition(START)
-        _, _, after = rest.partition(END)
-        arguments.write.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+        arguments.write.write(text)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from marked_page import marked_page
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
@@ -53,7 +54,6 @@ from unistep.samplers.ancestral import ancestral
 from unistep.samplers.ode_step import euler_step, level
 from unistep.workflows.models import EMBEDDED, EMBEDDED_TEACHER
 
-START, END = "<!-- editing: begin -->", "<!-- editing: end -->"
 SIGMA, BLUR, FACTOR = 0.5, 2.0, 4
 NOISE, TEACHER_NOISE = 1, 2
 GUESS = 80  # evaluations in which `edit` guesses a class of ten: 10, 5, 3 and 2 of them are tried, 4 each
@@ -394,7 +394,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=250, help="images that are measured at once")
     parser.add_argument("--few", type=int, default=250, help="images for the most expensive row; 0 leaves it out")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16: faster, not the reference")
-    parser.add_argument("--write", type=Path, help="Markdown page whose tables are replaced")
+    parser.add_argument("--write", type=marked_page("editing"), help="Markdown page whose tables are replaced")
     parser.add_argument("--pictures", type=Path, help="folder for a PNG a task")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -416,11 +416,7 @@ def main() -> None:
             if arguments.pictures:
                 draw(case, rows, clean, arguments.pictures / f"edit-{case.task}.png")
     if arguments.write:
-        page = arguments.write.read_text(encoding="utf-8")
-        before, _, rest = page.partition(START)
-        _, _, after = rest.partition(END)
-        text = "\n\n".join(texts)
-        arguments.write.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+        arguments.write.write("\n\n".join(texts))
 
 
 if __name__ == "__main__":

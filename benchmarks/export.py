@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from marked_page import marked_page
 from sampling import UNETS, write_model
 
 import unistep
@@ -40,7 +41,6 @@ from unistep.networks.table import build_network
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
 DTYPES = {"onnx": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "int8")}
 BATCHES, NOISES = (1, 2, 5, 16), ("low", "middle", "high")
-START, END = "<!-- export: begin -->", "<!-- export: end -->"
 _BATCH, _ROUNDS = 16, 8
 
 _ADM = UNetConfig(sample_size=16, block_out_channels=(32, 32, 64), attention_head_dim=16, num_class_embeds=10)
@@ -206,24 +206,6 @@ def reason(text: str) -> str:
     return text.split(";")[0].replace("|", "/")[:200]
 
 
-def write_page(path: Path, text: str) -> None:
-    """Replaces the table between the markers of a page.
-
-    Args:
-        path: Markdown page.
-        text: table.
-
-    Raises:
-        SystemExit: the page has no markers.
-    """
-    page = path.read_text(encoding="utf-8")
-    before, _, rest = page.partition(START)
-    after = rest.partition(END)[2]
-    if not rest or END not in rest:
-        raise SystemExit(f"{path} has no line {START}, or no {END} after it")
-    path.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 FULL_BATCHES = {"imagenet64": (1, 2), "lsun256": (1, 2)}
 
 
@@ -352,7 +334,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file of the rows, which is read first")
     parser.add_argument("--folder", type=Path, help="folder for the files, which stay; default: a temporary one")
     parser.add_argument("--times", action="store_true", help="measure images a second anew")
-    parser.add_argument("--write", type=Path, help="Markdown page whose table is replaced")
+    parser.add_argument("--write", type=marked_page("export"), help="Markdown page whose table is replaced")
     parser.add_argument("--full", nargs="*", choices=list(UNETS), help="networks in their full size instead")
     for inner in ("--make", "--export", "--time"):  # of the processes that this one starts
         parser.add_argument(inner, nargs="+", help=argparse.SUPPRESS)
@@ -381,7 +363,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             measure(options, rows, Path(folder))
     if options.write:
-        write_page(options.write, page_table(rows))
+        options.write.write(page_table(rows))
 
 
 if __name__ == "__main__":

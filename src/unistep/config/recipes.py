@@ -87,5 +87,5 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise UserError(f"{folder} is not a run directory: {path} is missing; give the `output` of a former run")
+        raise UserError(f"{folder} is not a run directory: {path} is missing; give the folder of a former run")
     return read_values(path)
