@@ -135,16 +135,16 @@ def _row(run: RunRecord, now: datetime.datetime) -> tuple[str, ...]:
     stage, measured, changed = run.stage, run.measured, run.changed
     if stage is None:
         return run.name, run.state, "", "", "", "", "", ago(changed, now), run.problem
-    left = run.seconds_left
-    state = run.state if left is None else f"{run.state}, {duration(left)} left"
-    steps = "?" if stage.steps is None else f"{stage.steps:,}"
+    steps = f"{run.done(stage):,}/{'?' if stage.steps is None else f'{stage.steps:,}'}"
+    if (left := run.seconds_left) is not None:  # of the stage, not of the run
+        steps += f", {duration(left)} left"
     best, last = (measured.best, measured.last) if measured else (None, None)
     metric = f"{measured.metric} " if measured else ""
     return (
         run.name,
-        state,
+        run.state,
         stage.name,
-        f"{run.done(stage):,}/{steps}",
+        steps,
         speed(stage.images_per_second, stage.seconds_per_step),
         "" if best is None else f"{metric}{best.value:.4g}",
         "" if last is None else f"{last.value:.4g}",

@@ -126,7 +126,7 @@ def _facts(run: RunRecord, now: datetime.datetime) -> str:
     facts = [("stage", f"{escaped(stage.name)} <small>{escaped(stage.method)}</small>")]
     facts.append(("step", f"{run.done(stage):,} <small>of {steps}</small>"))
     if run.seconds_left is not None:
-        facts.append(("left", escaped(duration(run.seconds_left))))
+        facts.append(("left of the stage", escaped(duration(run.seconds_left))))
     facts += [("time", escaped(time(seconds))), ("images", f"{images:,.0f}")]
     if stage.images_per_second is not None:
         facts.append(("speed", escaped(speed(stage.images_per_second, stage.seconds_per_step))))
