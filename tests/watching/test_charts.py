@@ -93,5 +93,6 @@ def test_numbers(value, text):
 
 def test_short_numbers_and_texts():
     assert [short(n) for n in (0, 0.05, 20_000, 1.5e6, 2e9)] == ["0", "0.05", "20k", "1.5M", "2G"]
+    assert [short(n) for n in (7.5e-4, 1e-5, -2.25e-4, 0.0075)] == ["7.5e-4", "1e-5", "-2.25e-4", "0.0075"]
     assert escaped("<a href='x'>\n&") == "&lt;a href=&#x27;x&#x27;&gt;\\n&amp;"
     assert len(escaped("<" * 1000)) < 1700

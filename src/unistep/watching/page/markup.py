@@ -54,8 +54,11 @@ def number(value: float | None) -> str:
 
 
 def short(value: float) -> str:
-    """A number as short as an axis needs it: 1.5M, 20k, 0.05, 1e-05."""
+    """A number as short as an axis needs it: 1.5M, 20k, 0.05, 7.5e-4."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
+    if 0 < abs(value) < 1e-3:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
     return f"{value:.4g}"
