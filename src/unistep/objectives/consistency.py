@@ -247,6 +247,16 @@ class ConsistencyObjective(PlainObjective):
         self.sigma_data = sigma_data
         self.teacher = teacher
         self.target = target if config.target == "ema" else None
+        self._pool: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the step takes the mean of the batch's images."""
+        return self.config.step == "mean-noise"
+
+    def among(self, x: Float[Tensor, "N C H W"], class_labels: Int[Tensor, " N"] | None) -> None:
+        """Takes the mean of these images in the next loss."""
+        self._pool = x, class_labels
 
     def loss(
         self,
@@ -316,7 +326,7 @@ class ConsistencyObjective(PlainObjective):
         if self.config.step in ("same-noise", "mean-noise"):
             x_r = x + expand(r, x.ndim) * unit_noise
             if self.config.step == "mean-noise":
-                x_r = x_r + expand(1 - r / t, x.ndim) * (posterior_mean(x_t, t, x, labels) - x)
+                x_r = x_r + expand(1 - r / t, x.ndim) * (posterior_mean(x_t, t, x, labels, self._pool) - x)
             if isinstance(self.teacher, Guided):
                 x_r = x_r + expand(1 - r / t, x.ndim) * self.teacher.correction(x_t, t, labels)
             return x_r

@@ -70,6 +70,20 @@ class Objective(Protocol):
     ungraded: str
     """Purpose of the student's evaluations without gradient, for tables of cost."""
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the loss of an image depends on the other images of its batch; then `among` has them."""
+        ...
+
+    def among(self, x: Float[Tensor, "N C H W"], class_labels: Int[Tensor, " N"] | None) -> None:
+        """Takes the images of a batch that several processes share, before the loss of a part of them.
+
+        Args:
+            x: clean images of all processes, in [-1, 1].
+            class_labels: their classes; None where there are none.
+        """
+        ...
+
     def loss(
         self,
         student: Student,
@@ -150,6 +164,14 @@ class PlainObjective:
     """Base of an objective that has no network, no curriculum and no phases beside its loss."""
 
     ungraded: str = "target, forward"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Returns false: the loss of an image is a function of the image."""
+        return False
+
+    def among(self, x: Float[Tensor, "N C H W"], class_labels: Int[Tensor, " N"] | None) -> None:
+        """Does nothing."""
 
     def recorded(self, step: int) -> Hashable | None:
         """Returns None: a loss is recorded where its objective says so."""

@@ -164,6 +164,9 @@ class TrainingStep(TrainingState):
         accelerator = self.accelerator
         random = ImageRandom(words, accelerator.device, self._kernels)
         seed: Any = dropout_seed if self._masks else None
+        if self.objective.whole_batch and accelerator.num_processes > 1:
+            of_all: Any = [None if own is None else accelerator.gather(own) for own in (images, labels)]
+            self.objective.among(to_float(of_all[0]), of_all[1])
         with accelerator.autocast():
             losses = self.objective.loss(self.model, to_float(images), labels, step, random, seed)
         loss = losses.float().mean() / self.config.accumulation

@@ -1,0 +1,74 @@
+"""Trains by each method, and leaves the loss of every step: method_losses.py FOLDER PROCESSES[,...] STEPS METHOD ...
+
+The log of a run is in FOLDER/METHOD-PROCESSES.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from several import several
+from small_unet import move_off_zero, small_unet
+
+from unistep.core.parameterization import EDMScaling, Preconditioned
+from unistep.data.dataset import ImageDataset
+from unistep.objectives.methods import METHODS
+from unistep.objectives.protocol import ObjectiveInputs
+from unistep.training.config import OptimizerConfig, TrainerConfig
+from unistep.training.trainer import Trainer
+from unistep.workflows.runs.network import build_network
+
+# Short trajectories, and turns of a critic and phases that lie within the steps.
+FIELDS: dict[str, dict[str, Any]] = {
+    "cmt": {"points": 3},
+    "dmd2": {"critic_steps": 2, "gan": 0.1},
+    "pd": {"start_scales": 4},
+    "scd": {"tangent_warmup": 10},
+    "sct": {"tangent_warmup": 10},
+}
+
+
+def train(folder: Path, name: str, steps: int) -> None:
+    """Trains a method for some steps."""
+    config = METHODS[name].config(**FIELDS.get(name, {}))
+    flow_map = config.model().get("flow_map", False)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+    scaling, generator = EDMScaling(noise_embedding="edm"), torch.Generator().manual_seed(0)
+    teacher = Preconditioned(build_network(small_unet(block_out_channels=(8,), **blocks), 1), scaling)
+    network = build_network(small_unet(block_out_channels=(8,), end_embedding=flow_map, **blocks), 0)
+    student = Preconditioned(network, scaling, flow_map=flow_map)
+    for model in (teacher, student):
+        move_off_zero(model, generator)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    inputs = ObjectiveInputs(student, steps, teacher=teacher.requires_grad_(False).eval())
+    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    trainer = Trainer(
+        folder,
+        student,
+        config.build(inputs),
+        ImageDataset(images, torch.arange(40) % 3),
+        # A step that moves by gradients, not by their signs.
+        TrainerConfig(
+            steps=steps,
+            batch_size=8,
+            log_every=1,
+            sample_every=0,
+            checkpoint_every=20,
+            optimizer=OptimizerConfig("adamw", lr=1e-3, eps=1e-3),
+        ),
+        seed=0,
+        accelerator=accelerator,
+        use_labels=True,
+        progress=False,
+    )
+    trainer.run()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    place, counts, length, *methods = sys.argv[1:]
+    for method in methods or METHODS:
+        for count in map(int, counts.split(",")):
+            several(count, train, Path(place, f"{method}-{count}"), method, int(length))

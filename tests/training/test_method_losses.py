@@ -1,0 +1,34 @@
+"""Every method has the losses of one process on two, for 50 steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unistep.objectives.methods import METHODS
+
+SCRIPT = Path(__file__).with_name("method_losses.py")
+STEPS = 50
+# Losses of small differences, of two outputs or of neighbouring levels, show the rounding of the outputs enlarged.
+ENLARGED = {"ect": 1e-4, "ict": 1e-4, "stable-ct": 1e-4, "soflow": 1e-4, "tcm": 1e-3}
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name.startswith("loss")} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_same_losses(method, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "1,2", str(STEPS), method]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (curve(tmp_path / f"{method}-{count}") for count in (1, 2))
+    assert len(one) == STEPS
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=ENLARGED.get(method, 1e-5))
