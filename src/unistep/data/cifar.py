@@ -10,6 +10,7 @@ import gzip
 import io
 import re
 import tarfile
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from unistep.data.classes import check_label
 from unistep.data.names import brief, files_in
 from unistep.data.raw import HeldReader
 from unistep.data.reader import Pixels, Shape
+from unistep.data.tar import TarError, members
 from unistep.errors import UserError
 from unistep.pickle_machine import Class, Function, Names, PickledObject, run
 from unistep.text import shown
@@ -28,6 +30,7 @@ _PIXELS = 3 * 32 * 32
 _BATCH = re.compile(r"(data_batch(_\d{1,4})?|test_batch)(\.bin)?")
 _META = ("batches.meta", "batches.meta.txt")
 _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
+_LOOKED_AT = 16  # members of a .tar
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 _MOST_BATCH = 256 << 20
@@ -60,10 +63,12 @@ def open_cifar(path: Path, location: str, *, test: bool = False) -> HeldReader |
                 return _open_half(files | meta, location, test)
         return None
     if path.name.lower().endswith(_ARCHIVES):
-        members = _unpacked(path, location)
-        if not any(map(_BATCH.fullmatch, members)):
+        if path.name.lower().endswith(".tar") and not _may_hold_batches(path):
+            return None
+        found = _unpacked(path, location)
+        if not any(map(_BATCH.fullmatch, found)):
             raise UserError(f"{shown(location)}: it holds no batches of CIFAR-10", _OTHER)
-        return _open_half(members, location, test)
+        return _open_half(found, location, test)
     if _BATCH.fullmatch(path.name):
         beside = {name: path.with_name(name) for name in _META if path.with_name(name).is_file()}
         return _open_batches({path.name: path}, beside, location, "")
@@ -226,6 +231,17 @@ class _Bounded(io.RawIOBase):
         if self._left < 0:
             raise tarfile.TarError(f"it unpacks to more than {_MOST_UNPACKED:,} bytes")
         return content
+
+
+def _may_hold_batches(path: Path) -> bool:
+    """Whether a .tar begins with a batch, or is compressed in spite of its name; else it may be one of images."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) == b"\x1f\x8b":
+                return True
+        return any(_BATCH.fullmatch(PurePosixPath(one.name).name) for one in islice(members(path), _LOOKED_AT))
+    except (OSError, TarError):
+        return False
 
 
 def _unpacked(path: Path, location: str) -> dict[str, bytes]:

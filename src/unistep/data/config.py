@@ -14,15 +14,17 @@ class DataConfig:
     Args:
         source: mnist, mnist-test or emoji (bundled); cifar10, cifar10-test, fashion-mnist or fashion-mnist-test (once
             fetched); or the path of a folder of images, of a .zip of images (with or without EDM's dataset.json), of an
-            .npz of uint8 images, of a folder of packed parts, or of CIFAR-10, IDX files or .parquet as they are
-            published; a folder that is itself called mnist is ./mnist.
+            .npz of uint8 images, of a folder of packed parts or of .tar shards, or of CIFAR-10, IDX files or .parquet
+            as they are published; shards also as name-{000000..000123}.tar, or with :: between their names; a folder
+            that is itself called mnist is ./mnist.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized with a Lanczos
             filter, as EDM's `--transform=center-crop` does; null keeps the images as they are, all of one size.
         channels: 1 makes every image grey, 3 makes every image colour; null keeps colour, and grey if all are grey.
         flip: whether each image is mirrored left to right with probability 1/2 when it is put into a batch.
         skip_bad: whether files that cannot be read as images are left out and listed; else the first one is an error.
         use_labels: whether class labels are read: from dataset.json, else metadata.jsonl or metadata.csv, else class
-            subfolders; from arr_1, labels or y_train of an .npz.
+            subfolders; from arr_1, labels or y_train of an .npz; from the .cls, .json or .txt beside an image of a
+            shard.
         memory_limit: bytes of prepared uint8 pixels that are held in memory; a larger dataset is memory-mapped from the
             cache.
         cache_dir: folder in which larger datasets are cached once prepared; null is $XDG_CACHE_HOME/unistep/data, or

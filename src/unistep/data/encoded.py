@@ -12,6 +12,7 @@ from unistep.data.frames import further_frames
 from unistep.data.grey import GreyRange
 from unistep.data.inventory import passed_over
 from unistep.data.labels import read_labels
+from unistep.data.names import brief
 from unistep.data.parallel import ordered_map
 from unistep.data.png import SIGNATURE
 from unistep.data.prepare import Header, decode, fit, large, read_header, to_pixels, wide_range
@@ -43,7 +44,9 @@ class EncodedReader:
         self.location = files.location
         self.files = files
         self.remarks: list[str] = []
-        if not files.names:
+        self.faults: list[tuple[str, str]] = []
+        """Archive, and reason why the rest of it cannot be read, of each that is damaged."""
+        if not len(files.names):
             but = f" ({passed_over(files.passed)} passed over)" if files.passed else ""
             raise UserError(
                 f"{shown(files.location)}: no images are in it{but}; PNG, JPEG, WebP and the like are looked for"
@@ -62,6 +65,7 @@ class EncodedReader:
         return passed_over_line(self.files)
 
     def shape(self, resolution: int | None, channels: int | None, skip_bad: bool) -> Shape:
+        self._check_whole(skip_bad)
         if resolution is not None and channels is not None:
             return channels, resolution, resolution
         first: tuple[int, Header] | None = None
@@ -197,6 +201,15 @@ class EncodedReader:
                 return wide_range(self.files.read(index)) or GreyRange()
         except BadImage:  # told where the image is read
             return GreyRange()
+
+    def _check_whole(self, skip_bad: bool) -> None:
+        """Refuses archives that are damaged, or tells what of them is left out."""
+        for name, reason in self.faults:
+            line = f"{shown(PurePosixPath(self.location, brief(name)))} is damaged: {reason}"
+            if not skip_bad:
+                raise UserError(f"{line}; fetch it again, or leave out the rest of it with `skip_bad=True`")
+            if (remark := f"{line}; the rest of it was left out") not in self.remarks:
+                self.remarks.append(remark)
 
     def _unreadable(self, index: int, error: BadImage) -> UserError:
         return UserError(

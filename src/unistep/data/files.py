@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
@@ -24,21 +24,32 @@ _BLANK_BYTES, _BLANK_RATIO = 16 << 20, 200  # an encoded image is hardly packed 
 
 @runtime_checkable
 class ImageFiles(Protocol):
-    """Image files by position.
+    """Image files by position."""
 
-    Attributes:
-        location: source as the user wrote it.
-        names: normalised names relative to the source, sorted as EDM sorts them.
-        sizes: bytes of each file.
-        documents: normalised names of the documents that may hold labels.
-        passed: number of the files that are passed over, by kind; see `unistep.data.inventory`.
-    """
+    @property
+    def location(self) -> str:
+        """Source as the user wrote it."""
+        ...
 
-    location: str
-    names: list[str]
-    sizes: list[int]
-    documents: tuple[str, ...]
-    passed: dict[str, int]
+    @property
+    def names(self) -> Sequence[str]:
+        """Normalised names relative to the source, sorted as EDM sorts them; those of shards as they lie."""
+        ...
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Bytes of each file."""
+        ...
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """Normalised names of the documents that may hold labels."""
+        ...
+
+    @property
+    def passed(self) -> dict[str, int]:
+        """Number of the files that are passed over, by kind; see `unistep.data.inventory`."""
+        ...
 
     def read(self, index: int, limit: int | None = None) -> bytes:
         """Reads a file; several threads may call it.

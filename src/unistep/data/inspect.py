@@ -150,7 +150,7 @@ def _inspect_files(
 
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
-    bad: list[tuple[str, str]] = []
+    bad: list[tuple[str, str]] = [(shown(f"{source}/{name}"), reason) for name, reason in reader.faults]
     total = np.zeros((3, 256), np.int64)
     all_grey, any_wide, num_further = True, False, 0
     for index, found in enumerate(ordered_map(look, len(reader), "inspecting")):
@@ -168,7 +168,7 @@ def _inspect_files(
     return DatasetReport(
         source=source,
         num_images=sizes.total(),
-        num_bytes=sum(reader.files.sizes),
+        num_bytes=int(sum(reader.files.sizes)),
         sizes=dict(sizes.most_common()),
         modes=dict(modes.most_common()),
         channels=channels,

@@ -22,6 +22,7 @@ from unistep.data.packed import open_parts
 from unistep.data.parquet import open_parquet
 from unistep.data.published import SOURCES
 from unistep.data.raw import RawReader
+from unistep.data.shards import open_listed, open_shards
 from unistep.data.store import load_images
 from unistep.errors import UserError
 from unistep.files import check_regular_file
@@ -45,8 +46,9 @@ def open_dataset(
 
     Args:
         path: folder of images, .zip of images (with or without EDM's dataset.json), .npz of uint8 images, folder of
-            packed parts, or CIFAR-10, IDX files or .parquet as they are published; or mnist, mnist-test or emoji, which
-            are bundled; or cifar10, cifar10-test, fashion-mnist or fashion-mnist-test once they are fetched.
+            packed parts or of .tar shards, name-{000000..000123}.tar, or CIFAR-10, IDX files or .parquet as they are
+            published; or mnist, mnist-test or emoji, which are bundled; or cifar10, cifar10-test, fashion-mnist or
+            fashion-mnist-test once they are fetched.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
@@ -90,7 +92,7 @@ def read_dataset(config: DataConfig) -> ImageDataset:
     Raises:
         UserError: the dataset is not there, cannot be read, or its images or labels do not fit together.
     """
-    reader = open_reader(config.source)
+    reader = open_reader(config.source, config.cache_dir)
     labels = reader.labels() if config.use_labels else None  # before the images: it is quick, and may be wrong
     images, skipped, remarks = load_images(reader, config)
     for line in filter(None, [reader.passed_over(), *remarks]):
@@ -110,11 +112,12 @@ def read_dataset(config: DataConfig) -> ImageDataset:
     return ImageDataset(images, torch.from_numpy(values), labels.names, texts)
 
 
-def open_reader(source: str) -> EncodedReader | RawReader:
+def open_reader(source: str, cache_dir: str | None = None) -> EncodedReader | RawReader:
     """Opens a source of images without decoding them.
 
     Args:
         source: path of a folder or file, or the name of a bundled or fetched dataset.
+        cache_dir: folder in which indices of shards are kept; None is the user's cache.
 
     Raises:
         UserError: the source is not there or of no known kind.
@@ -125,7 +128,9 @@ def open_reader(source: str) -> EncodedReader | RawReader:
         return SOURCES[source].reader(source)
     if not source.strip():
         raise UserError("the name of the dataset is empty; give mnist, emoji or the path of a folder, .zip or .npz")
-    path = user_path(source)
+    path, cache = user_path(source), None if cache_dir is None else user_path(cache_dir)
+    if (reader := open_listed(source, cache)) is not None:
+        return reader
     if not os.path.exists(path):
         raise UserError(_missing(source, path))
     if not os.path.isdir(path):
@@ -133,9 +138,11 @@ def open_reader(source: str) -> EncodedReader | RawReader:
     for open_kind in KINDS:
         if (reader := open_kind(path, source)) is not None:
             return reader
+    if (reader := open_shards(path, source, cache) or _open_files(path, source)) is not None:
+        return reader
     raise UserError(
-        f"{shown(source)}: data must be a folder of images, a .zip or an .npz, or batches of CIFAR-10, IDX files or"
-        " .parquet; put images in a folder"
+        f"{shown(source)}: data must be a folder of images, a .zip or an .npz, or batches of CIFAR-10, IDX files,"
+        " .tar or .parquet; put images in a folder"
     )
 
 
@@ -155,9 +162,9 @@ KINDS: tuple[Callable[[Path, str], EncodedReader | RawReader | None], ...] = (
     open_cifar,
     open_idx,
     open_parquet,
-    _open_files,
 )
-"""Functions that open a path, one for each kind of source; the first that gives a reader counts."""
+"""Functions that open a path, one for each kind of source; the first that gives a reader counts. Shards and images by
+themselves come last."""
 
 
 def _missing(source: str, path: Path) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 
 from unistep.data.classes import check_classes, check_label, class_order
 from unistep.data.encoded import EncodedReader
-from unistep.data.inventory import in_a_row
 from unistep.data.names import brief, files_in
 from unistep.data.reader import BadImage, Labels
+from unistep.data.splits import of_one_split
 from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
 from unistep.text import shown
@@ -27,7 +27,6 @@ from unistep.text import shown
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
 _LABELS = ("label", "labels", "class", "fine_label", "cls", "category")
 _PARQUET = re.compile(r"(?is).+\.parquet")
-_SPLITS = re.compile(r"(.+?)[-_.](\d+)[-_]of[-_](\d+)[-_.].*|(.+)\.parquet")
 _MOST_GROUP = 2 << 30
 _GROUPS_HELD = 4
 _INSTALL = "install it with: pip install 'unistep[parquet]'"
@@ -54,13 +53,7 @@ def open_parquet(path: Path, location: str) -> EncodedReader | None:
         files = files_in(folder, _PARQUET)
         if not files:
             continue
-        splits = sorted({_split(file) for file in files})
-        chosen = "train" if "train" in splits else splits[0]
-        if len(splits) > 1 and chosen != "train":
-            raise UserError(f"{shown(location)}: it holds {in_a_row(splits[:5])}", "give a folder or file of one split")
-        of_split = [file for file in files if _split(file) == chosen]
-        others = sorted({_split(file) for file in files} - {chosen})
-        line = f"{shown(location)}: the files of {in_a_row(others[:5])} are passed over" if others else ""
+        of_split, line = of_one_split(files, location)
         return ParquetReader(of_split, location, line)
     return None
 
@@ -230,14 +223,6 @@ def _class_names(metadata: Any, label: str) -> list[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     return names
-
-
-def _split(path: Path) -> str:
-    """The split in a name: `train` of `train-00000-of-00002-abc.parquet` and of `cifar10-train.parquet`."""
-    match = _SPLITS.fullmatch(path.name)
-    name = (match[1] or match[4]) if match else path.stem
-    words = re.split(r"[-_.]", name.lower())
-    return next((word for word in words if word in ("train", "test", "validation", "val", "valid")), name)
 
 
 def _or(names: Sequence[str]) -> str:
