@@ -26,9 +26,14 @@ class DataConfig:
             subfolders; from arr_1, labels or y_train of an .npz; from the .cls, .json or .txt beside an image of a
             shard.
         memory_limit: bytes of prepared uint8 pixels that are held in memory; a larger dataset is memory-mapped from the
-            cache.
+            cache, or, if it is one of shards, decoded when a batch needs it.
         cache_dir: folder in which larger datasets are cached once prepared; null is $XDG_CACHE_HOME/unistep/data, or
             ~/.cache/unistep/data where that variable is not set.
+
+        stream: whether the images of shards are decoded by other processes when a batch needs them, so that neither
+            memory nor cache holds all pixels; null does so where they take more than `memory_limit`.
+        workers: number of those processes, of each process that trains; null is its share of the processors, at most
+            16.
 
     Raises:
         UserError: a value is out of range.
@@ -42,11 +47,15 @@ class DataConfig:
     use_labels: bool = True
     memory_limit: int = 4 << 30
     cache_dir: str | None = None
+    stream: bool | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.resolution is not None and self.resolution < 1:
             raise UserError(f"{self.resolution}: give a side of 1 pixel or more, or null", field="resolution")
         if self.channels not in (None, 1, 3):
             raise UserError(f"{self.channels}: give 1 (grey), 3 (colour) or null (as the images are)", field="channels")
+        if self.workers is not None and not 1 <= self.workers <= 256:
+            raise UserError(f"{self.workers}: give 1 to 256 processes, or null", field="workers")
         if self.memory_limit < 0:
             raise UserError(f"{self.memory_limit}: give a number of bytes, 0 or more", field="memory_limit")

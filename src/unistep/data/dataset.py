@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from unistep.data.streaming import StreamedImages
+
 # A notebook's picture: images, columns, and pixels of width that it is enlarged to.
 _SHOWN, _COLUMNS, _MIN_WIDTH = 64, 8, 640
 
@@ -22,6 +24,7 @@ class ImageDataset:
 
     Args:
         images: pixels 0 ... 255 [N, C, H, W], in memory or mapped from a file; mapped ones must not be written to.
+            Those of shards that are streamed have a tensor's shape and slices.
         labels: class of each image, from 0; None if the images have no classes.
         class_names: name of each class; None if the source has no names, as those of subfolders.
         skipped: `name: reason` of each file that was left out because it could not be read.
@@ -30,7 +33,7 @@ class ImageDataset:
         ValueError: there are not as many labels as images, or a label has no class name.
     """
 
-    images: UInt8[Tensor, "N C H W"]
+    images: UInt8[Tensor, "N C H W"] | StreamedImages
     labels: Int64[Tensor, "N"] | None = None
     class_names: list[str] | None = None
     skipped: list[str] = field(default_factory=list)
@@ -80,10 +83,12 @@ class ImageDataset:
         Raises:
             IndexError: an index is not in 0 ... N - 1.
         """
+        labels = None if self.labels is None else torch.index_select(self.labels, 0, indices)
+        if isinstance(self.images, StreamedImages):
+            return self.images.take(indices, flips), labels
         images = torch.index_select(self.images, 0, indices)
         if flips is not None:
             images = torch.where(flips[:, None, None, None], images.flip(-1), images)
-        labels = None if self.labels is None else torch.index_select(self.labels, 0, indices)
         return images, labels
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ from unistep.data.published import SOURCES
 from unistep.data.raw import RawReader
 from unistep.data.shards import open_listed, open_shards
 from unistep.data.store import load_images
+from unistep.data.streaming import is_streamed, stream
 from unistep.errors import UserError
 from unistep.files import check_regular_file
 from unistep.text import nearest, nearest_path, shown
@@ -94,7 +95,10 @@ def read_dataset(config: DataConfig) -> ImageDataset:
     """
     reader = open_reader(config.source, config.cache_dir)
     labels = reader.labels() if config.use_labels else None  # before the images: it is quick, and may be wrong
-    images, skipped, remarks = load_images(reader, config)
+    if is_streamed(reader, config):
+        images, skipped, remarks = stream(reader, config)
+    else:
+        images, skipped, remarks = load_images(reader, config)
     for line in filter(None, [reader.passed_over(), *remarks]):
         _LOG.warning("%s", line)
     if skipped:

@@ -281,9 +281,12 @@ def class_names_beside(folder: Path) -> list[str] | None:
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether images or folders lie beside the `.tar` files of a folder, which are then no dataset."""
-    with os.scandir(folder) as entries:
-        return any(not is_litter(e.name) and (is_image_name(e.name) or e.is_dir()) for e in entries)
+    """Whether images lie beside the `.tar` files of a folder or below it: the `.tar` files are then no dataset."""
+    for _, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not is_litter(name)]
+        if any(map(is_image_name, names)):
+            return True
+    return False
 
 
 def _expanded(name: str, location: str) -> Iterator[str]:

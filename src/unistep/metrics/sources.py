@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from unistep.data.streaming import StreamedImages
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.generate import generate
@@ -72,7 +73,7 @@ class DataSource:
     """Images of a dataset or of a tensor.
 
     Args:
-        pixels: images, uint8 [N, C, H, W], in memory or memory-mapped.
+        pixels: images, uint8 [N, C, H, W], in memory, memory-mapped or streamed.
         name: name in messages.
         first: number of images to take, from the first on; None takes all.
         classes: class of each of the pixels' images; None where they have none, or where nobody asks.
@@ -81,14 +82,14 @@ class DataSource:
         UserError: they are not uint8, not of that shape, or fewer than `first`.
     """
 
-    pixels: Tensor
+    pixels: Tensor | StreamedImages
     name: str
     first: int | None = None
     classes: Int64[Tensor, " N"] | None = None
 
     def __post_init__(self) -> None:
         pixels = self.pixels
-        if pixels.dtype != torch.uint8:
+        if isinstance(pixels, Tensor) and pixels.dtype != torch.uint8:
             low, high = (f"{v:g}" for v in pixels.aminmax()) if pixels.numel() else ("nothing", "nothing")
             raise UserError(
                 f"{self.name}: the images are {pixels.dtype} from {low} to {high}, metrics take uint8 from 0 to 255; "

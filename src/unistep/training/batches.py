@@ -2,9 +2,10 @@
 
 Which images a step has, which of them are mirrored and what noise they get are pure functions of step and seed. They
 go to the device in one copy. A dataset that fits lies there as uint8, so that a step moves no image; of a larger one
-the next batch is read while the device works.
+the next batch is read while the device works, and of shards that are streamed the next few are decoded.
 """
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from unistep.core.random import image_seed, image_seeds, seed_words
 from unistep.data.dataset import ImageDataset
+from unistep.data.decode_pool import Asked
 from unistep.data.order import batch_flips, batch_indices
+from unistep.data.streaming import StreamedImages
 
 _RESIDENT_SHARE = 0.25
 """Share of an accelerator's free memory that a dataset may take."""
@@ -59,14 +62,22 @@ class Batches:
 
     def __init__(self, dataset: ImageDataset, device: torch.device, *, seed: int, flip: bool, use_labels: bool) -> None:
         self.device, self.seed, self.flip = device, seed, flip
-        self.resident = device.type == "cuda" and _fits(dataset, device)
+        images, streamed = dataset.images, None
         dataset = dataset if use_labels else replace(dataset, labels=None)
-        if self.resident:
+        self.resident = False
+        if isinstance(images, StreamedImages):
+            streamed = images
+        elif device.type == "cuda" and _fits(images, device):
+            self.resident = True
             labels = None if dataset.labels is None else dataset.labels.to(device)
-            dataset = replace(dataset, images=dataset.images.to(device), labels=labels)
-        self.dataset = dataset
+            dataset = replace(dataset, images=images.to(device), labels=labels)
+        self.dataset, self._streamed = dataset, streamed
+        self._asked: deque[tuple[Part, Asked, Tensor]] = deque()
+        self._cut: list[tuple[int, int]] = []  # start and size of the parts of the last step
+        self._seen: tuple[int, list[tuple[int, int]]] = 0, []
         self._ahead: tuple[Part, Future[_Read]] | None = None
-        self._reader = ThreadPoolExecutor(1) if device.type == "cuda" and not self.resident else None
+        alone = self.resident or streamed is not None
+        self._reader = ThreadPoolExecutor(1) if device.type == "cuda" and not alone else None
 
     def at(self, step: int, batch_size: int, start: int = 0, size: int | None = None) -> Batch:
         """Returns the images `start` ... `start` + `size` - 1 of the global batch of a step.
@@ -104,6 +115,8 @@ class Batches:
 
     def _read_ahead(self, part: Part) -> _Read:
         """Reads a part, and begins with that of the next step; to the device it goes from the stream that trains."""
+        if self._streamed is not None:
+            return self._decoded_ahead(part, self._streamed)
         if self._reader is None:
             return self._read(part)
         found = self._ahead[1].result() if self._ahead and self._ahead[0] == part else self._read(part)
@@ -111,11 +124,42 @@ class Batches:
         self._ahead = following, self._reader.submit(self._read, following)
         return found
 
+    def _decoded_ahead(self, part: Part, images: StreamedImages) -> _Read:
+        """Takes a part that was asked for, and asks for those that follow if all steps are cut as the last one was."""
+        if part[0] != self._seen[0]:
+            self._cut, self._seen = self._seen[1], (part[0], [])
+        self._seen[1].append(part[2:])
+        if self._asked and self._asked[0][0] != part:
+            while self._asked:
+                images.drop(self._asked.popleft()[1])
+        if not self._asked:
+            self._ask(part, images)
+        _, asked, indices = self._asked.popleft()
+        last = self._asked[-1][0] if self._asked else part
+        while len(self._asked) < images.ahead(part[3]):
+            last = self._following(last)
+            self._ask(last, images)
+        labels = None if self.dataset.labels is None else torch.index_select(self.dataset.labels, 0, indices)
+        return images.took(asked), labels
+
+    def _ask(self, part: Part, images: StreamedImages) -> None:
+        indices, flips = self._choice(part)
+        self._asked.append((part, images.ask(indices, flips), indices))
+
+    def _following(self, part: Part) -> Part:
+        """The part after a part: the same images of the next step, or the next of those that the last step had."""
+        step, batch_size, start, size = part
+        place = self._cut.index((start, size)) + 1 if (start, size) in self._cut else 0
+        if not place:
+            return step + 1, batch_size, start, size
+        following = self._cut[place % len(self._cut)]
+        return step + (place == len(self._cut)), batch_size, *following
+
     def _send(self, tensor: Tensor) -> Tensor:
         if self.device.type != "cuda":
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
-def _fits(dataset: ImageDataset, device: torch.device) -> bool:
-    return dataset.images.numel() <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+def _fits(images: Tensor, device: torch.device) -> bool:
+    return images.numel() <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]

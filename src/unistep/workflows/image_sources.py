@@ -11,6 +11,7 @@ from unistep.checks import check_path, check_range, user_path
 from unistep.data import DataConfig, ImageDataset
 from unistep.data.bundled import BUNDLED
 from unistep.data.open import read_dataset
+from unistep.data.streaming import StreamedImages
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.classes import ClassLabels, class_numbers
@@ -183,13 +184,15 @@ def _model_images(model: ModelLike, sampling: Sampling, processes: Processes) ->
 def _in_memory(images: ImageDataset | Images | Tensor, name: str, count: int | None = None) -> DataSource:
     place = images.path if isinstance(images, Images) else None
     labels = None if isinstance(images, Tensor) or images.labels is None else images.labels.cpu()
-    return DataSource(pixels_of(images), name if place is None else str(place), count, labels)
+    held = images.images if isinstance(images, ImageDataset) else None
+    pixels = held if isinstance(held, StreamedImages) else pixels_of(images)
+    return DataSource(pixels, name if place is None else str(place), count, labels)
 
 
 def pixels_of(images: ImageDataset | Images | Tensor) -> Tensor:
     """Returns the pixels [N, C, H, W] of images in memory, on the CPU."""
     pixels = images if isinstance(images, Tensor) else images.pixels if isinstance(images, Images) else images.images
-    return pixels.cpu()
+    return pixels[:] if isinstance(pixels, StreamedImages) else pixels.cpu()
 
 
 def open_images(

@@ -236,7 +236,7 @@ def _whole_images(images: ImagesLike, shape: tuple[int, int, int]) -> tuple[Tens
         check_path("images", images, "give mnist-test, a folder, a .zip, an .npz, or uint8 images [N, C, H, W]")
         name = os.fspath(images)
         try:
-            return open_images(name, Preparation(side, channels)).pixels, name
+            return open_images(name, Preparation(side, channels)).pixels[:], name
         except UserError as error:
             raise UserError(f"`images` {name}: {error}") from None
     pixels = pixels_of(images)
