@@ -6,6 +6,7 @@ samples, which is not 0 but the noise of 2,000 samples: only a student that is w
 its value.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
+from unistep.objectives.dmd2 import DMD2Config, DMD2Objective
+from unistep.objectives.dmd2_critic import FakeScore
 from unistep.objectives.methods import METHODS
 from unistep.objectives.progressive import ProgressiveConfig
 from unistep.objectives.protocol import ObjectiveInputs
@@ -114,8 +117,7 @@ def test_the_yardstick(draws, exact):
     assert distance(lambda x_T: x_T.flatten(1) @ root.T, draws) > 3 * BAR * exact
 
 
-# TCM and CMT are stages beside others, and flow maps have an end: test_flow_mixture.py. Of DMD2 it has not
-# been measured.
+# TCM and CMT are stages beside others, and flow maps have an end: test_flow_mixture.py. DMD2 has a critic.
 OTHERS = {"tcm", "cmt", "dmd2", *(name for name, row in METHODS.items() if row.config().model().get("flow_map"))}
 
 
@@ -133,3 +135,16 @@ def test_one_step_samples_a_mixture(name, draws, exact, pretrained):
     else:
         ratio = distance(lambda x_T: sample_onestep(student, config.sigma_max * x_T, clip=False), draws) / exact
     assert ratio <= BAR, f"{name}: {ratio:.2f} times the exact sampler's energy distance"
+
+
+def test_distribution_matching_samples_a_mixture(draws, exact, pretrained):
+    """Of the steps, five in six are the critic's, which begins as the diffusion model that the student begins as."""
+    config, steps = DMD2Config(), 6000
+    student = student_of(config, Perceptron(2, WIDTH))
+    student.load_state_dict(pretrained.state_dict())
+    critic = FakeScore(copy.deepcopy(pretrained))
+    objective = DMD2Objective(config, SIGMA_DATA, teacher=DATA, critic=critic)
+    optimizer = dataclasses.replace(OPTIMIZER, lr=2e-3)
+    student = train(student, objective, DATA, optimizer, steps, batch=BATCH, ema_decay=EMA_DECAY)
+    ratio = distance(lambda x_T: sample_onestep(student, config.sigma_max * x_T, clip=False), draws) / exact
+    assert ratio <= BAR, f"{ratio:.2f} times the exact sampler's energy distance"
