@@ -15,7 +15,7 @@ from unistep.errors import UserError
 from unistep.metrics.config import EvaluationConfig
 from unistep.networks.table import NETWORKS, row_of
 from unistep.objectives.methods import METHODS, MethodName
-from unistep.training.config import Compile, Precision, TrainerConfig
+from unistep.training.config import Compile, Precision, TrackerName, TrainerConfig
 
 NoiseEmbedding = Literal["adm", "edm"]
 
@@ -128,6 +128,8 @@ class RunConfig:
             network's own. A stage that begins from a model has that model's.
         stages: the stages by name, in their order.
         lpips: files of the distance "lpips".
+        trackers: services that follow the run beside TensorBoard, each a package of its own: "wandb" (Weights &
+            Biases), "mlflow", "trackio".
         evaluate_every: number of steps between two evaluations of the last stage's model; 0 never evaluates.
         evaluation: settings of the evaluation during training.
 
@@ -146,6 +148,7 @@ class RunConfig:
     noise_embedding: NoiseEmbedding | None = None
     stages: tuple[StageConfig, ...] = ()
     lpips: LPIPSConfig = field(default_factory=LPIPSConfig)
+    trackers: tuple[TrackerName, ...] = ()
     evaluate_every: int = 0
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -156,6 +159,8 @@ class RunConfig:
         if not 0 < self.sigma_data < math.inf:
             raise UserError(f"{self.sigma_data} must be positive", field="sigma_data")
         check_range("evaluate_every", self.evaluate_every, 0, math.inf)
+        if len(set(self.trackers)) < len(self.trackers):
+            raise UserError("names a service twice", "keep one", field="trackers")
         names = [stage.name for stage in self.stages]
         for i, stage in enumerate(self.stages):
             check_stage_name(stage.name)

@@ -24,6 +24,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from unistep.files import whole_file, write_error
 from unistep.runtime.progress import Bar
+from unistep.training.trackers import Trackers
 
 _log = logging.getLogger("unistep")
 
@@ -41,15 +42,23 @@ class RunLog:
         start_step: number of steps done before.
         active: False on all processes but the first.
         shown: whether progress goes to stderr: a bar on a terminal, else a line now and then.
+        trackers: services that follow the stage, which `write_settings` begins; None is none.
 
     Raises:
         UserError: the log cannot be written, at its beginning or later.
     """
 
     def __init__(
-        self, folder: Path, title: str, total_steps: int, start_step: int, active: bool = True, shown: bool = True
+        self,
+        folder: Path,
+        title: str,
+        total_steps: int,
+        start_step: int,
+        active: bool = True,
+        shown: bool = True,
+        trackers: Trackers | None = None,
     ) -> None:
-        self.active = active
+        self.active, self._trackers = active, trackers or Trackers((), folder, title)
         self._title, self._total, self._shown = title, total_steps, active and shown
         self._bar = Bar(title, total_steps, start_step, status=True, timed=True, keep=True, active=self._shown)
         if not active:
@@ -72,6 +81,7 @@ class RunLog:
         self._bar.__exit__()
         if self.active:
             self._close()
+            self._trackers.end()
 
     def rewind(self, step: int, values: dict[str, float]) -> None:
         """Goes back to a checkpoint.
@@ -127,7 +137,7 @@ class RunLog:
             self.say(self._status)
 
     def write_samples(self, step: int, path: Path) -> None:
-        """Records a grid of samples in TensorBoard.
+        """Records a grid of samples in TensorBoard and at the services.
 
         Args:
             step: number of steps done.
@@ -141,13 +151,19 @@ class RunLog:
             writer.flush()
 
         self._show(add)
+        self._trackers.write_samples(step, path)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Records the settings of a stage in TensorBoard, as its hyperparameters and as a table.
+        """Records the settings of a stage in TensorBoard, as its hyperparameters and as a table, and at the services.
 
         Args:
             settings: settings by dotted name; what is no number, truth value or text is written as text.
+
+        Raises:
+            UserError: a service does not begin.
         """
+        if self.active:
+            self._trackers.begin(settings)
         if not (self.active and settings):
             return
         plain = {name: v if isinstance(v, int | float | str) else str(v) for name, v in settings.items()}
@@ -207,6 +223,7 @@ class RunLog:
                 writer.add_scalar(name, value, step)
 
         self._show(add)
+        self._trackers.write(step, finite)
 
     def _print(self, step: int, text: str) -> None:
         if self._shown:

@@ -33,6 +33,7 @@ from unistep.training.log import RunLog
 from unistep.training.losses import of_network
 from unistep.training.restore import newest_state, on_first
 from unistep.training.step import TrainingStep
+from unistep.training.trackers import Trackers
 
 _log = logging.getLogger("unistep")
 
@@ -58,6 +59,7 @@ class Trainer(TrainingStep):
         evaluation: measurement of the averaged model; None is none.
         title: name of the stage in the progress display.
         settings: settings of the stage by dotted name, for TensorBoard.
+        trackers: services that follow the stage; None is none.
         progress: whether progress is shown on stderr.
         deadline: time of `time.monotonic` after which no further step begins; the step under way is finished, and a
             checkpoint written. None is none.
@@ -81,6 +83,7 @@ class Trainer(TrainingStep):
         evaluation: Evaluation | None = None,
         title: str = "train",
         settings: Mapping[str, Any] | None = None,
+        trackers: Trackers | None = None,
         progress: bool = True,
         deadline: float | None = None,
         compile: Compile = "none",
@@ -102,6 +105,7 @@ class Trainer(TrainingStep):
         self.preview = preview if config.sample_every else None
         self.phase_done, self.evaluation = phase_done, evaluation
         self.settings, self.progress, self.deadline = settings or {}, progress, deadline
+        self.trackers = trackers
         # Weights of the beginning, until there is a checkpoint to go back to.
         self._initial: dict[str, Any] | None = None
 
@@ -124,7 +128,7 @@ class Trainer(TrainingStep):
         fast = self.accelerator.mixed_precision != "no"
         with (
             StopRequest() as stop,
-            RunLog(self.folder, self.title, c.steps, self.step, main, self.progress) as log,
+            RunLog(self.folder, self.title, c.steps, self.step, main, self.progress, self.trackers) as log,
             gpu_arithmetic(self.accelerator.device, fast),
         ):
             log.write_settings(self.settings)

@@ -40,6 +40,7 @@ from unistep.training.compiled import compiled
 from unistep.training.evaluation import Evaluation
 from unistep.training.guard import Diverged
 from unistep.training.restore import on_first
+from unistep.training.trackers import Trackers
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.build import build_model, build_objective, open_perceptual
 from unistep.workflows.runs.design import StageDesign
@@ -207,6 +208,9 @@ class StageRun:
             evaluation=self.measured(),
             title=self.stage.name,
             settings=stage_settings(self.config, self.stage),
+            trackers=Trackers(
+                self.config.trackers, self.folder, f"{self.run_folder.absolute().name}/{self.stage.name}"
+            ),
             progress=self.progress,
             deadline=self.deadline,
             compile=self.config.compile,
