@@ -8,24 +8,23 @@ process has to run for them to go on.
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 import os
 import select
 import subprocess
-import sys
 import tempfile
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unistep.data import decode_worker
 from unistep.data.decode_worker import DONE, STATE_BYTES, TASK, DecodeJob, Decoder
 from unistep.data.reader import Pixels
+from unistep.data.subprocesses import ended, started
 from unistep.errors import UserError
 
 HANGING_SECONDS = 300.0
@@ -34,7 +33,6 @@ HANGING_SECONDS = 300.0
 _MOST_IMAGES, _MOST_BYTES = 64, 4 << 20  # of a task
 _LOOK_SECONDS = 1.0
 _MOST_WORKERS = 500  # whose states have room
-_CODE = "import sys; sys.path[:0] = [sys.argv[1]]; from unistep.data.decode_worker import main; main()"
 
 
 @dataclass
@@ -161,15 +159,8 @@ class DecodePool:
 
     def _started(self, number: int) -> subprocess.Popen[bytes]:
         memory = self._memory.fileno()
-        source = str(Path(__file__).parents[2])
-        command = [sys.executable, "-P", "-c", _CODE, source]
-        process = subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,)
-        )
         start = {"job": self._job.to_dict(), "memory": memory, "worker": number, "most_images": self._images}
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(start).encode() + b"\n")
-        return process
+        return started(decode_worker.__name__, start, [memory])
 
     def _new_place(self) -> int:
         number = len(self._places)
@@ -218,11 +209,9 @@ class DecodePool:
                 self._answered[place] = reason
 
     def _ended(self, worker: _Worker) -> UserError:
-        code = worker.process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         place = self._place_of(self._workers.index(worker))
         remedy = "there may be too little memory for so many `workers`; a run goes on from its last checkpoint"
-        return UserError(f"{place}: the process that decodes it {how}", remedy)
+        return UserError(f"{place}: the process that decodes it {ended(worker.process)}", remedy)
 
     def _place_of(self, number: int) -> str:
         """Shard and member that a worker is at."""

@@ -1,17 +1,10 @@
-"""A process that decodes images of shards into memory that it shares with the process that started it.
-
-It imports neither torch nor the program that started that process, and ends with it: when its input is closed. Signals
-that end or save a training are that process's business.
-"""
+"""A process that decodes images of shards into memory that it shares with the process that started it."""
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import signal
 import struct
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +18,7 @@ from unistep.data.quiet import quiet
 from unistep.data.reader import BadImage, Pixels
 from unistep.data.shard_index import ShardIndex
 from unistep.data.shards import TarFiles
+from unistep.data.subprocesses import begin
 from unistep.text import shown
 
 TASK = struct.Struct("<qq")
@@ -37,7 +31,6 @@ STATE_BYTES = mmap.ALLOCATIONGRANULARITY
 """Bytes at the beginning of the shared memory: the image that each worker is at, as int64; -1 for none."""
 
 _MOST_REASON = 2000
-_LEFT_TO_THE_STARTER = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 @dataclass(frozen=True)
@@ -116,13 +109,7 @@ class Decoder:
 
 def main() -> None:
     """Decodes until the input is closed. The first line of the input is the job, as JSON."""
-    for name in _LEFT_TO_THE_STARTER:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
-    tasks = sys.stdin.buffer
-    start = json.loads(tasks.readline())
+    start, tasks, answers = begin()
     memory, worker, most_images = start["memory"], start["worker"], start["most_images"]
     job = DecodeJob(**{**start["job"], "shape": tuple(start["job"]["shape"])})
     state = np.frombuffer(mmap.mmap(memory, STATE_BYTES), np.int64)
@@ -156,7 +143,3 @@ def _decode_all(
     for row, position in enumerate(positions.tolist()):
         at[0] = index = position if position >= 0 else -1 - position
         pixels[row] = decoder.decode(index, position < 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from unistep.runtime.progress import Bar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 PROGRESS_ABOVE = 2000
@@ -23,6 +24,28 @@ def cpu_count() -> int:
     """Number of processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def ordered_stream(function: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
+    """Computes the function of each item in threads and yields the results in order, few of them ahead.
+
+    Args:
+        function: function of an item.
+        items: items, taken as they are needed.
+        workers: number of threads.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def ordered_map(function: Callable[[int], T], count: int, description: str, item_bytes: int = 0) -> Iterator[T]:

@@ -23,7 +23,7 @@ from unistep.data.encoded import EncodedReader
 from unistep.data.inventory import is_image_name
 from unistep.data.labels import labels_from_folders
 from unistep.data.names import brief, files_in, is_litter
-from unistep.data.reader import BadImage, Labels
+from unistep.data.reader import BadImage, Labels, Shape
 from unistep.data.samples import IS_HUGE, IS_SPARSE, NO_LABEL
 from unistep.data.shard_index import ShardIndex, shard_index
 from unistep.data.splits import has_splits, of_one_split
@@ -36,6 +36,9 @@ _LOG = logging.getLogger(__name__)
 
 ABOUT = "dataset.json"
 """Name of the file beside packed shards that describes them."""
+
+PACKING = ".packing"
+"""Name of the folder beside shards that are not all there yet."""
 
 _TAR = re.compile(r"(?is).+\.tar")
 _PACKED_TAR = re.compile(r"(?is).+\.(tar\.(gz|bz2|xz|zst)|tgz)")
@@ -66,6 +69,10 @@ def open_shards(path: Path, location: str, cache_dir: Path | None = None) -> Sha
     files = files_in(path, _TAR)
     if not files or _holds_images(path):
         return None
+    if (path / PACKING).is_dir():
+        raise UserError(
+            f"{shown(location)}: its packing was broken off or goes on", "repeat the same unistep data pack"
+        )
     line = ""
     if has_splits(files):
         files, line = of_one_split(files, location)
@@ -161,6 +168,21 @@ class ShardReader(EncodedReader):
             _LOG.warning("%s: %d names of classes are fewer than there are", shown(self._folder), len(given))
             given = None
         return check_classes(Labels(own[index.labels], given), self.location)
+
+    def stated_shape(self) -> Shape | None:
+        """Channels, height and width of the images as the packing stated them; None where it did not prepare them."""
+        path = self._folder / ABOUT
+        if not path.is_file():
+            return None
+        about = read_json(path, "remove it", most_bytes=_MOST_CLASSES_BYTES)
+        if not isinstance(about, dict) or about.get("prepared") is not True:
+            return None
+        shape = about.get("channels"), about.get("height"), about.get("width")
+        sizes = {one.get("name"): one.get("bytes") for one in about.get("shards") or () if isinstance(one, dict)}
+        paths = map(Path, self.index.about.paths)
+        if not all(type(side) is int and 0 < side <= 1 << 16 for side in shape):
+            return None
+        return shape if all(sizes.get(path.name) == path.stat().st_size for path in paths) else None  # type: ignore[return-value]
 
     def _by_folders(self) -> Labels | None:
         if not self.index.has_folders:

@@ -185,6 +185,9 @@ def stream(reader: ShardReader, config: DataConfig) -> tuple[StreamedImages, lis
 
 
 def _shape(reader: ShardReader, config: DataConfig) -> list[Any]:
+    stated = reader.stated_shape()
+    if stated is not None and config.resolution in (None, stated[1]) and stated[1] == stated[2]:
+        return [[config.channels or stated[0], *stated[1:]], 16, []]
     shape = reader.shape(config.resolution, config.channels, config.skip_bad)
     return [list(shape), reader.grey_bits, reader.remarks]
 

@@ -43,6 +43,28 @@ class Member(NamedTuple):
     kind: str
 
 
+def header(name: str, size: int) -> bytes:
+    """The header of a file that is written here: no times and no owners, so that the same images are the same bytes.
+
+    Args:
+        name: name of ASCII, up to 100 bytes.
+        size: bytes of its content.
+    """
+    fields = name.encode("ascii").ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
+    fields += b"%011o\0" % size + b"%011o\0" % 0 + b" " * 8 + b"0" + bytes(100) + b"ustar\0" + b"00"
+    fields = fields.ljust(BLOCK, b"\0")
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+def padding(size: int) -> bytes:
+    """The bytes between a content of that size and the next header."""
+    return bytes(-size % BLOCK)
+
+
+END = bytes(2 * BLOCK)
+"""End of an archive."""
+
+
 def members(path: Path) -> Iterator[Member]:
     """Lists an archive, member by member.
 
