@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 PINNED = $(PIP) install --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-faults test-fuzz test-browser check format mnist emoji classifier compare-methods bench bench-check install clean
+.PHONY: help demo test test-slow test-faults test-fuzz test-browser check format mnist emoji classifier compare-methods bench bench-check site install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -63,10 +63,13 @@ bench: $(VENV)/.installed-dev ## time the start, sampling, runtimes and evaluati
 bench-check: $(VENV)/.installed-dev ## time the same, and fail where a ratio fell by more than 10% on this processor
 	@$(BIN)/python benchmarks/bench.py --check $(BENCH_ARGS)
 
+site: $(VENV)/.installed-docs ## make the documentation as a site, with models that run in the browser (SITE_ARGS="--model ...")
+	@$(BIN)/python scripts/make_site.py $(SITE_ARGS)
+
 install: $(VENV)/.installed-dev ## install everything into .venv, and do no more
 
-clean: ## remove .venv, caches and build outputs (runs/ stays)
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, caches and build outputs, site/ too (runs/ stays)
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # torch is installed first and alone: whichever build of the pinned version is nearest (or was put into
@@ -86,3 +89,7 @@ $(VENV)/.installed-train: $(VENV)/.installed-base pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
 	@$(PINNED) --no-build-isolation --editable '.[train,evaluate,effnet,onnx,openvino,video,serve,dev]'
 	@touch $@ $(VENV)/.installed-train
+
+$(VENV)/.installed-docs: $(VENV)/.installed-base pyproject.toml
+	@$(PINNED) --no-build-isolation --editable '.[onnx,docs]'
+	@touch $@
