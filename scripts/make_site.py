@@ -3,8 +3,8 @@
     python scripts/make_site.py                                          `site/`, with the embedded model (`make site`)
     python scripts/make_site.py --model mnist --model cifar10=runs/cifar10-minutes     with further ones
 
-The pages are README.md and docs/, set by mkdocs; each model is a page of `unistep export --to web` below `try/`. None of
-them asks another server for anything. Any static host serves the folder, at any address:
+The pages are README.md and docs/, set by mkdocs; each model is a page of `unistep export --to web` below `try/`. No
+page asks another server for anything. Any static host serves the folder, at any address:
 
     python -m http.server --directory site
 """
