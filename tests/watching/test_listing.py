@@ -29,6 +29,11 @@ def test_the_newest_first_and_what_is_no_run_last(folder):
     assert [run.name for run in list_runs(folder / "old")] == ["old"]
 
 
+def test_a_model_is_named_as_one(folder):
+    (folder / "other/model_index.json").write_text("{}")
+    assert list_runs(folder)["other"].problem == "a model, which `unistep inspect` describes"
+
+
 def test_rows(folder):
     run = folder / "old"
     write_log(run / "student", [*training(10, batch_size=32, speed=8.0), evaluation(10, 0.25), evaluation(10, 0.5)])

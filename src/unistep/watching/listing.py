@@ -9,6 +9,7 @@ from typing import Any
 
 from unistep.config.recipes import CONFIG
 from unistep.errors import UserError
+from unistep.formats.model_folder.files import INDEX
 from unistep.text import html_columns, nearest_path, shown
 from unistep.watching.record import RunRecord, read_record
 
@@ -128,6 +129,8 @@ def _reason(folder: Path) -> str:
         _folders(folder)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    if (folder / INDEX).is_file():
+        return "a model, which `unistep inspect` describes"
     return f"no {CONFIG} in it, nor below it"
 
 
