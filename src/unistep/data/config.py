@@ -15,8 +15,8 @@ class DataConfig:
         source: mnist, mnist-test or emoji (bundled); cifar10, cifar10-test, fashion-mnist or fashion-mnist-test (once
             fetched); or the path of a folder of images, of a .zip of images (with or without EDM's dataset.json), of an
             .npz of uint8 images, of a folder of packed parts or of .tar shards, or of CIFAR-10, IDX files or .parquet
-            as they are published; shards also as name-{000000..000123}.tar, or with :: between their names; a folder
-            that is itself called mnist is ./mnist.
+            as they are published, of a folder of save_to_disk, or hf://datasets/OWNER/NAME; shards also as
+            name-{000000..000123}.tar, or with :: between their names; a folder that is itself called mnist is ./mnist.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized with a Lanczos
             filter, as EDM's `--transform=center-crop` does; null keeps the images as they are, all of one size.
         channels: 1 makes every image grey, 3 makes every image colour; null keeps colour, and grey if all are grey.

@@ -10,12 +10,14 @@ import torch
 
 from unistep.arguments import plain_arguments
 from unistep.checks import user_path
+from unistep.data.arrow import open_saved
 from unistep.data.bundled import BUNDLED
 from unistep.data.cifar import open_cifar
 from unistep.data.config import DataConfig
 from unistep.data.dataset import ImageDataset
 from unistep.data.encoded import EncodedReader
 from unistep.data.files import FolderFiles, ZipFiles
+from unistep.data.hub import hub_folder
 from unistep.data.idx import open_idx
 from unistep.data.npz import NpzReader
 from unistep.data.packed import open_parts
@@ -48,8 +50,8 @@ def open_dataset(
     Args:
         path: folder of images, .zip of images (with or without EDM's dataset.json), .npz of uint8 images, folder of
             packed parts or of .tar shards, name-{000000..000123}.tar, or CIFAR-10, IDX files or .parquet as they are
-            published; or mnist, mnist-test or emoji, which are bundled; or cifar10, cifar10-test, fashion-mnist or
-            fashion-mnist-test once they are fetched.
+            published; a folder of save_to_disk, or hf://datasets/OWNER/NAME; or mnist, mnist-test or emoji, which are
+            bundled; or cifar10, cifar10-test, fashion-mnist or fashion-mnist-test once they are fetched.
         resolution: side of the images in pixels, to which each is cropped in its middle and resized by a Lanczos
             filter; None keeps the images as they are, which then must be of one size.
         channels: 1 makes every image grey, 3 makes every image colour; None makes all grey if all are, else colour.
@@ -132,7 +134,7 @@ def open_reader(source: str, cache_dir: str | None = None) -> EncodedReader | Ra
         return SOURCES[source].reader(source)
     if not source.strip():
         raise UserError("the name of the dataset is empty; give mnist, emoji or the path of a folder, .zip or .npz")
-    path, cache = user_path(source), None if cache_dir is None else user_path(cache_dir)
+    path, cache = hub_folder(source) or user_path(source), None if cache_dir is None else user_path(cache_dir)
     if (reader := open_listed(source, cache)) is not None:
         return reader
     if not os.path.exists(path):
@@ -166,6 +168,7 @@ KINDS: tuple[Callable[[Path, str], EncodedReader | RawReader | None], ...] = (
     open_cifar,
     open_idx,
     open_parquet,
+    open_saved,
 )
 """Functions that open a path, one for each kind of source; the first that gives a reader counts. Shards and images by
 themselves come last."""

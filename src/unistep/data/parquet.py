@@ -6,30 +6,23 @@ An image is a struct of `bytes` and `path`, or bytes alone. The files are read b
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unistep.data.classes import check_classes, check_label, class_order
+from unistep.data.columns import content_of, image_column, label_column, labels_of, pyarrow
 from unistep.data.encoded import EncodedReader
 from unistep.data.names import brief, files_in
 from unistep.data.reader import BadImage, Labels
 from unistep.data.splits import of_one_split
-from unistep.documents import DocumentError, parse_json
 from unistep.errors import UserError
 from unistep.text import shown
 
-_IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
-_LABELS = ("label", "labels", "class", "fine_label", "cls", "category")
 _PARQUET = re.compile(r"(?is).+\.parquet")
 _MOST_GROUP = 2 << 30
 _GROUPS_HELD = 4
-_INSTALL = "install it with: pip install 'unistep[parquet]'"
 
 
 def open_parquet(path: Path, location: str) -> EncodedReader | None:
@@ -88,12 +81,7 @@ class _Rows:
     documents: tuple[str, ...] = ()
 
     def __init__(self, paths: Sequence[Path], location: str) -> None:
-        try:
-            parquet = importlib.import_module("pyarrow.parquet")
-        except ImportError:
-            raise UserError(
-                f"{shown(location)}: .parquet is read by pyarrow, which is not installed", _INSTALL
-            ) from None
+        parquet = pyarrow("pyarrow.parquet", location)
         self.location = location
         self.passed: dict[str, int] = {}
         self.names: list[str] = []
@@ -109,10 +97,7 @@ class _Rows:
             except Exception as error:  # pyarrow's own errors, and those of the system
                 raise self._damaged(path, error) from error
         first = self._files[0].schema_arrow
-        self._image, self._label = _column(first, _IMAGES, _is_image), _column(first, _LABELS, _is_label)
-        if self._image is None:
-            columns = ", ".join(brief(name) for name in first.names[:8])
-            raise UserError(f"{shown(paths[0])}: no column of images is called {_or(_IMAGES)}; there are {columns}")
+        self._image, self._label = image_column(first, str(paths[0])), label_column(first)
         for number, file in enumerate(self._files):
             if self._image not in file.schema_arrow.names:
                 raise UserError(f"{shown(paths[number])}: it has no column {brief(self._image)}, as others of it have")
@@ -168,16 +153,7 @@ class _Rows:
                 values += file.read(columns=[self._label]).column(0).to_pylist()
             except Exception as error:
                 raise self._damaged(path, error) from error
-        where = shown(self.location)
-        if values and all(isinstance(value, str) for value in values):
-            names = class_order(set(values), self.location)
-            number = {name: index for index, name in enumerate(names)}
-            return check_classes(Labels(np.array([number[value] for value in values], np.int64), names), self.location)
-        numbers = [check_label(value, where, f"row {index:,}") for index, value in enumerate(values)]
-        names = _class_names(self._files[0].schema_arrow.metadata, self._label)
-        if names is not None and numbers and max(numbers) >= len(names):
-            names = None
-        return check_classes(Labels(np.array(numbers, np.int64), names), self.location)
+        return labels_of(values, self._files[0].schema_arrow.metadata, self._label, self.location)
 
     def _group(self, number: int, group: int) -> list[Any]:
         """The encoded images of a row group; those that were read last are held."""
@@ -190,40 +166,8 @@ class _Rows:
                 raise self._damaged(self._paths[number], error) from error
             while len(self._held) >= _GROUPS_HELD:
                 del self._held[next(iter(self._held))]
-            self._held[key] = [row.get("bytes") if isinstance(row, dict) else row for row in rows]
+            self._held[key] = list(map(content_of, rows))
         return self._held[key]
 
     def _damaged(self, path: Path, error: Exception) -> UserError:
         return UserError(f"{shown(path)}: it is damaged or no .parquet ({brief(error)})", "fetch it again")
-
-
-def _column(schema: Any, names: Sequence[str], fits: Any) -> str | None:
-    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
-
-
-def _is_image(kind: Any) -> bool:
-    types = importlib.import_module("pyarrow.types")
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
-    return types.is_binary(kind) or types.is_large_binary(kind)
-
-
-def _is_label(kind: Any) -> bool:
-    types = importlib.import_module("pyarrow.types")
-    return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
-
-
-def _class_names(metadata: Any, label: str) -> list[str] | None:
-    """The names of classes in the metadata that Hugging Face's datasets write; None where there are none."""
-    try:
-        document = parse_json((metadata or {})[b"huggingface"])
-        names = document["info"]["features"][label]["names"]
-    except (DocumentError, KeyError, TypeError):
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return names
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

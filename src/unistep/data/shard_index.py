@@ -187,7 +187,7 @@ def _join(
         for name in _COLUMNS:
             parts[name].append(columns[name])
     about = About(
-        paths=[str(path.resolve()) for path in paths],
+        paths=[str(path.absolute()) for path in paths],
         texts=list(codes),
         only_texts=all(listing.only_texts for listing in listings),
         bad_label=next(
