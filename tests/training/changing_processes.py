@@ -1,4 +1,4 @@
-"""Trains with one process, and with a number of them that changes: changing_processes.py FOLDER METHOD COUNT:END ...
+"""Trains with one process, and with others: changing_processes.py FOLDER METHOD ENGINE:COUNT:END ...
 
 Writes loss curve and images of each step to FOLDER/one and FOLDER/many.
 """
@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
 from unistep.runtime.interrupt import Interrupted
 from unistep.training.config import OptimizerConfig, TrainerConfig
+from unistep.training.engines import build_engine
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.network import build_network
 
@@ -31,12 +33,13 @@ def teacher(x_t: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor |
     return x_t / (1 + sigma**2)[:, None, None, None]
 
 
-def train(folder: Path, method: str, end: int) -> None:
+def train(folder: Path, method: str, kind: Any, end: int) -> None:
     """Trains a method until `end` steps are done."""
     config = METHODS[method].config()
     student = Preconditioned(build_network(small_unet(block_out_channels=(8, 8)), 0), ConsistencyScaling())
     move_off_zero(student, torch.Generator().manual_seed(0))
     accelerator = Accelerator(cpu=True, mixed_precision="no")
+    engine = build_engine(kind, accelerator)
     objective = config.build(ObjectiveInputs(student, STEPS, teacher=teacher))
     loss = objective.loss
     # Image i has the brightness i.
@@ -69,17 +72,17 @@ def train(folder: Path, method: str, end: int) -> None:
         use_labels=True,
         flip=True,
         progress=False,
+        engine=engine,
     )
     with suppress(Interrupted):
         trainer.run()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
     place, method, *parts = sys.argv[1:]
-    for name, runs in (("one", [f"1:{STEPS}"]), ("many", parts)):
+    for name, runs in (("one", [f"ddp:1:{STEPS}"]), ("many", parts)):
         run = Path(place, name)
         run.mkdir()
         for part in runs:
-            count, last = map(int, part.split(":"))
-            several(count, train, run, method, last)
+            kind, count, last = part.split(":")
+            several(int(count), train, run, method, kind, int(last))

@@ -1,6 +1,6 @@
-"""Trains by each method, and leaves the loss of every step: method_losses.py FOLDER PROCESSES[,...] STEPS METHOD ...
+"""Trains by each method, and leaves the loss of every step: method_losses.py FOLDER ENGINE:COUNT[,...] STEPS METHOD ...
 
-The log of a run is in FOLDER/METHOD-PROCESSES.
+The log of a run is in FOLDER/METHOD-ENGINE-COUNT.
 """
 
 import sys
@@ -17,6 +17,7 @@ from unistep.data.dataset import ImageDataset
 from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
 from unistep.training.config import OptimizerConfig, TrainerConfig
+from unistep.training.engines import build_engine
 from unistep.training.trainer import Trainer
 from unistep.workflows.runs.network import build_network
 
@@ -30,7 +31,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(folder: Path, name: str, steps: int) -> None:
+def train(folder: Path, name: str, steps: int, kind: Any) -> None:
     """Trains a method for some steps."""
     config = METHODS[name].config(**FIELDS.get(name, {}))
     flow_map = config.model().get("flow_map", False)
@@ -42,12 +43,15 @@ def train(folder: Path, name: str, steps: int) -> None:
     for model in (teacher, student):
         move_off_zero(model, generator)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    inputs = ObjectiveInputs(student, steps, teacher=teacher.requires_grad_(False).eval())
+    engine = build_engine(kind, accelerator)
+    own = engine.own_teacher(teacher.requires_grad_(False).eval())
+    objective = config.build(ObjectiveInputs(student, steps, teacher=own))
+    engine.freeze(own)
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=generator)
     trainer = Trainer(
         folder,
         student,
-        config.build(inputs),
+        objective,
         ImageDataset(images, torch.arange(40) % 3),
         # A step that moves by gradients, not by their signs.
         TrainerConfig(
@@ -62,13 +66,14 @@ def train(folder: Path, name: str, steps: int) -> None:
         accelerator=accelerator,
         use_labels=True,
         progress=False,
+        engine=engine,
     )
     trainer.run()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
-    place, counts, length, *methods = sys.argv[1:]
+    place, runs, length, *methods = sys.argv[1:]
     for method in methods or METHODS:
-        for count in map(int, counts.split(",")):
-            several(count, train, Path(place, f"{method}-{count}"), method, int(length))
+        for run in runs.split(","):
+            name, _, count = run.partition(":")
+            several(int(count), train, Path(place, f"{method}-{name}-{count}"), method, int(length), name)

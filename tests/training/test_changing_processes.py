@@ -16,19 +16,31 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
-def test_processes_may_change(tmp_path):
-    """Four, two, three and one, each of which begins in the middle of a line of the log."""
+def check(folder: Path, *parts: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "ct", "4:5", "2:9", "3:14", "1:16"]
+    command = [sys.executable, str(SCRIPT), str(folder), "ct", *parts]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert losses(folder / "many") == pytest.approx(losses(folder / "one"), rel=1e-5)
     seen: dict[int, list[int]] = {}
-    for file in (tmp_path / "many").glob("seen-*"):
+    for file in (folder / "many").glob("seen-*"):
         for line in file.read_text().splitlines():
             step, images = json.loads(line)
             seen.setdefault(step, []).extend(images)
     assert sorted(seen) == list(range(16))
     for epoch in range(4):
         assert sorted(sum((seen[4 * epoch + i] for i in range(4)), [])) == list(range(IMAGES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["ddp:4:5", "ddp:2:9", "ddp:3:14", "ddp:1:16"],
+        ["fsdp:4:5", "fsdp:2:9", "fsdp:3:14", "ddp:1:16"],
+        ["ddp:2:5", "fsdp:2:11", "ddp:2:16"],
+    ],
+)
+def test_processes_and_engines_may_change(parts, tmp_path):
+    """Each part begins in the middle of a line of the log."""
+    check(tmp_path, *parts)

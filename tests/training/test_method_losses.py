@@ -1,4 +1,4 @@
-"""Every method has the losses of one process on two, for 50 steps."""
+"""Every method has the losses of one process on two, by either engine, for 50 steps."""
 
 import json
 import os
@@ -25,10 +25,11 @@ def curve(run: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("method", METHODS)
 def test_same_losses(method, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "1,2", str(STEPS), method]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "ddp:1,ddp:2,fsdp:2", str(STEPS), method]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    one, two = (curve(tmp_path / f"{method}-{count}") for count in (1, 2))
+    one, *others = (curve(tmp_path / f"{method}-{run}") for run in ("ddp-1", "ddp-2", "fsdp-2"))
     assert len(one) == STEPS
-    for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, rel=ENLARGED.get(method, 1e-5))
+    for two in others:
+        for a, b in zip(one, two, strict=True):
+            assert a == pytest.approx(b, rel=ENLARGED.get(method, 1e-5))

@@ -15,7 +15,7 @@ from unistep.errors import UserError
 from unistep.metrics.config import EvaluationConfig
 from unistep.networks.table import NETWORKS, row_of
 from unistep.objectives.methods import METHODS, MethodName
-from unistep.training.config import Compile, Precision, TrackerName, TrainerConfig
+from unistep.training.config import Compile, EngineName, Precision, TrackerName, TrainerConfig
 
 NoiseEmbedding = Literal["adm", "edm"]
 
@@ -119,6 +119,8 @@ class RunConfig:
             fast, else fp32.
         compile: part that `torch.compile` makes faster: "none", the "network", or network and, on a GPU, the whole step
             as a CUDA "graph"; it takes minutes before the first step.
+        engine: way in which several processes share the networks: "ddp", each has them whole, or "fsdp", each has a
+            part of all weights, averages and moments; a single process has them whole.
         sigma_data: standard deviation that the scalings assume of the data.
         use_labels: whether a class-conditional model is trained, where the data has classes.
         data: source and preparation of the images.
@@ -141,6 +143,7 @@ class RunConfig:
     seed: int = 0
     precision: Precision = "auto"
     compile: Compile = "none"
+    engine: EngineName = "ddp"
     sigma_data: float = 0.5
     use_labels: bool = True
     data: DataConfig = field(default_factory=DataConfig)

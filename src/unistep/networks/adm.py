@@ -189,6 +189,11 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], eps)
         self.conv_out = zero_init(nn.Conv2d(widths[0], c.out_channels, 3, padding=1))
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts, with most of the weights, that are called one after the other: residual blocks and attention."""
+        stages = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        return [part for stage in stages for parts in stage.children() for part in parts.children()]
+
     def cast_blocks(self, dtype: torch.dtype) -> "UNet":
         """Casts all but embeddings, first convolution and output head, in place; the output keeps their dtype.
 

@@ -27,6 +27,10 @@ class PatchedUNet(nn.Module):
         self.config = config
         self.unet = UNet(config.inner())
 
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the U-Net."""
+        return self.unet.blocks()
+
     def cast_blocks(self, dtype: torch.dtype) -> "PatchedUNet":
         """Casts all but embeddings, first convolution and output head, in place; see `UNet.cast_blocks`."""
         self.unet.cast_blocks(dtype)

@@ -103,6 +103,10 @@ class SongUNet(nn.Module):
                 self.dec[f"{level.name}_aux_norm"] = group_norm(level.decoder[-1].out_channels)
                 self.dec[f"{level.name}_aux_conv"] = head(level.decoder[-1].out_channels, c.out_channels)
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts, with most of the weights, that are called one after the other."""
+        return [part for part in (*self.enc.values(), *self.dec.values()) if isinstance(part, SongBlock)]
+
     def cast_blocks(self, dtype: torch.dtype) -> "SongUNet":
         """Casts all but the embeddings, their projections in the blocks and the output heads, in place.
 

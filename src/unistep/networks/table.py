@@ -6,7 +6,7 @@ which it keeps as `config`; and one row here. Recipes, model folders and `uniste
 - the config has the fields of `NetworkConfig`, refuses values out of range by a ValueError, and may have a method
   `outline` as `UNetConfig` has;
 - the network is called as network(x, c_noise, class_labels, generator=generator). One with a method `cast_blocks` also
-  runs in half precision.
+  runs in half precision, and one with a method `blocks` is parted block by block by the engine "fsdp".
 
 Classes are imported when they are used: the names alone need no torch.
 """

@@ -46,7 +46,8 @@ class FakeScore(nn.Module):
             return self.denoiser(x_t, sigma, class_labels), None
         denoised, features = evaluated(self.denoiser, x_t, sigma, class_labels)
         means = nn.functional.group_norm(features.float(), 1).mean((2, 3))
-        return denoised, self.head(means)[:, 0].float()
+        # No view: FSDP2 follows the gradient of what a network returns.
+        return denoised, self.head(means)[:, 0].float().clone()
 
 
 def fake_score(teacher: Denoiser, shape: tuple[int, ...] | None) -> FakeScore:

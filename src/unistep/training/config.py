@@ -11,6 +11,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Ramp = Literal["steps", "half-life", "none"]
 Compile = Literal["none", "network", "graph"]
 TrackerName = Literal["wandb", "mlflow", "trackio"]
+EngineName = Literal["ddp", "fsdp"]
 
 SHORTEST, LONGEST = 0.001, 0.28
 """Relative lengths that an average by a power function may have; a plain mean has 12^(-1/2) = 0.2887."""

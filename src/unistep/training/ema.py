@@ -11,6 +11,7 @@ A ramp of the rate lets short runs forget their random start; k counts from 0:
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,16 @@ def ramped(decay: float, step: int, ramp: Ramp = "steps") -> float:
     return 0.5 ** (1 / min(half_life, 0.05 * (step + 1)))
 
 
+def own_part(value: Tensor) -> Tensor:
+    """The part of a tensor that this process holds; the whole one where it is not parted.
+
+    Args:
+        value: tensor.
+    """
+    to_local: Any = getattr(value, "to_local", None)
+    return value if to_local is None else to_local()
+
+
 @torch.no_grad()
 def move_averages(averages: list[Tensor], weights: list[Tensor], weight: float, taken: Tensor | None = None) -> None:
     """Moves averages towards weights in place: average <- average + weight (weights - average).
@@ -38,6 +49,7 @@ def move_averages(averages: list[Tensor], weights: list[Tensor], weight: float, 
         weight: share of the way, in [0, 1].
         taken: whether they move at all, as a tensor of no axes on the device; None is that they do.
     """
+    averages, weights = [*map(own_part, averages)], [*map(own_part, weights)]
     if taken is None:
         torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
         return

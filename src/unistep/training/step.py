@@ -18,6 +18,7 @@ from unistep.objectives.protocol import Objective
 from unistep.training.batches import Batch, Batches
 from unistep.training.compiled import compiled, compiled_kernels, draws_masks
 from unistep.training.config import Compile, TrainerConfig
+from unistep.training.engines import Engine
 from unistep.training.recorded import Recorded
 from unistep.training.skips import DeviceSkips
 from unistep.training.state import TrainingState
@@ -45,6 +46,7 @@ class TrainingStep(TrainingState):
         flip: whether half of the images are mirrored.
         title: name of the stage in the progress display.
         compile: part that is compiled: "none", "network" or, with CUDA graphs, the whole step ("graph").
+        engine: way in which the processes share the networks; None is whole networks.
     """
 
     def __init__(
@@ -61,14 +63,16 @@ class TrainingStep(TrainingState):
         flip: bool,
         title: str,
         compile: Compile = "none",
+        engine: Engine | None = None,
     ) -> None:
-        super().__init__(folder, student, objective, config, accelerator)
+        super().__init__(folder, student, objective, config, accelerator, engine)
         device = accelerator.device
         self.dataset, self.seed, self.title = dataset, seed, title
         self.batches = Batches(dataset, device, seed=seed, flip=flip, use_labels=use_labels)
         alone = accelerator.num_processes == 1 and accelerator.scaler is None
         network = student.network if isinstance(student, Preconditioned) else student
-        self._masks = draws_masks(network)
+        # Without masks an objective may leave out an evaluation that others need to be gathered for.
+        self._masks = draws_masks(network) or self.engine.sharded
         self._kernels = KERNELS
         if compile != "none" and accelerator.num_processes == 1:
             self.model = compiled(self.student)
@@ -132,7 +136,7 @@ class TrainingStep(TrainingState):
             for part in range(c.accumulation):
                 # Processes add up their gradients once, with the last part.
                 last = part == c.accumulation - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                with contextlib.nullcontext() if last else self.engine.unsynchronized(self.model):
                     batch = self._batch(step, (accelerator.process_index * c.accumulation + part) * size, size)
                     total += self._passes(step, *batch.tensors, dropout_seed=batch.dropout_seed)
             norm, finite = self._norm(step, total)
@@ -176,16 +180,12 @@ class TrainingStep(TrainingState):
     def _norm(self, step: int, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The norm of the gradient, which is then scaled to its limit, and whether it and the loss are finite."""
         trained = self.objective.trained(step)
+        self.engine.rest(critic.network for critic in self.critics.values())
         network = self.student if trained is None else self.critics[trained].network
         config = self.config.optimizer if trained is None else self.critic_configs[trained]
         # The student is wrapped, and has those of all processes already.
-        self._average_gradients(self.objective.parameters() if trained is None else list(network.parameters()))
-        limit = config.clip_grad_norm or math.inf
-        if limit == math.inf and self.accelerator.scaler is None:
-            gradients = [p.grad for p in network.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-        else:
-            norm = torch.as_tensor(self.accelerator.clip_grad_norm_(network.parameters(), limit))
+        self.engine.average(self.objective.parameters() if trained is None else network.parameters())
+        norm = self.engine.clip(network.parameters(), config.clip_grad_norm or math.inf)
         return norm, self._finite(loss, norm)
 
     def _take(self, step: int, first: int, end: int, total: Tensor, finite: bool) -> None:
@@ -238,9 +238,3 @@ class TrainingStep(TrainingState):
         """The steps [start, end) that train as one with `step`."""
         start, end = self.objective.phase(step)
         return start, self.config.steps if end is None else end
-
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Over the processes, of what is trained beside the wrapped student."""
-        for p in parameters if self.accelerator.num_processes > 1 else ():
-            if p.grad is not None:
-                p.grad = self.accelerator.reduce(p.grad, "mean")  # pyright: ignore

@@ -27,6 +27,7 @@ from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
 from unistep.training.compiled import gpu_arithmetic
 from unistep.training.config import Compile, TrainerConfig
+from unistep.training.engines import Engine
 from unistep.training.evaluation import Evaluation, better
 from unistep.training.guard import Diverged
 from unistep.training.log import RunLog
@@ -64,6 +65,7 @@ class Trainer(TrainingStep):
         deadline: time of `time.monotonic` after which no further step begins; the step under way is finished, and a
             checkpoint written. None is none.
         compile: part that is compiled: "none", "network" or, with CUDA graphs, the whole step ("graph").
+        engine: way in which the processes share the networks; None is whole networks.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Trainer(TrainingStep):
         progress: bool = True,
         deadline: float | None = None,
         compile: Compile = "none",
+        engine: Engine | None = None,
     ) -> None:
         config.check_split(accelerator.num_processes)
         super().__init__(
@@ -101,6 +104,7 @@ class Trainer(TrainingStep):
             flip=flip,
             title=title,
             compile=compile,
+            engine=engine,
         )
         self.preview = preview if config.sample_every else None
         self.phase_done, self.evaluation = phase_done, evaluation
@@ -132,8 +136,8 @@ class Trainer(TrainingStep):
             gpu_arithmetic(self.accelerator.device, fast),
         ):
             log.write_settings(self.settings)
-            if self._due_preview() and not self._preview_path().exists():  # the run was killed before it
-                self._preview(log)
+            if self._on_first(lambda: self._due_preview() and not self._preview_path().exists()):
+                self._preview(log)  # the run was killed before it
             while self.step < c.steps:
                 start, end = self._phase(self.step)
                 if self.step == start > 0:
@@ -160,21 +164,19 @@ class Trainer(TrainingStep):
                     log.write(self.step, values | self.guard.scalars() | self.objective.scalars(self.step - 1))
                     timed, last = 0, now
                     self.losses.clear()
-                if self.phase_done and self.step == end:
-                    self.phase_done(self.averaged(), self.step, self.seconds)
+                if self.step == end:
+                    self._end_phase()
                 due = self.step % c.checkpoint_every == 0 or self.step == c.steps
                 if self.evaluation and self.evaluation.due(self.step, c.steps):
                     last += self._evaluate(self.evaluation, log)  # it is no time of training
                     due = True  # what was measured is not measured again, and the best model is the checkpoint's
                 if c.ema_lengths and (self.step % c.snapshot_every == 0 or self.step == end):
-                    on_first(self.accelerator, self._write_snapshot)
+                    self._write_snapshot()
                 if due and not self._save():
                     self._roll_back(log)
                     continue
-                if self._due_preview():
-                    self._preview(log)
-                    previewed = True
-                elif not previewed and self._early(time.monotonic() - started, self.step - begun):
+                since = time.monotonic() - started, self.step - begun
+                if self._on_first(lambda: self._due_preview() or (not previewed and self._early(*since))):  # noqa: B023
                     self._preview(log)
                     previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
@@ -192,16 +194,33 @@ class Trainer(TrainingStep):
 
     def _preview(self, log: RunLog) -> None:
         """Makes a grid of samples, on the first process."""
-        if self.preview is not None and self.accelerator.is_main_process:
+        model = self._averaged_on_first()
+        if self.preview is not None and model is not None:
             path = self._preview_path()
             try:
-                self.preview(self.averaged(), path)
+                self.preview(model, path)
             except UserError as error:  # of the images: training can do without them
                 _log.warning("%s: no samples of step %d: %s", self.title, self.step, error)
             except OSError as error:
                 raise write_error(path, error, "resume") from None
             if path.exists():
                 log.write_samples(self.step, path)
+
+    def _averaged_on_first(self) -> nn.Module | None:
+        """The averaged model, on the first process; all come here where networks are parted."""
+        needed = self.accelerator.is_main_process or self.engine.sharded
+        model = self.averaged() if needed else None
+        return model if self.accelerator.is_main_process else None
+
+    def _on_first(self, ask: Callable[[], bool]) -> bool:
+        """Whether something is so on the first process: for all, where what follows needs all of them."""
+        said = self.accelerator.is_main_process and ask()
+        return self._agree(said)[0] if self.engine.sharded else said
+
+    def _end_phase(self) -> None:
+        """Leaves the model of a phase that has ended, where the method has phases."""
+        if self.phase_done is not None and (model := self._averaged_on_first()) is not None:
+            self.phase_done(model, self.step, self.seconds)
 
     def _preview_path(self) -> Path:
         return self.folder / "samples" / f"step-{self.step:08d}.png"
@@ -241,15 +260,19 @@ class Trainer(TrainingStep):
         log.write_evaluation(self.step, values, f"{name} {score}{best}")
         return seconds
 
-    def _keep_best(self) -> None:
+    def _best_of_now(self) -> nn.Module | None:
+        """The averaged model where it is the best one, on the first process."""
+        measured = self.best is not None and self.best.step == self.step and self.guard.best_in == self.guard.rollbacks
+        return self._averaged_on_first() if self.evaluation and measured else None
+
+    def _keep_best(self, model: nn.Module | None) -> None:
         """Saves the best model where it is the one of now: always after the checkpoint that records it.
 
         So the model that is kept is always the one that the newest checkpoint names: where a kill comes between the
         two, it is saved when the run goes on.
         """
-        measured = self.best is not None and self.best.step == self.step and self.guard.best_in == self.guard.rollbacks
-        if self.evaluation and self.best and measured and self.accelerator.is_main_process:
-            self.evaluation.keep(self.averaged(), self.best, self.seconds)
+        if self.evaluation and self.best and model is not None:
+            self.evaluation.keep(model, self.best, self.seconds)
 
     def _roll_back(self, log: RunLog) -> None:
         """Goes back to the last good checkpoint, or to the beginning where there is none yet.
@@ -312,18 +335,22 @@ class Trainer(TrainingStep):
         if not self.guard.in_a_row:
             self.guard = replace(self.guard, good=self.step)
         losses = self.losses.state_dict(self.accelerator)
-        on_first(self.accelerator, lambda: self._write(losses))
+        main = self.accelerator.is_main_process
+        state = self._state() | losses if main or self.engine.sharded else {}
+        best = self._best_of_now()
+        on_first(self.accelerator, lambda: self._write(state, best))
         self._initial = None
         return True
 
-    def _write(self, losses: dict[str, Any]) -> None:
+    def _write(self, state: dict[str, Any], best: nn.Module | None) -> None:
         keep = max(self.config.keep_checkpoints, 2)  # one is there where the newest is damaged
-        save_checkpoint(self.folder / "checkpoints", self.step, self._state() | losses, keep, self.guard.good)
-        self._keep_best()
+        save_checkpoint(self.folder / "checkpoints", self.step, state, keep, self.guard.good)
+        self._keep_best(best)
 
     def _write_snapshot(self) -> None:
         own = self.power_averages
-        write_snapshot(self.folder / SNAPSHOTS, self.step, own.begun, own.averages)
+        averages = self.engine.whole(own.averages)
+        on_first(self.accelerator, lambda: write_snapshot(self.folder / SNAPSHOTS, self.step, own.begun, averages))
 
     def _restore(self) -> None:
         state = newest_state(self.folder / "checkpoints", self.accelerator)
@@ -331,5 +358,5 @@ class Trainer(TrainingStep):
             self._initial = self._beginning()
         else:
             self._load(state)
-            self._keep_best()
+            self._keep_best(self._best_of_now())
         on_first(self.accelerator, lambda: remove_snapshots_after(self.folder / SNAPSHOTS, self.step))

@@ -24,7 +24,16 @@ from unistep.runtime.lock import LOCK, FolderLock
 HISTORY = "history.jsonl"
 
 # What may change in the middle of a stage; the rest would make it another run.
-_FREE = {"description", "precision", "compile", "trackers", "evaluate_every", "data.cache_dir", "data.memory_limit"}
+_FREE = {
+    "description",
+    "precision",
+    "compile",
+    "engine",
+    "trackers",
+    "evaluate_every",
+    "data.cache_dir",
+    "data.memory_limit",
+}
 _FREE_SECTIONS = ("evaluation", "lpips")
 _FREE_OF_STAGES = {"steps", "batch_size", "accumulation", "log_every", "sample_every", "checkpoint_every"}
 _FREE_OF_STAGES |= {

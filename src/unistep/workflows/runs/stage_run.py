@@ -37,6 +37,7 @@ from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
 from unistep.objectives.protocol import Objective
 from unistep.training.compiled import compiled
+from unistep.training.engines import build_engine
 from unistep.training.evaluation import Evaluation
 from unistep.training.guard import Diverged
 from unistep.training.restore import on_first
@@ -106,7 +107,7 @@ class StageRun:
             self.say(f"{stage.name}: finished before, {model}")
             return "finished before"
         trainer = self.trainer(init, teacher)
-        on_first(self.accelerator, lambda: self.outline(trainer.student, trainer.objective, done))
+        on_first(self.accelerator, lambda: self.outline(trainer.outline, trainer.objective, done))
         try:
             averaged = trainer.run()
         except Diverged as error:
@@ -184,15 +185,20 @@ class StageRun:
 
     def trainer(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Trainer:
         """The trainer of the stage, at its beginning."""
-        device = self.accelerator.device
-        student = build_model(self.config, self.design, init).to(device)
+        device, engine = self.accelerator.device, build_engine(self.config.engine, self.accelerator)
+        student = build_model(self.config, self.design, init)
+        if not engine.sharded:  # else it goes there in parts
+            student = student.to(device)
         perceptual = open_perceptual(self.config).to(device) if self.stage.objective.needs_perceptual else None
-        taught_by = None if teacher is None or self.design.teacher is None else teacher.denoiser.to(device)
-        if self.config.compile != "none" and device.type == "cuda":
+        own = None if teacher is None or self.design.teacher is None else engine.own_teacher(teacher.denoiser)
+        taught_by = own
+        if self.config.compile != "none" and device.type == "cuda" and not engine.sharded:
             student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if taught_by is not None and self.config.compile != "none":
+        if taught_by is not None and self.config.compile != "none" and not engine.sharded:
             taught_by = compiled(taught_by)
         objective = build_objective(self.config, self.design, student, teacher=taught_by, perceptual=perceptual)
+        if own is not None:
+            engine.freeze(own)
         return Trainer(
             self.folder,
             student,
@@ -204,7 +210,7 @@ class StageRun:
             use_labels=bool(self.design.network.num_class_embeds),
             flip=self.config.data.flip,
             preview=self.preview,
-            phase_done=self.saves_phase(objective) if self.accelerator.is_main_process else None,
+            phase_done=self.saves_phase(objective),
             evaluation=self.measured(),
             title=self.stage.name,
             settings=stage_settings(self.config, self.stage),
@@ -214,6 +220,7 @@ class StageRun:
             progress=self.progress,
             deadline=self.deadline,
             compile=self.config.compile,
+            engine=engine,
         )
 
     def outline(self, student: nn.Module, objective: Objective, step: int) -> None:
