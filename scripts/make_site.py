@@ -25,7 +25,7 @@ from unistep.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 
 SECTIONS = {
-    "Train": ("methods", "recipes", "data", "cifar10", "emoji", "extending"),
+    "Train": ("methods", "recipes", "scaling", "data", "cifar10", "emoji", "extending"),
     "Use": ("checkpoints", "diffusers", "editing", "serving", "export", "browser", "performance"),
     "Measure": ("evaluation", "results"),
     "Inside": ("architecture", "notation", "randomness"),
