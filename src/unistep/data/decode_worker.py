@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def main() -> None:
     state = np.frombuffer(mmap.mmap(memory, STATE_BYTES), np.int64)
     places: dict[int, NDArray[Any]] = {}
     decoder = Decoder(job)
-    with quiet():
+    with quiet(), suppress(BrokenPipeError):
         while len(task := tasks.read(TASK.size)) == TASK.size:
             number, count = TASK.unpack(task)
             if number not in places:

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any, NamedTuple
 
@@ -139,11 +140,11 @@ def unpacked_answer(count: int, body: bytes) -> list[Encoded]:
 
 
 def main() -> None:
-    """Encodes until the input is closed."""
+    """Encodes until the input is closed, or nobody takes the answers any more."""
     start, tasks, answers = begin()
     native = start["native"]
     job = EncodeJob(**{**start, "native": None if native is None else tuple(native)})
-    with quiet(), os.fdopen(answers, "wb") as output:
+    with quiet(), suppress(BrokenPipeError), os.fdopen(answers, "wb", buffering=0) as output:
         while len(sizes := tasks.read(SIZES.size)) == SIZES.size:
             count, length = SIZES.unpack(sizes)
             body, place, parts = tasks.read(length), 0, []
@@ -153,8 +154,9 @@ def main() -> None:
                 place += 4 + size
                 parts += [_OF_IMAGE.pack(one.ending.encode(), *one[1:4], len(one.content)), one.content]
             answer = b"".join(parts)
-            output.write(SIZES.pack(count, len(answer)) + answer)
-            output.flush()
+            view = memoryview(SIZES.pack(count, len(answer)) + answer)
+            while view:
+                view = view[output.write(view) :]
 
 
 def read_exactly(file: IO[bytes], size: int) -> bytes:
