@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unistep.workflows.inspect import inspect
     from unistep.workflows.models import load
     from unistep.workflows.pack import pack_dataset
+    from unistep.workflows.plan import plan
     from unistep.workflows.quantize import quantize
     from unistep.workflows.report import report
     from unistep.workflows.runs_list import runs
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "open_dataset",
     "pack_dataset",
+    "plan",
     "quantize",
     "report",
     "runs",
@@ -74,6 +76,7 @@ _MODULES = {
     "load": "unistep.workflows.models",
     "open_dataset": "unistep.data.open",
     "pack_dataset": "unistep.workflows.pack",
+    "plan": "unistep.workflows.plan",
     "quantize": "unistep.workflows.quantize",
     "report": "unistep.workflows.report",
     "runs": "unistep.workflows.runs_list",

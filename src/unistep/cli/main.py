@@ -16,6 +16,7 @@ from unistep.text import did_you_mean, version_of
 
 COMMANDS = {
     "train": "train a model by a recipe or a YAML file; resume a run",
+    "plan": "plan a recipe on several devices: memory, communication, pace, hours, cost",
     "sample": "make images with a model, a run, or an embedded model",
     "edit": "inpaint, colorize, upscale, deblur, denoise, ... images with a consistency model; walks",
     "evaluate": "measure images or a model against a reference: FID, KID, precision, recall, ...",
