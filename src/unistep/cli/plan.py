@@ -3,7 +3,7 @@
 import json
 import sys
 
-from unistep.cli.command import notes_shown
+from unistep.cli import command
 from unistep.cli.help import help_text
 from unistep.cli.parameter import parameters_of
 from unistep.cli.parsing import parse
@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> None:
         values = read_values(find_recipe(given["recipe"]))
     with spelled({name: flag_of(name) for name in (*(p.name for p in own if p.name != "recipe"), *_keys(values))}):
         changes = nested(flags, values, _PROGRAM)
-        with notes_shown({}):
-            made = plan(**given, **changes)
+        with command.notes_shown({}):
+            made = command.interruptible(plan, **given, **changes)
     print(json.dumps(made.to_dict(), indent=2) if as_json else made)
 
 

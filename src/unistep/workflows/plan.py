@@ -49,9 +49,10 @@ def plan(
 
     Example:
         >>> import unistep
-        >>> made = unistep.plan("lsun256-edm", nodes=4, gpu="H100", price=2.5)
-        >>> made.stages[0].micro_batch, made.gpus_per_node
-        (8, 8)
+        >>> tiny = {"block_out_channels": [8, 8], "attention_head_dim": 8}
+        >>> made = unistep.plan("mnist-quick", gpus_per_node=4, network=tiny)
+        >>> made.stages[0].micro_batch, made.stages[0].exchange > 0
+        (16, True)
     """
     check_range("nodes", nodes, 1, _MOST_NODES)
     check_range("gpus_per_node", gpus_per_node, 1, _MOST_OF_A_NODE)

@@ -45,7 +45,7 @@ def planned(
     Raises:
         UserError: the batch cannot be parted, or the size of the images is open.
     """
-    processes, engine = nodes * gpus_per_node, str(getattr(config, "engine", "ddp"))
+    processes, engine = nodes * gpus_per_node, config.engine
     for stage in config.stages:
         stage.check_split(processes)
     if gpu == "cpu":
