@@ -130,7 +130,7 @@ def streamed(output: Path, cache: Path, batch: int, seconds: float, workers: int
 
 def main() -> None:
     """Runs the benchmark and prints its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=20_000, help="number of images of the source")
     parser.add_argument("--data", default="cifar10-test", help="dataset that the images are made of")
     parser.add_argument("--folder", type=Path, default=Path("packing"), help="folder of source and shards")

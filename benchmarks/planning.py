@@ -50,7 +50,7 @@ def planned(path: Path, processes: int) -> dict[str, Any]:
 
 
 def trained(path: Path, processes: int, output: Path) -> dict[str, Any]:
-    """Pace of the steps after the first few, and the largest memory of a process."""
+    """Pace of the steps after the first few, and the largest memory of a process; the program ends if the run fails."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["-m", "unistep", "train", str(path), "--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -81,7 +81,7 @@ def trained(path: Path, processes: int, output: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the comparison and prints it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--steps", type=int, default=20, help="steps of each run")
     parser.add_argument("--json", type=Path, help="file for the figures")

@@ -6,7 +6,11 @@ import pytest
 
 import unistep
 from unistep.errors import UserError
+from unistep.training.config import TrainerConfig
+from unistep.workflows.estimate.count import Flops
 from unistep.workflows.estimate.hardware import HARDWARE
+from unistep.workflows.estimate.measure import Memory
+from unistep.workflows.estimate.result import StageEstimate
 from unistep.workflows.estimate.scaling import Gathered, Speed, stage_plan
 
 TINY = {"block_out_channels": [8, 8], "attention_head_dim": 8}
@@ -14,12 +18,11 @@ TINY = {"block_out_channels": [8, 8], "attention_head_dim": 8}
 
 @pytest.fixture(scope="module")
 def counted():
-    """The teacher of a tiny recipe on one device, as a dry run counts it."""
-    from unistep.workflows.estimate.estimate import estimate
-    from unistep.workflows.train import prepared
-
-    config, _ = prepared("mnist-quick", None, None, None, None, None, {"network": TINY})
-    return estimate(config, 0).stages[0]
+    """A stage of 1,000 parameters on one device."""
+    parts = {"weights": 4000, "gradients": 4000, "optimizer": 8000, "averages": 4000}
+    flops = Flops(100, {"student, forward": 100, "the rest of the loss": 1, "backward": 200})
+    config = TrainerConfig(steps=1000, batch_size=64)
+    return StageEstimate("teacher", "UNet", "EDM", config, flops, Memory(parts, 10, 100), None)
 
 
 SPEED = Speed(passes=0.01, update=0.001, exchange=1e9, overlap=0.0)
@@ -48,8 +51,8 @@ def test_shards_hold_a_part_and_gather_the_weights_for_every_evaluation(counted)
 def test_the_backward_pass_hides_what_fits_beside_it(counted):
     found = stage_plan(counted, 4, "ddp", Speed(0.01, 0.001, 1e9, 1.0), Gathered(0, 0))
     assert found.step_seconds["exchange"] == 0.0
-    slow = stage_plan(counted, 4, "ddp", Speed(0.01, 0.001, 1e5, 0.5), Gathered(0, 0))
-    assert slow.step_seconds["exchange"] == pytest.approx(slow.exchange / 1e5 - 0.5 * 16 * 0.01)
+    slow = stage_plan(counted, 4, "ddp", Speed(0.01, 0.001, 1e4, 0.5), Gathered(0, 0))
+    assert slow.step_seconds["exchange"] == pytest.approx(slow.exchange / 1e4 - 0.5 * 16 * 0.01)
 
 
 @pytest.mark.parametrize("gpu", [pytest.param(name, marks=[pytest.mark.slow] * (name != "H100")) for name in HARDWARE])
