@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from unistep.runtime.interrupt import Interrupted, StopRequest, signals_raise
+from unistep.runtime.interrupt import SIGNALS, Interrupted, StopRequest, signals_raise
 
 
 def send(number: signal.Signals) -> None:
@@ -18,12 +18,20 @@ def handlers_come_back():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_first_signal_is_a_request(number):
     with StopRequest() as stop:
         assert stop.signal is None
         send(number)
         assert stop.signal == number
+
+
+def test_the_first_signal_is_told_once():
+    heard = []
+    with StopRequest(heard.append):
+        send(signal.SIGUSR1)
+        send(signal.SIGTERM)
+    assert heard == [signal.SIGUSR1]
 
 
 def test_second_ctrl_c_stops_at_once():
@@ -49,7 +57,7 @@ def test_off_the_main_thread_the_host_keeps_its_handlers(context):
     assert seen == [None]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_outside_of_the_loop_a_signal_raises(number):
     with pytest.raises(Interrupted, match=f"^stopped by {number.name}$") as stopped, signals_raise():
         send(number)

@@ -106,6 +106,21 @@ def newest(run: Trainer) -> dict:
     return state
 
 
+def test_an_evaluation_that_a_signal_leaves_no_time_for_is_made_by_the_resumed_run(trainer):
+    whole, judges = Judge(), [Judge(), Judge()]
+    uninterrupted = trainer(whole, "whole")
+    uninterrupted.run()
+    with pytest.raises(Interrupted):  # in the step before an evaluation
+        trainer(judges[0], before=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None).run()
+    resumed = trainer(judges[1])
+    resumed.run()
+    assert [len(judge.seen) for judge in judges] == [1, len(whole.seen) - 1]
+    assert judges[0].seen + judges[1].seen == whole.seen
+    assert logged(resumed) == logged(uninterrupted)
+    assert newest(resumed)["best"] == newest(uninterrupted)["best"]
+    assert (judges[0].kept + judges[1].kept)[-1] == whole.kept[-1]
+
+
 def test_the_average_is_measured_at_its_steps_and_at_the_end(trainer):
     judge, plain = Judge(), []
     run = trainer(judge)

@@ -67,7 +67,16 @@ def parse_run(arguments: list[str]) -> tuple[RunConfig, Path]:
     with _spelled(values):
         found = _arguments(given, nested(flags, values, _PROGRAM))
         own = {name: found.pop(name) for name in ("recipe", "data", "output", "resume", "teacher", "skip_to")}
-        of_call = ("init_from", "max_minutes", "threads", "profile", "dry_run", "progress")
+        of_call = (
+            "init_from",
+            "max_minutes",
+            "grace_seconds",
+            "stall_seconds",
+            "threads",
+            "profile",
+            "dry_run",
+            "progress",
+        )
         return prepared(**own, overrides={k: v for k, v in found.items() if k not in of_call})
 
 

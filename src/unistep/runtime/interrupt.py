@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM: in the training loop a request to stop after the current step, elsewhere the end at once.
+"""Ctrl-C, SIGTERM and SIGUSR1: in the training loop a request to stop after the step, elsewhere the end at once.
+
+Schedulers announce by SIGTERM or SIGUSR1 that they will take the machine away.
 
 Python handles signals in the main thread alone. In another thread the host program keeps its handlers, and nothing here
 takes effect.
@@ -11,12 +13,20 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""The signals that end work; there is no SIGUSR1 on Windows."""
+
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets `signal`; a second Ctrl-C stops at once."""
+    """While entered, the first of `SIGNALS` sets `signal`; a second Ctrl-C stops at once.
 
-    def __init__(self) -> None:
+    Args:
+        heard: called with the first signal; None calls nothing.
+    """
+
+    def __init__(self, heard: Callable[[signal.Signals], None] | None = None) -> None:
         self.signal: signal.Signals | None = None
+        self._heard = heard
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -31,7 +41,9 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise Interrupted(signal.SIGINT)
-        self.signal = signal.Signals(number)
+        first, self.signal = self.signal is None, signal.Signals(number)
+        if first and self._heard is not None:
+            self._heard(self.signal)
 
 
 class Interrupted(BaseException):
@@ -51,7 +63,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """While entered, SIGINT and SIGTERM raise `Interrupted`, wherever the program is.
+    """While entered, `SIGNALS` raise `Interrupted`, wherever the program is.
 
     Raises:
         Interrupted: a signal came.
@@ -68,11 +80,11 @@ def signals_raise() -> Iterator[None]:
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
-    """Sets the handler of both signals, and returns the former ones; none outside of the main thread."""
+    """Sets the handler of the signals, and returns the former ones; none outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     try:
-        return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        return {number: signal.signal(number, handler) for number in SIGNALS}
     except ValueError:  # the main thread of a subinterpreter
         return {}
 

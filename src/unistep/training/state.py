@@ -72,6 +72,7 @@ class TrainingState:
         self.model = self.engine.prepare_model(self.student)
         self.seconds = 0.0
         self.best: Best | None = None
+        self.unmeasured = False  # whether the evaluation after this step was left to the resumed run
         self.guard = Guard(lr=config.optimizer.lr)
         self.losses = Losses(self.critics, accelerator.device)
 
@@ -109,6 +110,7 @@ class TrainingState:
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "best": None if self.best is None else self.best.state_dict(),
             "guard": self.guard.state_dict(),
+            "unmeasured": self.unmeasured,
         }
         return self.engine.whole(state)
 
@@ -153,7 +155,7 @@ class TrainingState:
             if self.accelerator.scaler is not None and state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds = state["step"], state["seconds"]
-            if self.config.ema_lengths and state.get("power_averages"):
+            if state.get("power_averages"):
                 found, own = state["power_averages"], self.power_averages.state_dict()["averages"]
                 averages = {length: like(values, own.get(length, {})) for length, values in found["averages"].items()}
                 self.power_averages.load_state_dict(found | {"averages": averages})
@@ -161,6 +163,7 @@ class TrainingState:
                 self.power_averages = PowerAverages(self.student, self.config.ema_lengths, self.step)
             self.losses.load_state_dict(state, self.accelerator)
             self.best = Best(**state["best"]) if state.get("best") else None
+            self.unmeasured = state.get("unmeasured", False)
             self.guard = Guard(**state.get("guard", {})).with_lr(self.config.optimizer.lr)
         except (KeyError, ValueError, TypeError, RuntimeError):
             raise UserError(

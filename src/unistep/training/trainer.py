@@ -25,11 +25,13 @@ from unistep.formats.snapshots import FOLDER as SNAPSHOTS
 from unistep.formats.snapshots import remove_snapshots_after, write_snapshot
 from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
+from unistep.runtime.stalls import Watch
 from unistep.training.compiled import gpu_arithmetic
 from unistep.training.config import Compile, TrainerConfig
 from unistep.training.engines import Engine
 from unistep.training.evaluation import Evaluation, better
 from unistep.training.guard import Diverged
+from unistep.training.limits import NO_LIMITS, Limits
 from unistep.training.log import RunLog
 from unistep.training.losses import of_network
 from unistep.training.restore import newest_state, on_first
@@ -66,6 +68,7 @@ class Trainer(TrainingStep):
             checkpoint written. None is none.
         compile: part that is compiled: "none", "network" or, with CUDA graphs, the whole step ("graph").
         engine: way in which the processes share the networks; None is whole networks.
+        limits: times after which the process ends by itself.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Trainer(TrainingStep):
         deadline: float | None = None,
         compile: Compile = "none",
         engine: Engine | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         config.check_split(accelerator.num_processes)
         super().__init__(
@@ -112,6 +116,7 @@ class Trainer(TrainingStep):
         self.trackers = trackers
         # Weights of the beginning, until there is a checkpoint to go back to.
         self._initial: dict[str, Any] | None = None
+        self.limits = limits
 
     def run(self) -> nn.Module:
         """Trains to the end, or until the time is up, and returns the student with the averaged weights, in eval mode.
@@ -130,15 +135,19 @@ class Trainer(TrainingStep):
         before, begun, timed = self.seconds, self.step, 0
         previewed = self.preview is None or any((self.folder / "samples").glob("*.png"))
         fast = self.accelerator.mixed_precision != "no"
+        processes = self.accelerator.process_index, self.accelerator.num_processes
         with (
-            StopRequest() as stop,
+            Watch(self.limits.stall_seconds, *processes) as watch,
+            StopRequest(lambda heard: self.limits.announce(watch, heard)) as stop,
             RunLog(self.folder, self.title, c.steps, self.step, main, self.progress, self.trackers) as log,
             gpu_arithmetic(self.accelerator.device, fast),
         ):
             log.write_settings(self.settings)
             if self._on_first(lambda: self._due_preview() and not self._preview_path().exists()):
                 self._preview(log)  # the run was killed before it
+            self._measure_again(log)
             while self.step < c.steps:
+                watch.at(self.step)
                 start, end = self._phase(self.step)
                 if self.step == start > 0:
                     # A second optimizer would not do: accelerate keeps all it has prepared, and unscales with each.
@@ -168,15 +177,17 @@ class Trainer(TrainingStep):
                     self._end_phase()
                 due = self.step % c.checkpoint_every == 0 or self.step == c.steps
                 if self.evaluation and self.evaluation.due(self.step, c.steps):
-                    last += self._evaluate(self.evaluation, log)  # it is no time of training
                     due = True  # what was measured is not measured again, and the best model is the checkpoint's
+                    self.unmeasured = self._agree(stop.signal is not None)[0]
+                    if not self.unmeasured:  # else there is no time: the resumed run does it
+                        last += self._evaluate(self.evaluation, log)  # it is no time of training
                 if c.ema_lengths and (self.step % c.snapshot_every == 0 or self.step == end):
                     self._write_snapshot()
                 if due and not self._save():
                     self._roll_back(log)
                     continue
                 since = time.monotonic() - started, self.step - begun
-                if self._on_first(lambda: self._due_preview() or (not previewed and self._early(*since))):  # noqa: B023
+                if self._on_first(lambda: stop.signal is None and self._due(previewed, *since)):  # noqa: B023
                     self._preview(log)
                     previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
@@ -230,6 +241,23 @@ class Trainer(TrainingStep):
         if self.preview is None or not self.accelerator.is_main_process:
             return False
         return self.step > 0 and (self.step % self.config.sample_every == 0 or self.step == self.config.steps)
+
+    def _due(self, previewed: bool, seconds: float, steps: int) -> bool:
+        """Whether a grid is due, a regular one or the first.
+
+        Args:
+            previewed: whether there is one already.
+            seconds: time since the run began.
+            steps: number of steps in that time.
+        """
+        return self._due_preview() or (not previewed and self._early(seconds, steps))
+
+    def _measure_again(self, log: RunLog) -> None:
+        """Makes the evaluation that a signal left no time for."""
+        if self.evaluation and self.unmeasured:
+            self.unmeasured = False
+            self._evaluate(self.evaluation, log)
+            self._save()
 
     def _early(self, seconds: float, steps: int) -> bool:
         """Whether a first grid is due because the regular one would let people wait for more than a minute.

@@ -44,6 +44,8 @@ def train(
     skip_to: str | None = None,
     init_from: str | os.PathLike[str] | None = None,
     max_minutes: float | None = None,
+    grace_seconds: float | None = None,
+    stall_seconds: float | None = None,
     threads: int | None = None,
     profile: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
@@ -69,6 +71,10 @@ def train(
             stages are taken as they are, its newest one goes on from its step, with new moments of the optimizer.
         max_minutes: time of this call in minutes, all stages together; when it is over, the run stops after the step
             under way, with a checkpoint to go on from and the model that it has come to; default: none.
+        grace_seconds: time in seconds that SIGTERM, SIGUSR1 or Ctrl-C leaves for the step under way and its checkpoint;
+            a process that is not done then ends, and the run goes on from the checkpoint before; default: any.
+        stall_seconds: longest time in seconds of a step with the evaluation, samples and checkpoint after it; a process
+            that takes longer ends with a line that tells where it is; default: any.
         threads: number of CPU threads of this process, 1 beside other work; default: PyTorch's, one a core.
         profile: file for a trace of steps 3 to 12, .json or .json.gz, for Chrome or Perfetto; their times by operator
             and by module are logged; default: none.
@@ -99,8 +105,10 @@ def train(
     if dry_run and resume is not None:
         raise UserError("`dry_run` and `resume` exclude each other; give the recipe")
     from unistep.runtime.lock import FolderLock
+    from unistep.training.limits import Limits
     from unistep.workflows.runs.exported import read_exported
 
+    limits = Limits(grace_seconds, stall_seconds)
     trace = None
     if profile is not None:
         from unistep.runtime.profiling import check_trace
@@ -112,7 +120,7 @@ def train(
             lock.acquire(user_path(resume))  # before its config may change
         config, folder = prepared(recipe, data, output, resume, teacher, skip_to, overrides, exported)
         if not dry_run:
-            given = {"progress": progress, "lock": lock, "deadline": deadline, "exported": exported}
+            given = {"progress": progress, "lock": lock, "deadline": deadline, "exported": exported, "limits": limits}
             _train(config, folder, threads, trace if _is_first() else None, **given)
             return Run(folder)
     from unistep.runtime.threads import arithmetic_threads

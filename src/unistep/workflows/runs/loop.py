@@ -21,6 +21,7 @@ from unistep.formats.model_folder.folder import load_model
 from unistep.formats.run_directory import OUTLINE
 from unistep.runtime.lock import FolderLock
 from unistep.training.config import Precision
+from unistep.training.limits import NO_LIMITS, Limits
 from unistep.training.precision import pick_precision
 from unistep.training.restore import on_first
 from unistep.workflows.runs.beginning import begin
@@ -84,6 +85,7 @@ def train_stages(
     lock: FolderLock | None = None,
     deadline: float | None = None,
     exported: Exported | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Trains what is left of a run.
 
@@ -94,6 +96,7 @@ def train_stages(
         lock: lock of the folder, which the caller releases; None takes one for as long as the run is trained.
         deadline: time of `time.monotonic` after which no further step begins, but the first; None is none.
         exported: weights that a new run begins from; None is none.
+        limits: times after which the process ends by itself.
 
     Raises:
         UserError: the config does not fit the data, the folder holds another run, or another process trains it.
@@ -101,7 +104,8 @@ def train_stages(
     """
     if lock is None:
         with FolderLock("train") as own:
-            train_stages(config, folder, progress=progress, lock=own, deadline=deadline, exported=exported)
+            given = {"progress": progress, "deadline": deadline, "exported": exported, "limits": limits}
+            train_stages(config, folder, lock=own, **given)
         return
     accelerator = build_accelerator(config.precision)
     for stage in config.stages:
@@ -131,7 +135,7 @@ def train_stages(
     trained = False
     for design in designs:
         stage = design.stage
-        run = StageRun(config, design, folder, accelerator, dataset, evaluation, progress, deadline)
+        run = StageRun(config, design, folder, accelerator, dataset, evaluation, progress, deadline, limits)
         if trained and on_first(accelerator, run.time_is_up):
             run.say(f"{stage.name}: not begun, the time is up; {run.go_on()}")
             return

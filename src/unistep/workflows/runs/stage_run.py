@@ -40,6 +40,7 @@ from unistep.training.compiled import compiled
 from unistep.training.engines import build_engine
 from unistep.training.evaluation import Evaluation
 from unistep.training.guard import Diverged
+from unistep.training.limits import NO_LIMITS, Limits
 from unistep.training.restore import on_first
 from unistep.training.trackers import Trackers
 from unistep.training.trainer import Trainer
@@ -73,6 +74,7 @@ class StageRun:
         evaluation: measurement of the last stage; None where there is none.
         progress: whether to show how far it is.
         deadline: time of `time.monotonic` after which no further step begins; None is none.
+        limits: times after which the process ends by itself.
     """
 
     def __init__(
@@ -85,10 +87,11 @@ class StageRun:
         evaluation: TrainingEvaluation | None,
         progress: bool,
         deadline: float | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self.config, self.design, self.stage, self.info = config, design, design.stage, design.info
         self.run_folder, self.folder = folder, folder / design.stage.name
-        self.model, self.deadline = self.folder / "model", deadline
+        self.model, self.deadline, self.limits = self.folder / "model", deadline, limits
         self.accelerator, self.dataset, self.evaluation, self.progress = accelerator, dataset, evaluation, progress
 
     def run(self, init: LoadedModel | None, teacher: LoadedModel | None) -> Outcome:
@@ -221,6 +224,7 @@ class StageRun:
             deadline=self.deadline,
             compile=self.config.compile,
             engine=engine,
+            limits=self.limits,
         )
 
     def outline(self, student: nn.Module, objective: Objective, step: int) -> None:

@@ -1,0 +1,50 @@
+"""A process that hangs, or does not stop in time, ends with a line that tells where it is."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unistep.errors import UserError
+from unistep.runtime.stalls import Watch
+from unistep.training.limits import Limits
+
+SCRIPT = """
+import time
+from unistep.runtime.stalls import Watch
+with Watch({seconds}, 2, 4) as watch:
+    watch.at(56)
+    {then}
+    time.sleep(20)
+"""
+
+
+def run(seconds: float | None, then: str = "") -> subprocess.CompletedProcess[str]:
+    script = SCRIPT.format(seconds=seconds, then=then)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+
+def test_a_process_that_hangs():
+    done = run(0.2)
+    assert done.returncode == 1
+    assert done.stderr == "unistep: error: process 2 of 4 hangs for 0 s, in step 57, outside of unistep\n"
+
+
+def test_a_process_that_does_not_stop_in_time():
+    done = run(None, 'watch.end_in(0.1, "has not stopped 0.1 s after SIGTERM", 143)')
+    assert done.returncode == 143
+    assert done.stderr.startswith("unistep: error: process 2 of 4 has not stopped 0.1 s after SIGTERM, in step 57")
+
+
+def test_one_that_comes_on_goes_on():
+    with Watch(0.5) as watch:
+        for step in range(8):
+            watch.at(step)
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("limits", [{"grace_seconds": 0}, {"stall_seconds": -1.0}])
+def test_times_are_positive(limits):
+    with pytest.raises(UserError, match=f"`{next(iter(limits))}`"):
+        Limits(**limits)
