@@ -9,8 +9,9 @@ hundredth of them broken. It is packed with one kill by SIGKILL, the images that
 broken ones, and a consumer then takes batches of the shards in their order of training and does nothing for 10 ms with
 each.
 
-`--stream` measures the last alone, on shards of an earlier call. The stall is the time that the consumer waits for
-batches, as a share of the whole time.
+`--stream` measures the last alone, on shards of an earlier call. The stall is the time for which the consumer is
+blocked because a batch is not decoded yet, as a share of the whole time; the call is the time that it takes to get
+batches, with their order, seeds and copies; "in memory" is that of images that are held in memory.
 """
 
 import argparse
@@ -31,8 +32,9 @@ import torch
 from PIL import Image
 
 import unistep
-from unistep.data import read_dataset
+from unistep.data import ImageDataset, read_dataset
 from unistep.data.config import DataConfig
+from unistep.data.decode_pool import DecodePool
 from unistep.training.batches import Batches
 
 BROKEN_EVERY = 100
@@ -105,14 +107,29 @@ def streamed(output: Path, cache: Path, batch: int, seconds: float, workers: int
     started = time.perf_counter()
     dataset = read_dataset(config)
     opened = time.perf_counter() - started
-    batches = Batches(dataset, torch.device("cpu"), seed=0, flip=True, use_labels=True)
+    streamed_batches = Batches(dataset, torch.device("cpu"), seed=0, flip=True, use_labels=True)
     result: dict[str, Any] = {"images": len(dataset), "open_seconds": opened, "batch": batch, "workers": workers}
-    process, step = psutil.Process(), 0
-    for name, pause in (("fast", 0.0), ("consumer", CONSUMER_SECONDS)):
+    pixels = torch.zeros((100_000, *dataset.images.shape[1:]), dtype=torch.uint8)
+    held_images = ImageDataset(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+    memory_batches = Batches(held_images, torch.device("cpu"), seed=0, flip=True, use_labels=True)
+    process, step, blocked = psutil.Process(), 0, [0.0]
+    look = DecodePool._look
+
+    def timed(self: DecodePool) -> None:
+        before = time.perf_counter()
+        look(self)
+        blocked[0] += time.perf_counter() - before
+
+    DecodePool._look = timed
+    for name, pause, batches in (
+        ("in memory", CONSUMER_SECONDS, memory_batches),
+        ("fast", 0.0, streamed_batches),
+        ("consumer", CONSUMER_SECONDS, streamed_batches),
+    ):
         for _ in range(20):
             batches.at(step, batch)
             step += 1
-        first, started, waited, held = step, time.perf_counter(), 0.0, []
+        first, started, waited, held, blocked[0] = step, time.perf_counter(), 0.0, [], 0.0
         while time.perf_counter() - started < seconds:
             before = time.perf_counter()
             batches.at(step, batch)
@@ -123,7 +140,8 @@ def streamed(output: Path, cache: Path, batch: int, seconds: float, workers: int
             if step % 500 == 0:
                 held.append(round(memory(process)))
         took = time.perf_counter() - started
-        result[name] = {"images_per_second": (step - first) * batch / took, "stall": waited / took, "memory_mb": held}
+        result[name] = {"images_per_second": (step - first) * batch / took, "memory_mb": held}
+        result[name] |= {"stall": blocked[0] / took, "call": waited / took}
     dataset.images.close()  # type: ignore[union-attr]
     return result
 

@@ -27,7 +27,7 @@ RECIPE = {
     "data": {"source": "", "resolution": 32},
     "network": {"name": "adm", "block_out_channels": [32, 64, 64], "attention_head_dim": 32},
     "precision": "fp32",
-    "stages": {"teacher": {"method": "edm", "steps": 0, "batch_size": 32, "log_every": 1}},
+    "stages": {"teacher": {"method": "edm", "steps": 0, "batch_size": 32, "log_every": 1, "sample_every": 0}},
 }
 
 

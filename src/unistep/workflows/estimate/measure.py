@@ -39,6 +39,9 @@ OPTIMIZER, AVERAGES = "optimizer", "averages"
 _STEP_SECONDS = 3.0  # a measured step should not take longer
 _CPU_MEMORY = 6 << 30  # that a measurement takes at most where it shares the memory with others
 _IMAGES = 256
+KERNELS = 0.25
+"""Memory that kernels need for themselves, as a share of what the backward pass keeps."""
+
 _LOOKED_AT = 10_000  # steps whose turns are counted
 
 
@@ -153,8 +156,7 @@ def measure(
     unneeded = memory.parts[OPTIMIZER] + memory.parts[AVERAGES]
 
     def fits(whole: bool, batch: int) -> bool:
-        # A quarter more, for what kernels need for themselves.
-        return memory.total(batch) - (0 if whole else unneeded) + 0.25 * memory.activations(batch) <= limit
+        return memory.total(batch) - (0 if whole else unneeded) + KERNELS * memory.activations(batch) <= limit
 
     possible = fits(False, 1)
     parts: Parts = build(not possible)

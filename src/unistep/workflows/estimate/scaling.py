@@ -9,7 +9,7 @@ memory     ddp: all networks, and the gradients twice; fsdp: 1 / P of them, the 
 
 from dataclasses import dataclass
 
-from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER
+from unistep.workflows.estimate.measure import AVERAGES, KERNELS, OPTIMIZER
 from unistep.workflows.estimate.result import StageEstimate
 
 _UPDATE_PASSES = 7  # reads of weight, gradient and two moments, writes of weight and moments
@@ -105,6 +105,7 @@ def stage_plan(
     elif processes > 1:
         memory["gradients' buckets"] = parts["gradients"]
     memory["activations"] = stage.memory.activations(micro)
+    memory["kernels, about"] = round(KERNELS * memory["activations"])
     if base:
         memory["process"] = base
     exchange = _exchange(stage, processes, sharded)
