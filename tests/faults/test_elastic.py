@@ -59,7 +59,7 @@ def wait(started: subprocess.Popen[bytes], run: Path) -> None:
         started.kill()
 
 
-@pytest.mark.parametrize("processes", [2])
+@pytest.mark.parametrize("processes", [2, 4])
 def test_killed_ranks_are_started_again(processes, recipe, runner, uninterrupted, assert_same_outcome, tmp_path, tell):
     whole, draw = uninterrupted("two processes", processes), random.Random(f"elastic {processes}")
     run = tmp_path / "run"

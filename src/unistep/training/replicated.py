@@ -7,10 +7,36 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from unistep.objectives.protocol import Objective
+
+
+def mean_in_order(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Averages gradients with sums in the order of the processes.
+
+    Gloo's own order depends on where in its bucket a gradient lies, and DDP moves them after the first step of every
+    start: a run of more than two processes that was resumed would differ in the last bit.
+
+    Args:
+        state: nothing.
+        bucket: gradients of this process.
+    """
+    own = bucket.buffer().div_(dist.get_world_size())
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+
+    def total(gathered: torch.futures.Future[Any]) -> Tensor:
+        gathered.wait()  # raises what went wrong
+        for part in parts[1:]:
+            parts[0].add_(part)
+        return parts[0]
+
+    work = dist.all_gather(parts, own, async_op=True)
+    assert work is not None
+    return work.get_future().then(total)
 
 
 class Replicated:
@@ -45,7 +71,10 @@ class Replicated:
 
     def prepare_model(self, student: nn.Module) -> nn.Module:
         """The student, wrapped where there are several processes."""
-        return self.accelerator.prepare_model(student)
+        model = self.accelerator.prepare_model(student)
+        if isinstance(model, DistributedDataParallel) and self.accelerator.device.type == "cpu":
+            model.register_comm_hook(None, mean_in_order)
+        return model
 
     def unsynchronized(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """DDP's context."""
