@@ -44,7 +44,7 @@ def test_one_that_comes_on_goes_on():
             time.sleep(0.1)
 
 
-@pytest.mark.parametrize("limits", [{"grace_seconds": 0}, {"stall_seconds": -1.0}])
-def test_times_are_positive(limits):
+@pytest.mark.parametrize("limits", [{"grace_seconds": 0}, {"stall_seconds": -1.0}, {"grace_seconds": 1e30}])
+def test_times_are_positive_and_no_more_than_years(limits):
     with pytest.raises(UserError, match=f"`{next(iter(limits))}`"):
         Limits(**limits)

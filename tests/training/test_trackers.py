@@ -9,7 +9,7 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from PIL import Image
 
-from unistep.config import RunConfig, StageConfig
+from unistep.config import RunConfig, StageConfig, find_recipe, read_values, run_config
 from unistep.errors import UserError
 from unistep.training.config import TrackerName
 from unistep.training.log import RunLog
@@ -156,3 +156,8 @@ def test_only_the_first_process_is_followed(tmp_path, service):
 def test_a_service_stands_there_once():
     with pytest.raises(UserError, match="`trackers` names a service twice; keep one"):
         RunConfig(stages=(StageConfig(name="teacher", method="edm"),), trackers=("wandb", "wandb"))
+
+
+def test_no_service_is_one_line():
+    with pytest.raises(UserError, match=r"`trackers` \['comet'\]: expected names of wandb, mlflow, trackio"):
+        run_config(read_values(find_recipe("mnist-quick")) | {"trackers": ["comet"]})

@@ -196,6 +196,8 @@ def _metavar(key: Key) -> str:
     hint = _kinds(key.hint)[0]
     if get_origin(hint) is Literal:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
+    if get_args(hint) and get_origin(get_args(hint)[0]) is Literal:
+        return "NAME,..."
     return {int: "N", float: "X", str: "TEXT"}.get(hint, "N,..." if "int" in kind_in_words(key.hint) else "X,...")
 
 

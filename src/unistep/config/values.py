@@ -215,6 +215,8 @@ def _list_in_words(hint: Any) -> str:
         return f"lists as [[0, 9], [0, 9, 19]], each of {_list_in_words(of)}"
     count = "" if rest == [...] else f"{1 + len(rest)} "
     words = {int: "whole numbers", float: "numbers", str: "words"}
+    if typing.get_origin(of) is Literal:
+        return f"{count}names of {', '.join(map(str, typing.get_args(of)))}, separated by commas"
     return f"{count}{words[of]} separated by commas"
 
 

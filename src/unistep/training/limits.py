@@ -1,11 +1,12 @@
 """Times after which a process of a training ends by itself."""
 
-import math
 import signal
 from dataclasses import dataclass
 
 from unistep.checks import check_range
 from unistep.runtime.stalls import Watch
+
+_TEN_YEARS = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("grace_seconds", "stall_seconds"):
-            check_range(name, getattr(self, name), 0.1, math.inf)
+            check_range(name, getattr(self, name), 0.1, _TEN_YEARS)
 
     def announce(self, watch: Watch, heard: signal.Signals) -> None:
         """Sets the end of the process after a signal.

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unistep.objectives.protocol import Objective
 
 
-def mean_in_order(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def mean_in_order(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore
     """Averages gradients with sums in the order of the processes.
 
     Gloo's own order depends on where in its bucket a gradient lies, and DDP moves them after the first step of every
