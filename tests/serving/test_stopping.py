@@ -2,6 +2,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -9,6 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 from server_process import server_process
+
+from unistep.serving.config import ServerConfig
+from unistep.serving.run import make_server
+from unistep.serving.security import Access
 
 
 @contextmanager
@@ -81,3 +86,16 @@ def test_a_stream_is_ended_by_the_server():
         text = answer.read()
         assert text.count(b"event: error") == 1 and b'"type": "stopping"' in text
         assert server.wait(30) == 0 and time.monotonic() - asked < 20
+
+
+def test_the_address_that_is_printed_refuses_nobody():
+    """Connections wait until the server runs."""
+    server = make_server({"mnist": None}, ServerConfig(), Access(), host="127.0.0.1", port=0, device="cpu")
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as early:
+        server.start()
+        try:
+            early.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert early.recv(100).startswith(b"HTTP/1.1 200")
+        finally:
+            server.stop()

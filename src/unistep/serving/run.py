@@ -31,6 +31,7 @@ from unistep.workflows.models import load
 
 _log = logging.getLogger("unistep")
 _SECONDS_TO_WRITE = 2
+_BACKLOG = 2048  # connections that wait until they are taken, as uvicorn has it
 _MOST_LANES = 8
 
 
@@ -125,6 +126,7 @@ def make_server(
         listening.close()
         raise
     server = Server(make_app(service, access), service, listening, host)
+    listening.listen(_BACKLOG)  # who reads the line below and asks at once waits, and is not refused
     _log_requests()
     _log.info("serving %s at %s (API: %s/docs); Ctrl-C stops", ", ".join(places), server.address, server.address)
     return server
