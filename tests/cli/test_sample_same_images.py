@@ -68,6 +68,7 @@ def test_any_batch_size(model, reference, tmp_path, variant, batch_size):
     assert_same(reference[variant], read(tmp_path / "images.npz"))
 
 
+@pytest.mark.slow
 def test_two_processes(model, reference, tmp_path):
     runs = [arguments(model, variant, tmp_path / f"{variant}.npz", batch_size=7) for variant in VARIANTS]
     (tmp_path / "runs.json").write_text(json.dumps(runs))

@@ -80,6 +80,7 @@ def test_keys_that_are_no_plain_values(data: bytes, tmp_path: Path):
     assert "is not a PyTorch file of tensors alone" in refusal(torch_zip(tmp_path / "x.pt", data))
 
 
+@pytest.mark.slow
 def test_many_tiny_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch_file, "_MAX_INSTRUCTIONS", 50_000)
     assert "more than 50000 instructions" in refusal(torch_zip(tmp_path / "x.pt", b"\x80\x02](" + b"]" * 51_000))

@@ -49,6 +49,7 @@ def test_sigmas_are_the_samplers(pipe: ConsistencyModelPipeline):
     torch.testing.assert_close(image, expected / 2 + 0.5, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_calls_from_many_threads_give_what_they_give_one_after_the_other(pipe: ConsistencyModelPipeline):
     def call(seed: int) -> Tensor:
         images = pipe(seeds=[seed], class_labels=seed % 5, num_inference_steps=1 + seed % 4, output_type="pt").images

@@ -16,6 +16,7 @@ import visit_processes
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_ended_with_all_its_own(tmp_path):
     code = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('begun', flush=True); time.sleep(60)"
     slow = visit_processes.start("slow", visit_processes.python("-c", code), tmp_path, 2.0, {})

@@ -108,7 +108,12 @@ def uninterrupted(recipe, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kill", "stage"), [(0, "teacher"), (1, "student"), pytest.param(2, "student", marks=pytest.mark.slow)]
+    ("kill", "stage"),
+    [
+        pytest.param(0, "teacher", marks=pytest.mark.slow),
+        (1, "student"),
+        pytest.param(2, "student", marks=pytest.mark.slow),
+    ],
 )
 def test_sigkill_at_a_random_moment(kill, stage, recipe, uninterrupted, tmp_path):
     run = tmp_path / "run"

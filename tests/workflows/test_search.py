@@ -36,6 +36,7 @@ def record(folder: str = "search") -> dict:
     return json.loads(Path(folder, "search.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_timesteps_are_those_of_the_command_line(model):
     flags = ["--steps", "2..3", "--num-images", "32", "--seed", "3", "--feature-cache", "other", "--no-progress"]
     main(["search", "model", "--reference", "data.npz", *flags])

@@ -202,6 +202,7 @@ def test_after_the_first_load_nothing_is_asked_and_the_host_may_go(open_page, ho
     assert all((one == two).all() for one, two in zip(first, pictures(page, ".grid"), strict=True))
 
 
+@pytest.mark.slow
 def test_a_drawn_mask_is_painted_as_python_paints_it(open_page, tmp_path):
     page = open_page()
     page.click("#tab-edit")
@@ -288,6 +289,7 @@ def test_the_policy_forbids_everything_from_elsewhere(open_page):
     assert page.evaluate("try { eval('1') } catch (error) { error.name }") is not None
 
 
+@pytest.mark.slow
 def test_two_pages_of_one_host_keep_their_own_files(open_page):
     page = open_page()
     wait_for(page, ".grid", 24)
