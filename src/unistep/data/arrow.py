@@ -9,14 +9,21 @@ Neither the library is needed, nor is anything executed that a folder describes.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from unistep.data.columns import content_of, image_column, label_column, labels_of, pyarrow
+from unistep.data.columns import (
+    RowsReader,
+    content_of,
+    image_column,
+    label_column,
+    labels_of,
+    pyarrow,
+)
 from unistep.data.encoded import EncodedReader
+from unistep.data.files import files_fingerprint
 from unistep.data.inventory import in_a_row
 from unistep.data.names import brief
 from unistep.data.reader import BadImage, Labels
@@ -71,31 +78,7 @@ def open_saved(path: Path, location: str) -> EncodedReader | None:
             f"{shown(path)}: its rows are in an order of their own, which is not read",
             "flatten_indices() and save it again",
         )
-    return SavedReader([path / name for name in names], location, line)
-
-
-class SavedReader(EncodedReader):
-    """The images of a saved dataset, row by row.
-
-    Args:
-        paths: Arrow files, in order.
-        location: source as the user wrote it.
-        passed: line that tells what is not read; empty if all is.
-
-    Raises:
-        UserError: pyarrow is not installed, or a file is damaged, missing or without images.
-    """
-
-    def __init__(self, paths: Sequence[Path], location: str, passed: str = "") -> None:
-        self._rows = _Rows(paths, location)
-        self._passed = passed
-        super().__init__(self._rows)
-
-    def labels(self) -> Labels | None:
-        return self._rows.labels()
-
-    def passed_over(self) -> str:
-        return self._passed
+    return RowsReader(_Rows([path / name for name in names], location), line)
 
 
 class _Rows:
@@ -144,12 +127,7 @@ class _Rows:
         raise KeyError(name)  # there are none
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(b"saved dataset")
-        for path in self._paths:
-            status = path.stat()
-            line = f"\n{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-            digest.update(line.encode("utf-8", "backslashreplace"))
-        return digest.hexdigest()
+        return files_fingerprint("saved dataset", self._paths)
 
     def labels(self) -> Labels | None:
         """Returns the labels; None where there is no column of them."""

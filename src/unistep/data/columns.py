@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from unistep.data.classes import check_classes, check_label, class_order
+from unistep.data.encoded import EncodedReader
+from unistep.data.files import ImageFiles
 from unistep.data.names import brief
 from unistep.data.reader import Labels
 from unistep.documents import DocumentError, parse_json
@@ -22,6 +24,36 @@ LABELS = ("label", "labels", "class", "fine_label", "cls", "category")
 """Names of columns of labels."""
 
 INSTALL = "install it with: pip install 'unistep[parquet]'"
+
+
+class Rows(ImageFiles, Protocol):
+    """The rows of some files as image files, by position."""
+
+    def labels(self) -> Labels | None:
+        """Returns the labels; None where there is no column of them."""
+        ...
+
+
+class RowsReader(EncodedReader):
+    """The images of a table, row by row.
+
+    Args:
+        rows: rows of its files.
+        passed: line about what is not read; empty if all is.
+
+    Raises:
+        UserError: it has no rows.
+    """
+
+    def __init__(self, rows: Rows, passed: str = "") -> None:
+        self._rows, self._passed = rows, passed
+        super().__init__(rows)
+
+    def labels(self) -> Labels | None:
+        return self._rows.labels()
+
+    def passed_over(self) -> str:
+        return self._passed
 
 
 def pyarrow(module: str, location: str) -> Any:

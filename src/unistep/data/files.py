@@ -80,6 +80,27 @@ class ImageFiles(Protocol):
         ...
 
 
+def files_fingerprint(kind: str, paths: Iterable[Path]) -> str:
+    """A digest of the places, sizes and times of files.
+
+    Args:
+        kind: format of the files.
+        paths: files, in order.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    digest = hashlib.sha256(kind.encode())
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"{shown(path)}: it cannot be read ({error.strerror})") from error
+        line = f"\n{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+        digest.update(line.encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
+
+
 def full_name(files: ImageFiles, index: int) -> str:
     """The name of a file for messages, with the folder or archive it lies in."""
     return shown_name(files.location, files.names[index])

@@ -5,15 +5,22 @@ An image is a struct of `bytes` and `path`, or bytes alone. The files are read b
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unistep.data.columns import content_of, image_column, label_column, labels_of, pyarrow
+from unistep.data.columns import (
+    RowsReader,
+    content_of,
+    image_column,
+    label_column,
+    labels_of,
+    pyarrow,
+)
 from unistep.data.encoded import EncodedReader
+from unistep.data.files import files_fingerprint
 from unistep.data.names import brief, files_in
 from unistep.data.reader import BadImage, Labels
 from unistep.data.splits import of_one_split
@@ -39,7 +46,7 @@ def open_parquet(path: Path, location: str) -> EncodedReader | None:
         UserError: pyarrow is not installed, a file is damaged, or the folder holds several splits.
     """
     if path.is_file() and _PARQUET.fullmatch(path.name):
-        return ParquetReader([path], location)
+        return RowsReader(_Rows([path], location))
     if not path.is_dir():
         return None
     for folder in (path, path / "data"):
@@ -47,32 +54,8 @@ def open_parquet(path: Path, location: str) -> EncodedReader | None:
         if not files:
             continue
         of_split, line = of_one_split(files, location)
-        return ParquetReader(of_split, location, line)
+        return RowsReader(_Rows(of_split, location), line)
     return None
-
-
-class ParquetReader(EncodedReader):
-    """The images of some .parquet files, row by row.
-
-    Args:
-        paths: the files, in order.
-        location: source as the user wrote it.
-        passed: line that tells what is not read; empty if all is.
-
-    Raises:
-        UserError: pyarrow is not installed, or a file is damaged or has no images.
-    """
-
-    def __init__(self, paths: Sequence[Path], location: str, passed: str = "") -> None:
-        self._rows = _Rows(paths, location)
-        self._passed = passed
-        super().__init__(self._rows)
-
-    def labels(self) -> Labels | None:
-        return self._rows.labels()
-
-    def passed_over(self) -> str:
-        return self._passed
 
 
 class _Rows:
@@ -135,13 +118,7 @@ class _Rows:
         raise KeyError(name)  # there are none
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(b"parquet")
-        for path in self._paths:
-            status = path.stat()
-            digest.update(
-                f"\n{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "backslashreplace")
-            )
-        return digest.hexdigest()
+        return files_fingerprint("parquet", self._paths)
 
     def labels(self) -> Labels | None:
         """Returns the labels; None where there is no column of them."""

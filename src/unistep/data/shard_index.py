@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unistep.data.cache import cache_root
+from unistep.data.files import files_fingerprint
 from unistep.data.parallel import ordered_map
 from unistep.data.samples import ShardListing, list_shard
 from unistep.errors import UserError
@@ -109,7 +110,7 @@ def shard_index(paths: Sequence[Path], cache_dir: Path | None = None) -> ShardIn
     Raises:
         UserError: a shard cannot be read, or the cache cannot be written.
     """
-    print_of_all = _fingerprint(paths)
+    print_of_all = files_fingerprint(f"shards {_FORMAT}", paths)
     root = cache_root() / "data" if cache_dir is None else cache_dir
     folder = root / f"shards-{hashlib.sha256(print_of_all.encode()).hexdigest()[:32]}"
     try:
@@ -145,18 +146,6 @@ def _publish(temporary: Path, folder: Path) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(temporary, folder)
-
-
-def _fingerprint(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256(f"shards {_FORMAT}".encode())
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise UserError(f"{shown(path)}: it cannot be read ({error.strerror})") from error
-        line = f"\n{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-        digest.update(line.encode("utf-8", "backslashreplace"))
-    return digest.hexdigest()
 
 
 def _listed(paths: Sequence[Path]) -> list[ShardListing]:

@@ -18,7 +18,7 @@ class Limits:
         stall_seconds: longest time of a step with all that follows it; None is any.
 
     Raises:
-        UserError: a time is not positive.
+        UserError: a time is out of range.
     """
 
     grace_seconds: float | None = None
