@@ -9,34 +9,38 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unistep.objectives.protocol import Objective
 
 
-def mean_in_order(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore
-    """Averages gradients with sums in the order of the processes.
+def mean_in_order(values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Averages a vector over all processes in place, with sums in the order of the processes.
 
-    Gloo's own order depends on where in its bucket a gradient lies, and DDP moves them after the first step of every
-    start: a run of more than two processes that was resumed would differ in the last bit.
+    Each process adds up a part of it, so that as much is sent as by an all-reduce. Gloo's order in that depends on the
+    place of a number in the vector. DDP moves gradients to other places after the first step of every start: a run of
+    more than two processes that was resumed would differ in the last bit.
 
     Args:
-        state: nothing.
-        bucket: gradients of this process.
+        values: vector of this process; all have the same length.
     """
-    own = bucket.buffer().div_(dist.get_world_size())
-    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    count = dist.get_world_size()
+    parts = values.new_zeros(count, -(-len(values) // count))
+    parts.view(-1)[: len(values)] = values / count
+    received = torch.empty_like(parts)
+    dist.all_to_all_single(received, parts)
+    for part in received[1:]:
+        received[0] += part
+    dist.all_gather(list(parts), received[0])
+    return values.copy_(parts.view(-1)[: len(values)])
 
-    def total(gathered: torch.futures.Future[Any]) -> Tensor:
-        gathered.wait()  # raises what went wrong
-        for part in parts[1:]:
-            parts[0].add_(part)
-        return parts[0]
 
-    work = dist.all_gather(parts, own, async_op=True)
-    assert work is not None
-    return work.get_future().then(total)
+def _average_bucket(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore
+    done = torch.futures.Future[Tensor]()
+    done.set_result(mean_in_order(bucket.buffer()))
+    return done
 
 
 class Replicated:
@@ -73,7 +77,7 @@ class Replicated:
         """The student, wrapped where there are several processes."""
         model = self.accelerator.prepare_model(student)
         if isinstance(model, DistributedDataParallel) and self.accelerator.device.type == "cpu":
-            model.register_comm_hook(None, mean_in_order)
+            model.register_comm_hook(None, _average_bucket)
         return model
 
     def unsynchronized(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
