@@ -123,9 +123,9 @@ def test_a_packing_that_was_broken_off_goes_on(zipped, tmp_path, monkeypatch, re
 
 
 def test_folders_with_something_else_are_left_alone(class_folder, tmp_path, refusal):
-    refusal(lambda: pack(class_folder, class_folder), "it holds something else")
+    refusal(lambda: pack(class_folder, class_folder), "it is there already")
     (tmp_path / "file").write_text("x")
-    refusal(lambda: pack(class_folder, tmp_path / "file"), "it holds something else")
+    refusal(lambda: pack(class_folder, tmp_path / "file"), "it is there already")
     assert (tmp_path / "file").read_text() == "x"
 
 

@@ -47,7 +47,7 @@ REJECTED = "rejected.json"
 
 _TASK_IMAGES, _TASK_BYTES = 64, 8 << 20
 _SETTINGS = "settings.json"
-_FORMER = "it holds something else; give another `output`, or remove it"
+_FORMER = "it is there already; give another `output`, or remove it"
 
 
 @dataclass(frozen=True)
