@@ -1,12 +1,16 @@
 """Runs under torchrun whose processes are killed, and which torchrun starts again: they end in the same numbers."""
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -16,18 +20,72 @@ pytestmark = pytest.mark.faults
 
 KILLS = 3
 DEADLINE = 500.0
+PORT = 29500  # in namespaces that nobody else listens in
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A network of its own, that commands are run in.
+
+    Args:
+        address: address by which the other machine reaches it.
+        enter: beginning of the command line of what runs in it.
+    """
+
+    address: str
+    enter: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def two_machines() -> Iterator[tuple[Machine, Machine]]:
+    """Two network namespaces joined by a cable; the test is skipped where they cannot be had.
+
+    Each lives as long as a process that reads its input, so that they are gone even where the tests are killed: the
+    devices go with the namespaces, and nothing is set in that of this machine.
+    """
+    missing = [name for name in ("ip", "unshare", "nsenter") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"network namespaces need {', '.join(missing)} (packages iproute2 and util-linux)")
+    command, pipe = ["unshare", "--net", "sh", "-c", "echo ready; exec cat"], subprocess.PIPE
+    holders = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(2)]
+    try:
+        for holder in holders:
+            if holder.stdout.readline() != b"ready\n":  # type: ignore[union-attr]
+                pytest.skip(f"no network namespaces here: {holder.communicate()[1].decode().strip()}")
+        machines = [
+            Machine(f"10.77.0.{n}", ("nsenter", f"--target={holder.pid}", "--net", "--"))
+            for n, holder in enumerate(holders, 1)
+        ]
+        peer = ("peer", "name", "cable", "netns", str(holders[1].pid))
+        made = subprocess.run([*machines[0].enter, "ip", "link", "add", "cable", "type", "veth", *peer], stderr=pipe)
+        if made.returncode:
+            pytest.skip(f"no pair of network devices here: {made.stderr.decode().strip()}")
+        for machine in machines:
+            for words in (f"addr add {machine.address}/24 dev cable", "link set cable up", "link set lo up"):
+                subprocess.run([*machine.enter, "ip", *words.split()], check=True)
+        yield machines[0], machines[1]
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
 
 
 def steps_logged(run: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in run.glob("*/metrics.jsonl"))
 
 
-def agent(recipe: Path, run: Path, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+def agent(
+    recipe: Path, run: Path, *launcher: str, options: tuple[str, ...] = (), machine: Machine | None = None
+) -> subprocess.Popen[bytes]:
     """One agent of torchrun, whose words go to files of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     # Else processes that are started again find the addresses of those before them.
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "unistep", "train", str(recipe)]
+    if machine is not None:
+        # The name of this machine is not that of an address there, which Gloo would take.
+        environment["GLOO_SOCKET_IFNAME"] = "cable"
+        command = [*machine.enter, *command]
     said = (run.parent / f"said-{len([*run.parent.glob('said-*')])}").open("wb")
     command += ["--output", str(run), "--grace-seconds", "5", *options]
     return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
@@ -112,3 +170,38 @@ def test_one_of_two_machines_is_lost(recipe, uninterrupted, assert_same_outcome,
     wait(again, run)
     assert_same_outcome(run, whole)
     tell("one of two agents of torchrun killed", "the bits of the uninterrupted run")
+
+
+def test_one_of_two_networks_is_lost(recipe, uninterrupted, assert_same_outcome, tmp_path, tell):
+    """Two agents that have a network in common and nothing else; one is killed with its process, and comes again."""
+    whole, run = uninterrupted("two processes", 2), tmp_path / "run"
+    started: list[subprocess.Popen[bytes]] = []
+    with two_machines() as machines:
+
+        def start(number: int) -> subprocess.Popen[bytes]:
+            launcher = ("--nnodes=2", "--nproc_per_node=1", "--max-restarts=3", "--monitor-interval=0.2")
+            launcher += ("--rdzv_id=run", "--rdzv_backend=c10d", f"--rdzv_endpoint={machines[0].address}:{PORT}")
+            launcher += (f"--rdzv_conf=is_host={1 - number}", f"--local-addr={machines[number].address}")
+            started.append(agent(recipe("two processes"), run, *launcher, machine=machines[number]))
+            return started[-1]
+
+        try:
+            first, second = start(0), start(1)
+            until_more(run, 3, first, second)
+            lost = workers(second)
+            assert lost, said(run)
+            second.kill()
+            for process in lost:
+                process.kill()
+            second.wait()
+            again = start(1)
+            wait(first, run)
+            wait(again, run)
+        finally:
+            for one in started:
+                for process in workers(one):
+                    process.kill()
+                one.kill()
+                one.wait()
+    assert_same_outcome(run, whole)
+    tell("one of two network namespaces lost", "the bits of the uninterrupted run")
