@@ -1,6 +1,8 @@
-"""Trains by each method, and leaves the loss of every step: method_losses.py FOLDER ENGINE:COUNT[,...] STEPS METHOD ...
+"""Trains by each method, and leaves the loss of every step.
 
-The log of a run is in FOLDER/METHOD-ENGINE-COUNT.
+method_losses.py FOLDER ENGINE:COUNT[,...] STEPS PRECISION METHOD ...
+
+The log of a run is in FOLDER/METHOD-ENGINE-COUNT. PRECISION is fp32 or fp64.
 """
 
 import sys
@@ -9,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from in_double import InDouble
 from several import several
 from small_unet import move_off_zero, small_unet
 
@@ -31,8 +34,10 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(folder: Path, name: str, steps: int, kind: Any) -> None:
+def train(folder: Path, name: str, steps: int, kind: Any, precision: str) -> None:
     """Trains a method for some steps."""
+    double = precision == "fp64"
+    torch.set_default_dtype(torch.float64 if double else torch.float32)  # of the weights that objectives make
     config = METHODS[name].config(**FIELDS.get(name, {}))
     flow_map = config.model().get("flow_map", False)
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
@@ -42,16 +47,17 @@ def train(folder: Path, name: str, steps: int, kind: Any) -> None:
     student = Preconditioned(network, scaling, flow_map=flow_map)
     for model in (teacher, student):
         move_off_zero(model, generator)
+        model.to(torch.get_default_dtype())
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     engine = build_engine(kind, accelerator)
     own = engine.own_teacher(teacher.requires_grad_(False).eval())
-    objective = config.build(ObjectiveInputs(student, steps, teacher=own))
+    objective: Any = config.build(ObjectiveInputs(student, steps, teacher=own))
     engine.freeze(own)
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=generator)
     trainer = Trainer(
         folder,
         student,
-        objective,
+        InDouble(objective) if double else objective,
         ImageDataset(images, torch.arange(40) % 3),
         # A step that moves by gradients, not by their signs.
         TrainerConfig(
@@ -72,8 +78,8 @@ def train(folder: Path, name: str, steps: int, kind: Any) -> None:
 
 
 if __name__ == "__main__":
-    place, runs, length, *methods = sys.argv[1:]
+    place, runs, length, precise, *methods = sys.argv[1:]
     for method in methods or METHODS:
         for run in runs.split(","):
             name, _, count = run.partition(":")
-            several(int(count), train, Path(place, f"{method}-{name}-{count}"), method, int(length), name)
+            several(int(count), train, Path(place, f"{method}-{name}-{count}"), method, int(length), name, precise)

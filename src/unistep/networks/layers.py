@@ -38,12 +38,12 @@ class Dropout(nn.Module):
 
 
 def sinusoidal_embedding(c_noise: Float[Tensor, " B"], dim: int) -> Float[Tensor, "B dim"]:
-    """`[cos(c w_i), sin(c w_i)]`, `w_i = 10000^(-i / (dim/2))`; fp32, dim even. Source: ADM (Dhariwal & Nichol)."""
+    """`[cos(c w_i), sin(c w_i)]`, `w_i = 10000^(-i / (dim/2))`; at least fp32, dim even. Source: ADM."""
     half = dim // 2
     # Multiplied before it is divided, as in the published code: c_noise reaches 1000, so that the last bit of w_i
     # shows in the fifth digit after the point of the angle.
     w = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=c_noise.device) / half)
-    angles = c_noise.float()[:, None] * w
+    angles = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))[:, None] * w
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

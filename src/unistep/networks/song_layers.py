@@ -25,7 +25,7 @@ _NEARLY_ZERO = 1e-5
 
 
 class PositionalEmbedding(nn.Module):
-    """`[sin(c w_i), cos(c w_i)]`, `w_i = 10000^(-i / (dim/2 - 1))`; fp32, dim even and at least 4."""
+    """`[sin(c w_i), cos(c w_i)]`, `w_i = 10000^(-i / (dim/2 - 1))`; at least fp32, dim even and at least 4."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class PositionalEmbedding(nn.Module):
     def forward(self, c_noise: Float[Tensor, " B"]) -> Float[Tensor, "B dim"]:
         half = self.dim // 2
         exponents = torch.arange(half, dtype=torch.float32, device=c_noise.device) / (half - 1)
-        return _waves(c_noise.float(), (1 / 10_000) ** exponents)
+        return _waves(c_noise, (1 / 10_000) ** exponents)
 
 
 def further_embedding(dim: int) -> nn.Sequential:
@@ -55,11 +55,11 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("freqs", torch.randn(dim // 2) * scale)
 
     def forward(self, c_noise: Float[Tensor, " B"]) -> Float[Tensor, "B dim"]:
-        return _waves(c_noise.float(), 2 * math.pi * self.freqs)
+        return _waves(c_noise, 2 * math.pi * self.freqs)
 
 
 def _waves(c_noise: Tensor, w: Tensor) -> Tensor:
-    angles = c_noise[:, None] * w
+    angles = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))[:, None] * w
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

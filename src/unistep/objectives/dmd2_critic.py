@@ -45,9 +45,10 @@ class FakeScore(nn.Module):
         if self.head is None:
             return self.denoiser(x_t, sigma, class_labels), None
         denoised, features = evaluated(self.denoiser, x_t, sigma, class_labels)
-        means = nn.functional.group_norm(features.float(), 1).mean((2, 3))
+        precise = torch.promote_types(features.dtype, torch.float32)
+        means = nn.functional.group_norm(features.to(precise), 1).mean((2, 3))
         # No view: FSDP2 follows the gradient of what a network returns.
-        return denoised, self.head(means)[:, 0].float().clone()
+        return denoised, self.head(means)[:, 0].to(precise).clone()
 
 
 def fake_score(teacher: Denoiser, shape: tuple[int, ...] | None) -> FakeScore:

@@ -173,7 +173,8 @@ class TrainingStep(TrainingState):
             self.objective.among(to_float(of_all[0]), of_all[1])
         with accelerator.autocast():
             losses = self.objective.loss(self.model, to_float(images), labels, step, random, seed)
-        loss = losses.float().mean() / self.config.accumulation
+        precise = torch.promote_types(losses.dtype, torch.float32)
+        loss = losses.to(precise).mean() / self.config.accumulation
         accelerator.backward(loss)
         return loss.detach()
 
