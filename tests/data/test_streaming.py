@@ -2,7 +2,10 @@
 
 import io
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from dataclasses import replace
@@ -161,6 +164,55 @@ def test_a_hanging_worker_is_one_line_with_shard_and_member(streamed, refusal):
     asked = pool.ask(np.arange(10), None)
     refusal(lambda: pool.take(asked), "set-001.tar/00031.png", "nothing has come from it")
     pool.close()
+
+
+TRAINING = """
+import os, sys, threading, time
+import torch
+from unistep.data import read_dataset
+from unistep.data.config import DataConfig
+from unistep.runtime.stalls import Watch
+from unistep.training.batches import Batches
+
+folder = sys.argv[1]
+dataset = read_dataset(DataConfig(folder, stream=True, workers=2, cache_dir=folder + "/cache"))
+os.remove(folder + "/set-001.tar")
+os.mkfifo(folder + "/set-001.tar")
+batches = Batches(dataset, torch.device("cpu"), seed=1, flip=False, use_labels=True)
+
+def tell():
+    while "set-001.tar/" not in batches.waiting_for():
+        time.sleep(0.02)
+    print("it waits", flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+with Watch(2, 1, 4, batches) as watch:
+    for step in range(100):
+        watch.at(step)
+        batches.at(step, 8)
+"""
+
+
+def test_a_file_that_never_answers_is_named_and_its_worker_ends(folder, tmp_path):
+    """The worker holds a pipe that this process reads to its end: if it were left, this would last for ever."""
+    for shard in folder.glob("*.tar"):
+        shutil.copy(shard, tmp_path)
+    command = [sys.executable, "-c", TRAINING, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and line.startswith("unistep: error: process 1 of 4 hangs for 2 s, in step 1, at ")
+    assert f", waiting for {tmp_path}/set-001.tar/000" in line and line.endswith(".png")
+
+
+def test_a_worker_that_hangs_ends_with_the_one_that_started_it(folder, tmp_path):
+    """Killed, it can end nothing itself."""
+    for shard in folder.glob("*.tar"):
+        shutil.copy(shard, tmp_path)
+    command = [sys.executable, "-c", TRAINING.replace("Watch(2", "Watch(None"), str(tmp_path)]
+    training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert training.stdout is not None and training.stdout.readline() == b"it waits\n"
+    training.kill()
+    assert training.communicate(timeout=60) == (b"", b"")
 
 
 def test_workers_outlive_the_signals_of_a_training(streamed):

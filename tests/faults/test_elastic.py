@@ -16,6 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from unistep import pack_dataset
+from unistep.data import decode_worker
+
 pytestmark = pytest.mark.faults
 
 KILLS = 3
@@ -146,6 +149,24 @@ def test_a_rank_that_hangs(recipe, uninterrupted, assert_same_outcome, tmp_path,
     assert "unistep: error: process 0 of 2 hangs for 20 s, in step" in said(run)
     assert_same_outcome(run, whole)
     tell("a rank that hangs, torchrun", "the bits of the uninterrupted run")
+
+
+def test_a_worker_that_hangs(recipe, uninterrupted, assert_same_outcome, tmp_path, tell):
+    """A process that decodes images for the second rank."""
+    whole, run, shards = uninterrupted("two processes", 2), tmp_path / "run", tmp_path / "shards"
+    pack_dataset(recipe("two processes").parent / "digits.npz", shards, format="shards", progress=False)
+    launcher = ("--standalone", "--nproc_per_node=2", "--max-restarts=1", "--monitor-interval=0.2")
+    data = ("--data.source", str(shards), "--data.stream", "true", "--data.workers", "1")
+    started = agent(recipe("two processes"), run, *launcher, options=("--stall-seconds", "20", *data))
+    until_more(run, 2, started)
+    [hung] = [one for one in workers(started)[1].children() if decode_worker.__name__ in one.cmdline()]
+    hung.send_signal(signal.SIGSTOP)
+    wait(started, run)
+    line = next(line for line in said(run).splitlines() if "unistep: error: process 1 of 2 hangs for 20 s" in line)
+    assert ", in step " in line and f", waiting for {shards}/" in line and line.endswith(".png")
+    assert not hung.is_running()
+    assert_same_outcome(run, whole)
+    tell("a process that decodes hangs, torchrun", "the bits of the uninterrupted run")
 
 
 def test_one_of_two_machines_is_lost(recipe, uninterrupted, assert_same_outcome, tmp_path, tell):

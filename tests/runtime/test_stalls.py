@@ -37,6 +37,39 @@ def test_a_process_that_does_not_stop_in_time():
     assert done.stderr.startswith("unistep: error: process 2 of 4 has not stopped 0.1 s after SIGTERM, in step 57")
 
 
+READING = """
+import subprocess, sys, time
+from unistep.runtime.stalls import Watch
+
+class Data:
+    def waiting_for(self):
+        {answer}
+    def abandon(self):
+        reader.kill()
+
+reader = subprocess.Popen([sys.executable, "-c", "print(flush=True); import time; time.sleep(600)"])
+with Watch(0.2, 0, 1, Data()) as watch:
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "file"),
+    [
+        ("return 'a.tar/1.png'", ", waiting for a.tar/1.png"),
+        ("return ''", ""),
+        ("time.sleep(600)", ""),  # the name itself is on a disk that does not answer
+        ("raise OSError", ""),
+    ],
+)
+def test_a_process_that_waits_for_its_data_names_the_file(answer, file):
+    """Its readers end with it: else the pipes that they share with it would stay open."""
+    script = READING.format(answer=answer)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"unistep: error: the process hangs for 0 s, in step 1, outside of unistep{file}\n"
+
+
 def test_one_that_comes_on_goes_on():
     with Watch(0.5) as watch:
         for step in range(8):

@@ -30,6 +30,23 @@ def test_parts_are_the_whole():
     assert torch.equal(torch.cat([part.words for part in parts], dim=1), whole.words)
 
 
+def test_images_that_are_waited_for_have_positions_and_file():
+    told = []
+
+    class Slow(ImageDataset):
+        def batch(self, *choice):
+            told.append(batches.waiting_for())
+            return super().batch(*choice)
+
+    batches = Batches(Slow(IMAGES, file="images.bin"), torch.device("cpu"), seed=3, flip=False, use_labels=False)
+    batches.at(7, 8)
+    first = ", ".join(map(str, batch_indices(7, 8, 20, 3)[:5].tolist()))
+    assert told == [f"images {first} and 3 more of images.bin"] and batches.waiting_for() == ""
+    batches = Batches(Slow(IMAGES), torch.device("cpu"), seed=3, flip=False, use_labels=False)
+    batches.at(7, 8)
+    assert told[1] == ""  # in memory nothing is waited for
+
+
 def test_what_is_read_ahead_is_what_would_be_read():
     """Also after a jump, as where a training goes back."""
     plain, ahead = (Batches(DATASET, torch.device("cpu"), seed=1, flip=True, use_labels=True) for _ in range(2))

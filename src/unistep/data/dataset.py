@@ -28,6 +28,7 @@ class ImageDataset:
         labels: class of each image, from 0; None if the images have no classes.
         class_names: name of each class; None if the source has no names, as those of subfolders.
         skipped: `name: reason` of each file that was left out because it could not be read.
+        file: file that the images are mapped from; empty where they are in memory or streamed.
 
     Raises:
         ValueError: there are not as many labels as images, or a label has no class name.
@@ -37,6 +38,7 @@ class ImageDataset:
     labels: Int64[Tensor, "N"] | None = None
     class_names: list[str] | None = None
     skipped: list[str] = field(default_factory=list)
+    file: str = ""
 
     def __post_init__(self) -> None:
         if self.labels is None:

@@ -92,6 +92,7 @@ class DecodePool:
         self._answered: dict[int, str] = {}  # reason by place; empty for success
         self._dropped: set[int] = set()
         self._workers: list[_Worker] = []
+        self._wanted: int | None = None  # place of the task that is waited for
         self._close = weakref.finalize(self, _end, self._workers, self._memory)
         try:
             for number in range(min(workers, _MOST_WORKERS)):
@@ -135,8 +136,10 @@ class DecodePool:
         pixels = np.empty((sum(count for _, count in asked.tasks), *self._job.shape), np.uint8)
         row = 0
         for place, count in asked.tasks:
+            self._wanted = place
             while place not in self._answered:
                 self._look()
+            self._wanted = None
             if reason := self._answered.pop(place):
                 raise UserError(f"{reason}; repair or remove it, or leave out such files with `skip_bad=True`")
             content = self._places[place][8 * self._images :][: count * self._job.image_bytes]
@@ -144,6 +147,17 @@ class DecodePool:
             self._free.append(place)
             row += count
         return pixels
+
+    def waiting_for(self) -> str:
+        """Shard and member that the worker is at which `take` waits for; empty where it does not wait."""
+        place = self._wanted
+        at = [number for number, worker in enumerate(self._workers) if place in worker.tasks]
+        return self._place_of(at[0]) if at else ""
+
+    def abandon(self) -> None:
+        """Kills the workers, without waiting for their end; the pool is of no use then."""
+        for worker in self._workers:
+            worker.process.kill()
 
     def drop(self, asked: Asked) -> None:
         """Gives up images that were asked for."""
@@ -214,8 +228,11 @@ class DecodePool:
         return UserError(f"{place}: the process that decodes it {ended(worker.process)}", remedy)
 
     def _place_of(self, number: int) -> str:
-        """Shard and member that a worker is at."""
-        at = int(self._state[number])
+        """Shard and member that a worker is at, or has to begin with."""
+        at, tasks = int(self._state[number]), self._workers[number].tasks
+        if at < 0 and tasks:
+            first = int(self._places[tasks[0]][:8].view(np.int64)[0])
+            at = first if first >= 0 else -1 - first
         return self._job.location if at < 0 else Decoder(self._job).name(at)
 
 
@@ -230,8 +247,8 @@ def _end(workers: list[Any], memory: IO[bytes]) -> None:
     for worker in workers:
         with contextlib.suppress(OSError):
             worker.process.stdin.close()
-    for worker in workers:
         worker.process.kill()
+    for worker in workers:
         worker.process.wait()
         worker.process.stdout.close()
     memory.close()

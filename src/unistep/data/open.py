@@ -97,10 +97,11 @@ def read_dataset(config: DataConfig) -> ImageDataset:
     """
     reader = open_reader(config.source, config.cache_dir)
     labels = reader.labels() if config.use_labels else None  # before the images: it is quick, and may be wrong
+    file = ""
     if is_streamed(reader, config):
         images, skipped, remarks = stream(reader, config)
     else:
-        images, skipped, remarks = load_images(reader, config)
+        images, skipped, remarks, file = load_images(reader, config)
     for line in filter(None, [reader.passed_over(), *remarks]):
         _LOG.warning("%s", line)
     if skipped:
@@ -113,9 +114,9 @@ def read_dataset(config: DataConfig) -> ImageDataset:
         )
     texts = [item.text for item in skipped]
     if labels is None:
-        return ImageDataset(images, skipped=texts)
+        return ImageDataset(images, skipped=texts, file=file)
     values = np.delete(labels.values, [item.index for item in skipped])
-    return ImageDataset(images, torch.from_numpy(values), labels.names, texts)
+    return ImageDataset(images, torch.from_numpy(values), labels.names, texts, file)
 
 
 def open_reader(source: str, cache_dir: str | None = None) -> EncodedReader | RawReader:

@@ -52,7 +52,7 @@ class _Entry:
     remarks: list[str]
 
 
-def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skipped], list[str]]:
+def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skipped], list[str], str]:
     """Reads and prepares the images of a source, or takes them from the cache.
 
     Args:
@@ -60,7 +60,8 @@ def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skippe
         config: preparation of the images, and limits of cache and memory.
 
     Returns:
-        The images, uint8 [N, C, H, W]; those that were left out; and what was done and should be said, a line each.
+        The images, uint8 [N, C, H, W]; those that were left out; what was done and should be said, a line each; and the
+        file that the images are mapped from, empty where they are in memory.
 
     Raises:
         UserError: an image is bad (and `skip_bad` is false) or all are, their sizes differ, or there is no room for
@@ -72,17 +73,19 @@ def load_images(reader: Reader, config: DataConfig) -> tuple[Tensor, list[Skippe
     if entry is None:
         shape = reader.shape(config.resolution, config.channels, config.skip_bad)
         if len(reader) * prod(shape) <= config.memory_limit:
-            return _read_into_memory(reader, config, shape)
+            return *_read_into_memory(reader, config, shape), ""
         entry = _write(folder / (key or _key(reader, config)), reader, config, shape)
-    if prod(entry.shape) <= config.memory_limit:
-        pixels = np.fromfile(entry.folder / _IMAGES, np.uint8).reshape(entry.shape)
+    path = entry.folder / _IMAGES
+    mapped = prod(entry.shape) > config.memory_limit
+    if mapped:
+        pixels = np.memmap(path, np.uint8, mode="r", shape=entry.shape)
     else:
-        pixels = np.memmap(entry.folder / _IMAGES, np.uint8, mode="r", shape=entry.shape)
+        pixels = np.fromfile(path, np.uint8).reshape(entry.shape)
     with warnings.catch_warnings():
         # A private writable mapping would count as memory in full, so the mapping is read-only, which PyTorch
         # cannot express and warns of.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(pixels), entry.skipped, entry.remarks
+        return torch.from_numpy(pixels), entry.skipped, entry.remarks, shown(path) if mapped else ""
 
 
 def _cache_folder(config: DataConfig) -> Path:

@@ -129,6 +129,15 @@ class StreamedImages:
         """
         return max(_LEAST_AHEAD, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, count * self._job.image_bytes)))
 
+    def waiting_for(self) -> str:
+        """Shard and member of the image that `took` waits for; empty where it does not wait."""
+        return "" if self._pool is None else self._pool.waiting_for()
+
+    def abandon(self) -> None:
+        """Kills the processes, without waiting for their end."""
+        if self._pool is not None:
+            self._pool.abandon()
+
     def close(self) -> None:
         """Ends the processes; they are started again when images are asked for."""
         if self._pool is not None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -44,7 +46,7 @@ def ended(process: subprocess.Popen[bytes]) -> str:
 
 
 def begin() -> tuple[dict[str, Any], IO[bytes], int]:
-    """Takes over in a started process: signals are left to its starter, with whose end its input is closed.
+    """Takes over in a started process: signals are left to its starter, with whose end it ends, whatever it waits for.
 
     Returns:
         The first line of the input, the rest of it, and the file for answers; what is printed goes to stderr.
@@ -54,4 +56,14 @@ def begin() -> tuple[dict[str, Any], IO[bytes], int]:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(2, 1)
+    if hasattr(select, "poll"):
+        threading.Thread(target=_end_with_input, daemon=True).start()
     return json.loads(sys.stdin.buffer.readline()), sys.stdin.buffer, answers
+
+
+def _end_with_input() -> None:
+    """Ends the process when its input is closed: one that hangs in reading a file would not come to look at it."""
+    closed = select.poll()
+    closed.register(0, 0)  # no event but that of the end, which is always told
+    closed.poll()
+    os._exit(0)

@@ -1,20 +1,36 @@
 """Processes that do not come on: a thread that ends them, with a line that tells where they were.
 
 In a training of several processes one that hangs makes all others wait. Each watches itself, and names its place: the
-one that is not waiting for the others is the one that hangs.
+one that is not waiting for the others is the one that hangs. Where it waits for its data, the file is named too.
 """
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Protocol, runtime_checkable
 
 _PACKAGE = Path(__file__).parents[1]
 _DISTRIBUTED = f"{os.sep}torch{os.sep}distributed{os.sep}"
 _POLL_SECONDS = 0.5
+_ANSWER_SECONDS = 2.0
 _EXIT_CODE = 1
+
+
+@runtime_checkable
+class Data(Protocol):
+    """The data that a process reads; the watch asks from a thread of its own."""
+
+    def waiting_for(self) -> str:
+        """The file, or the images, that the process waits for now; empty where it waits for none."""
+        ...
+
+    def abandon(self) -> None:
+        """Kills the processes that read for this one, without waiting for their end."""
+        ...
 
 
 class Watch:
@@ -24,10 +40,11 @@ class Watch:
         seconds: longest time between two calls of `at`; None is any.
         rank: number of this process.
         count: number of processes.
+        data: data that it reads; None is none.
     """
 
-    def __init__(self, seconds: float | None = None, rank: int = 0, count: int = 1) -> None:
-        self._seconds, self._rank, self._count = seconds, rank, count
+    def __init__(self, seconds: float | None = None, rank: int = 0, count: int = 1, data: Data | None = None) -> None:
+        self._seconds, self._rank, self._count, self._data = seconds, rank, count, data
         self._step, self._since = 0, time.monotonic()
         self._end: tuple[float, str, int] | None = None
         self._left = threading.Event()
@@ -77,8 +94,28 @@ class Watch:
     def _leave(self, what: str, code: int) -> None:
         where = f"process {self._rank} of {self._count}" if self._count > 1 else "the process"
         place = _place(sys._current_frames().get(self._main))
+        if file := _waiting_for(self._data):
+            place += f", waiting for {file}"
         print(f"unistep: error: {where} {what}, in step {self._step + 1}, {place}", file=sys.stderr, flush=True)
+        if self._data is not None:
+            self._data.abandon()  # one that hangs would not notice that this process has ended
         os._exit(code)
+
+
+def _waiting_for(data: Data | None) -> str:
+    """The file that is waited for; empty where its name is on a disk that does not answer either."""
+    if data is None:
+        return ""
+    answer: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # the line without a file is better than none
+            answer.append(data.waiting_for())
+
+    asked = threading.Thread(target=ask, daemon=True)
+    asked.start()
+    asked.join(_ANSWER_SECONDS)
+    return answer[0] if answer else ""
 
 
 def _place(frame: FrameType | None) -> str:

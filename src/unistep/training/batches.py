@@ -22,6 +22,8 @@ from unistep.data.streaming import StreamedImages
 _RESIDENT_SHARE = 0.25
 """Share of an accelerator's free memory that a dataset may take."""
 
+_NAMED = 5  # images that are named where a read hangs
+
 Part = tuple[int, int, int, int]
 """A part of a batch: step, images of the global batch, first of the part, and their number."""
 _Read = tuple[Tensor, Tensor | None]
@@ -76,6 +78,7 @@ class Batches:
         self._cut: list[tuple[int, int]] = []  # start and size of the parts of the last step
         self._seen: tuple[int, list[tuple[int, int]]] = 0, []
         self._ahead: tuple[Part, Future[_Read]] | None = None
+        self._reading: Part | None = None
         alone = self.resident or streamed is not None
         self._reader = ThreadPoolExecutor(1) if device.type == "cuda" and not alone else None
 
@@ -103,6 +106,22 @@ class Batches:
         labels = None if labels is None else self._send(labels)
         return Batch(self._send(images), labels, self._send(words), dropout_seed)
 
+    def waiting_for(self) -> str:
+        """Shard and image that are being waited for, or positions and file of mapped ones; empty where none are."""
+        if self._streamed is not None:
+            return self._streamed.waiting_for()
+        part = self._reading
+        if part is None or not self.dataset.file:
+            return ""
+        indices = self._choice(part)[0].tolist()
+        more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
+        return f"images {', '.join(map(str, indices[:_NAMED]))}{more} of {self.dataset.file}"
+
+    def abandon(self) -> None:
+        """Kills the processes that decode, without waiting for their end."""
+        if self._streamed is not None:
+            self._streamed.abandon()
+
     def _choice(self, part: Part) -> tuple[Tensor, Tensor | None]:
         """The images of a part, by their positions in the dataset, and those that are mirrored."""
         step, batch_size, start, size = part
@@ -111,7 +130,11 @@ class Batches:
         return indices, batch_flips(step, batch_size, self.seed)[mine] if self.flip else None
 
     def _read(self, part: Part) -> _Read:
-        return self.dataset.batch(*self._choice(part))
+        self._reading = part
+        try:
+            return self.dataset.batch(*self._choice(part))
+        finally:
+            self._reading = None
 
     def _read_ahead(self, part: Part) -> _Read:
         """Reads a part, and begins with that of the next step; to the device it goes from the stream that trains."""

@@ -137,7 +137,7 @@ class Trainer(TrainingStep):
         fast = self.accelerator.mixed_precision != "no"
         processes = self.accelerator.process_index, self.accelerator.num_processes
         with (
-            Watch(self.limits.stall_seconds, *processes) as watch,
+            Watch(self.limits.stall_seconds, *processes, self.batches) as watch,
             StopRequest(lambda heard: self.limits.announce(watch, heard)) as stop,
             RunLog(self.folder, self.title, c.steps, self.step, main, self.progress, self.trackers) as log,
             gpu_arithmetic(self.accelerator.device, fast),
