@@ -12,7 +12,7 @@ from PIL import Image
 from unistep.cli.train import parse_run
 from unistep.config import StageConfig, dump, find_recipe, read_values, recipe_names, run_keys
 from unistep.config.values import keys_of
-from unistep.training import trainer
+from unistep.training import saving
 
 RECIPE = "mnist-quick"
 # Were a wrong argument accepted, this would end the command before it trains.
@@ -388,7 +388,7 @@ def test_a_stage_is_ended_early(run, refused, photos, begun):
     """Its newest checkpoint is its model, and the run keeps to that."""
     flags = ["--teacher.steps", "50", "--teacher.checkpoint-every", "1"]
     refused(["train", "--resume", "begun", "--skip-to", "student"], "--skip-to student", "teacher has no checkpoint")
-    save_checkpoint = trainer.save_checkpoint
+    save_checkpoint = saving.save_checkpoint
 
     def killed_at_two(folder, step, *arguments):
         save_checkpoint(folder, step, *arguments)
@@ -396,7 +396,7 @@ def test_a_stage_is_ended_early(run, refused, photos, begun):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "save_checkpoint", killed_at_two)
+        patch.setattr(saving, "save_checkpoint", killed_at_two)
         assert run("train", "--resume", "begun", *flags).code == 130
     outcome = run("train", "--resume", "begun", "--skip-to", "student")
     assert outcome.code == 0, outcome.err

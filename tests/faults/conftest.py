@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from unistep.data import open_dataset
+from unistep.formats.checkpoint import load_checkpoint
 
 SCRIPT = Path(__file__).with_name("train_in_process.py")
 DEADLINE = 600.0
@@ -64,6 +65,12 @@ data: {{source: SOURCE}}
 stages:
   teacher: {STAGE}batch_size: 4, method: edm}}
   student: {STAGE}batch_size: 4, method: sct, init: teacher}}
+""",
+    "three processes": f"""
+data: {{source: SOURCE}}
+stages:
+  teacher: {STAGE}batch_size: 6, method: edm}}
+  student: {STAGE}batch_size: 6, method: cd, init: teacher}}
 """,
     # With `bad`, so that the run goes back.
     "skipped steps": f"""
@@ -164,16 +171,18 @@ def recipe(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(recipe, runner, tmp_path_factory) -> Callable[..., Path]:
-    """uninterrupted(name, processes=1, bad=-1): the run that others are compared with."""
+    """uninterrupted(name, processes=1, bad=-1, engine="ddp"): the run that others are compared with."""
     made: dict[tuple, Path] = {}
 
-    def find(name: str, processes: int = 1, bad: int = -1) -> Path:
-        if (name, processes, bad) not in made:
+    def find(name: str, processes: int = 1, bad: int = -1, engine: str = "ddp") -> Path:
+        key = name, processes, bad, engine
+        if key not in made:
             run = tmp_path_factory.mktemp("whole") / "run"
-            ended = runner.run(str(recipe(name)), "--output", str(run), run=run, processes=processes, bad=bad)
+            command = (str(recipe(name)), "--output", str(run), "--engine", engine)
+            ended = runner.run(*command, run=run, processes=processes, bad=bad)
             assert set(ended.codes) == {0}, ended.said
-            made[name, processes, bad] = run
-        return made[name, processes, bad]
+            made[key] = run
+        return made[key]
 
     return find
 
@@ -190,8 +199,7 @@ def newest(run: Path) -> dict[str, Any]:
     """The states of the newest checkpoints, without times."""
     found: dict[str, Any] = {}
     for stage in STAGES:
-        path = max((run / stage / "checkpoints").glob("step-*.pt"))
-        found[stage] = torch.load(path, weights_only=True)
+        found[stage] = load_checkpoint(run / stage / "checkpoints")
         del found[stage]["seconds"]
     return found
 
@@ -219,7 +227,9 @@ def lines(run: Path) -> list[Any]:
 
 def left_over(run: Path) -> list[str]:
     """What is half-written: nothing of it may stay in a run that has ended."""
-    return [str(p.relative_to(run)) for p in run.rglob("*") if p.name.endswith((".tmp", ".old")) or p.name == ".lock"]
+    found = [p for p in run.rglob("*") if p.name.endswith((".tmp", ".old")) or p.name == ".lock"]
+    found += [p for p in run.rglob("*.parts") if not p.with_suffix(".pt").exists()]
+    return [str(p.relative_to(run)) for p in found]
 
 
 @pytest.fixture(scope="session")

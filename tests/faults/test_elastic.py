@@ -1,5 +1,6 @@
 """Runs under torchrun whose processes are killed, and which torchrun starts again: they end in the same numbers."""
 
+import collections
 import contextlib
 import os
 import random
@@ -21,7 +22,7 @@ from unistep.data import decode_worker
 
 pytestmark = pytest.mark.faults
 
-KILLS = 3
+STAGES = ("teacher", "student")
 DEADLINE = 500.0
 PORT = 29500  # in namespaces that nobody else listens in
 
@@ -120,22 +121,82 @@ def wait(started: subprocess.Popen[bytes], run: Path) -> None:
         started.kill()
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_killed_ranks_are_started_again(processes, recipe, runner, uninterrupted, assert_same_outcome, tmp_path, tell):
-    whole, draw = uninterrupted("two processes", processes), random.Random(f"elastic {processes}")
-    run = tmp_path / "run"
-    launcher = ("--standalone", f"--nproc_per_node={processes}", f"--max-restarts={KILLS}", "--monitor-interval=0.2")
-    started = agent(recipe("two processes"), run, *launcher)
-    kills = 0
-    for _ in range(KILLS):
-        until_more(run, draw.randrange(1, 4), started)
+def half_written(run: Path) -> bool:
+    """Whether a checkpoint is being written."""
+    folders = [folder for stage in STAGES if (folder := run / stage / "checkpoints").is_dir()]
+    with contextlib.suppress(OSError):  # what is gone by the time that it is looked at
+        return any(
+            path.suffix == ".tmp" or (path.suffix == ".parts" and not path.with_suffix(".pt").exists())
+            for folder in folders
+            for path in folder.iterdir()
+        )
+    return False
+
+
+def until_a_save(run: Path, started: subprocess.Popen[bytes]) -> bool:
+    """Waits for a checkpoint that is being written; says whether one was seen."""
+    end = time.monotonic() + DEADLINE
+    while not half_written(run):
+        if started.poll() is not None or not workers(started):
+            return False
+        assert time.monotonic() < end, said(run)
+        time.sleep(0.001)
+    return True
+
+
+def kill_some(kind: str, run: Path, draw: random.Random, started: subprocess.Popen[bytes]) -> bool:
+    """Kills one process of a run, or all; says whether it did."""
+    until_more(run, draw.randrange(1, 4), started)
+    if kind == "during a save":
+        if not until_a_save(run, started):
+            return False
+    else:
         time.sleep(draw.uniform(0, 0.3))
-        if alive := workers(started):
-            draw.choice(alive).kill()
-            kills += 1
-    wait(started, run)
-    assert_same_outcome(run, whole)
-    tell(f"SIGKILL of a rank, torchrun, {processes} processes", "the bits of the uninterrupted run", kills)
+    alive = workers(started)
+    if not alive:
+        return False
+    for process in alive if kind == "all ranks" else [draw.choice(alive)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return True
+
+
+# Fifty kills in all: recipe, number of processes, engine, kills of each kind.
+CHAINS = [
+    ("two processes", 2, "ddp", (4, 3, 4)),
+    ("two processes", 2, "fsdp", (3, 3, 4)),
+    ("three processes", 3, "fsdp", (3, 3, 3)),
+    ("two processes", 4, "ddp", (4, 3, 3)),
+    ("two processes", 4, "fsdp", (3, 3, 4)),
+]
+KINDS = ("a rank", "all ranks", "during a save")
+
+
+def test_there_are_fifty():
+    assert sum(sum(counts) for *_, counts in CHAINS) == 50
+
+
+@pytest.mark.parametrize(("name", "processes", "engine", "counts"), CHAINS)
+def test_killed_ranks_are_started_again(
+    name, processes, engine, counts, recipe, uninterrupted, assert_same_outcome, tmp_path, tell
+):
+    whole, draw = uninterrupted(name, processes, engine=engine), random.Random(f"elastic {processes} {engine}")
+    left, killed, runs = dict(zip(KINDS, counts, strict=True)), collections.Counter(), 0
+    while any(left.values()):
+        runs += 1
+        run = tmp_path / f"{runs}" / "run"
+        run.parent.mkdir()
+        launcher = ("--standalone", f"--nproc_per_node={processes}", "--max-restarts=50", "--monitor-interval=0.2")
+        started = agent(recipe(name), run, *launcher, options=("--engine", engine))
+        while any(left.values()) and started.poll() is None:
+            kind = draw.choice([kind for kind, count in left.items() if count])
+            if kill_some(kind, run, draw, started):
+                left[kind] -= 1
+                killed[kind] += 1
+        wait(started, run)
+        assert_same_outcome(run, whole)
+    for kind, count in killed.items():
+        tell(f"SIGKILL, {kind}, torchrun, {processes} x {engine}", "the bits of the uninterrupted run", count)
 
 
 def test_a_rank_that_hangs(recipe, uninterrupted, assert_same_outcome, tmp_path, tell):

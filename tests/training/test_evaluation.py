@@ -167,7 +167,7 @@ def test_the_model_is_kept_after_the_checkpoint_that_names_it(trainer):
 
 
 def test_a_kill_between_the_checkpoint_and_the_model(trainer):
-    """The model is saved when the run goes on, and nothing is measured twice."""
+    """The model is saved when the run goes on, and no evaluation before the checkpoint is made again."""
 
     class Killed(BaseException):
         pass
@@ -185,7 +185,9 @@ def test_a_kill_between_the_checkpoint_and_the_model(trainer):
     trainer(whole, "whole").run()
     assert len(judge.kept) == 1 and again.kept[0] == whole.kept[1]
     assert judge.kept + again.kept == whole.kept
-    assert judge.seen + again.seen == whole.seen
+    # Training may be some steps further when it hears of a thread's end.
+    before = len(whole.seen) - len(again.seen)
+    assert before == 2 and judge.seen[:before] + again.seen == whole.seen
 
 
 @pytest.mark.parametrize("at", range(1, STEPS))

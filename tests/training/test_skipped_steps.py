@@ -20,7 +20,7 @@ from unistep.errors import UserError
 from unistep.formats.checkpoint import checkpoint_steps
 from unistep.objectives.protocol import PlainObjective
 from unistep.runtime.interrupt import Interrupted
-from unistep.training import trainer as module
+from unistep.training import saving as module
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.guard import Diverged, Guard
 from unistep.training.trainer import Trainer

@@ -8,6 +8,7 @@ Behind the archive of PyTorch stands the SHA-256 digest of all before:
     step-00000500.pt = torch.save(state) + b"unistep sha256 " + 64 hexadecimal digits + b"\\n"
 
 It is compared before anything is used. Files of before there were digests have none and are read as they are.
+Tensors that several processes have written lie in files beside it (`checkpoint_parts`).
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ import torch
 from unistep.errors import UserError
 from unistep.files import check_regular_file, is_full, sync_folder, write_error
 from unistep.formats.checkpoint_names import checkpoint_path, checkpoint_steps, steps_by_name
+from unistep.formats.checkpoint_parts import DIGESTS, clean_parts, damage_of_parts, put_in, remove_parts
 
 _log = logging.getLogger("unistep")
 
@@ -47,7 +50,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
     Args:
         folder: folder of the checkpoints, created if it is missing.
         step: number of optimizer steps done.
-        state: tensors and plain numbers.
+        state: tensors and plain numbers; with digests where files beside it, which are there already, have some.
         keep: number of checkpoints that stay, at least one.
         also: step of a checkpoint that stays too; None is none.
 
@@ -79,13 +82,28 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
             raise
         remedy = "resume" if is_full(cause) else "make the place writable and resume"
         raise write_error(path, cause, remedy, need=_size(state)) from None
+    if DIGESTS not in state:
+        remove_parts(path)
     for old in checkpoint_steps(folder)[: -max(keep, 1)]:
         if old != also:
-            _remove(checkpoint_path(folder, old))
+            remove_checkpoint(checkpoint_path(folder, old))
     for old in steps_by_name(folder, _ASIDE):
         if old <= step:
             _remove(_aside(folder, old))
+            if not checkpoint_path(folder, old).exists():
+                remove_parts(checkpoint_path(folder, old))
     return path
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Removes a checkpoint, and the files beside it after it.
+
+    Args:
+        path: the checkpoint.
+    """
+    _remove(path)
+    if not path.exists():
+        remove_parts(path)
 
 
 def clean(folder: Path) -> None:
@@ -98,13 +116,14 @@ def clean(folder: Path) -> None:
         for path in folder.iterdir():
             if _LEFT.fullmatch(path.name):
                 _remove(path)
+        clean_parts(folder)
 
 
 def remove_after(folder: Path, step: int) -> None:
     """Removes the checkpoints of later steps than `step`."""
     for later in checkpoint_steps(folder):
         if later > step:
-            _remove(checkpoint_path(folder, later))
+            remove_checkpoint(checkpoint_path(folder, later))
 
 
 def set_aside(folder: Path, newest: Path) -> None:
@@ -132,10 +151,12 @@ def load_average(path: Path, *, checked: bool = False) -> dict[str, torch.Tensor
     Raises:
         UserError: the file is damaged.
     """
-    state = read_checkpoint(path, mapped=True, checked=checked)
+    if not checked:
+        check_whole(path)
+    state = read_checkpoint(path, mapped=True, checked=True, whole=False)
     try:
         averages = state["ema"]
-        average = next(iter(averages.values()))
+        average = put_in(next(iter(averages.values())), path)
         # Copies: the file may be removed, and most of it is not needed.
         return {
             name.removeprefix(_NETWORK): value.clone() for name, value in average.items() if name.startswith(_NETWORK)
@@ -179,12 +200,11 @@ def whole_checkpoint(folder: Path, *, at_most: int | None = None) -> Path | None
     return None
 
 
-def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Reads the newest checkpoint that is whole.
 
     Args:
         folder: folder of the checkpoints.
-        device: device of the tensors.
 
     Returns:
         State of the checkpoint; None if there is none.
@@ -193,35 +213,56 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
         UserError: all checkpoints are damaged (a full disk, a copy that broke off).
     """
     path = whole_checkpoint(folder)
-    return None if path is None else read_checkpoint(path, device, checked=True)
+    return None if path is None else read_checkpoint(path, checked=True)
 
 
-def read_checkpoint(
-    path: Path, device: torch.device | str = "cpu", *, mapped: bool = False, checked: bool = False
-) -> dict[str, Any]:
-    """Reads a checkpoint.
+def read_checkpoint(path: Path, *, mapped: bool = False, checked: bool = False, whole: bool = True) -> dict[str, Any]:
+    """Reads a checkpoint, to main memory.
 
     Args:
         path: the checkpoint.
-        device: device of the tensors.
         mapped: whether the tensors stay in the file until they are used.
-        checked: whether the digest was compared before.
+        checked: whether the digests were compared before.
+        whole: whether files beside it are read too; else names stand for their tensors.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: a file is damaged.
     """
     digest = _check_digest(path) if not checked else None
     if not zipfile.is_zipfile(path):  # a bare pickle takes torch as long as its maker likes
         raise _damaged(path, "it is no zip file, or is cut short")
     try:
-        state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise _damaged(path, _reason(error)) from None
     if not isinstance(state, dict):
         raise _damaged(path, "it holds no state")
     if not checked and digest is None and state.get(_SEALED):
         raise _damaged(path, "its digest is gone")
-    return state
+    if not whole:
+        return state
+    if not checked and (reason := damage_of_parts(path, state.get(DIGESTS, {}))):
+        raise _damaged(path, reason)
+    return filled(state, path)
+
+
+def filled(state: dict[str, Any], path: Path, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A state with the tensors of the files beside its checkpoint.
+
+    Args:
+        state: state in which their names stand for them; one of another form stays as it is.
+        path: the checkpoint.
+        own: state of this process, with tensors that are parted as wanted; what it lacks is read whole.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    if DIGESTS not in state:
+        return state
+    try:
+        return put_in({name: value for name, value in state.items() if name != DIGESTS}, path, own)
+    except Exception as error:
+        raise _damaged(path, _reason(error)) from None
 
 
 def check_whole(path: Path) -> None:
@@ -236,6 +277,10 @@ def check_whole(path: Path) -> None:
     if _check_digest(path) is None:
         read_checkpoint(path)
         _log.info("%s has no digest, as those of former versions: damage in its numbers would not be noticed", path)
+        return
+    state = read_checkpoint(path, mapped=True, checked=True, whole=False)
+    if reason := damage_of_parts(path, state.get(DIGESTS, {})):
+        raise _damaged(path, reason)
 
 
 class _Digested:

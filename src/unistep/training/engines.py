@@ -12,6 +12,7 @@ import math
 import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -111,6 +112,29 @@ class Engine(Protocol):
 
         Args:
             state: mappings and lists of tensors and other values.
+        """
+        ...
+
+    def snapshot(self, state: Any) -> Any:
+        """A copy of a state in main memory, that training goes on beside; of this process's parts, where it has some.
+
+        Args:
+            state: mappings and lists of tensors and other values.
+        """
+        ...
+
+    def store(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
+        """Writes the tensors that are parts to files beside a checkpoint, on a thread beside training.
+
+        Args:
+            path: the checkpoint; what is to be written there is not yet.
+            state: state that `snapshot` returned, of the same step on all processes.
+
+        Returns:
+            What is left of the state, for the checkpoint itself, on the first process.
+
+        Raises:
+            OSError: a process cannot write; on all processes.
         """
         ...
 

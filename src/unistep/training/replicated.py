@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unistep.objectives.protocol import Objective
+from unistep.training.snapshot import in_main_memory
 
 
 def mean_in_order(values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -100,6 +102,14 @@ class Replicated:
         return torch.as_tensor(self.accelerator.clip_grad_norm_(parameters, limit))
 
     def whole(self, state: Any) -> Any:
+        """The state itself."""
+        return state
+
+    def snapshot(self, state: Any) -> Any:
+        """A copy of the state, on the first process; on the others nothing is copied."""
+        return in_main_memory(state) if self.accelerator.is_main_process else {}
+
+    def store(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
         """The state itself."""
         return state
 

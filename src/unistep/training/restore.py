@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from unistep.errors import UserError
-from unistep.formats.checkpoint import read_checkpoint, set_aside, whole_checkpoint
+from unistep.formats.checkpoint import filled, read_checkpoint, set_aside, whole_checkpoint
 
 T = TypeVar("T")
 
@@ -40,12 +40,19 @@ def on_first(accelerator: Accelerator, function: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def newest_state(folder: Path, accelerator: Accelerator, *, good: int | None = None) -> dict[str, Any] | None:
+def newest_state(
+    folder: Path,
+    accelerator: Accelerator,
+    own: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: {},
+    *,
+    good: int | None = None,
+) -> dict[str, Any] | None:
     """The state of the newest checkpoint that is whole; damaged ones after it are put aside.
 
     Args:
         folder: folder of the checkpoints.
         accelerator: the processes, all of which read the same one.
+        own: returns a state of this process that is as deep as the one it is given, with tensors parted as wanted.
         good: step of the one that is wanted; None is the newest.
 
     Returns:
@@ -62,4 +69,7 @@ def newest_state(folder: Path, accelerator: Accelerator, *, good: int | None = N
         return None if path is None else str(path)
 
     chosen = on_first(accelerator, choose)
-    return None if chosen is None else read_checkpoint(Path(chosen), checked=accelerator.is_main_process)
+    if chosen is None:
+        return None
+    state = read_checkpoint(Path(chosen), checked=accelerator.is_main_process, whole=False)
+    return filled(state, Path(chosen), own(state))

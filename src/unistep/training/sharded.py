@@ -10,18 +10,22 @@ Networks compute in fp32 weights under autocast as those of the other engine, so
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unistep.core.parameterization import Preconditioned
 from unistep.objectives.protocol import Objective
 from unistep.training.engines import norm_of
+from unistep.training.parts import write_parts
+from unistep.training.snapshot import copied, in_main_memory
 
 
 class Sharded:
@@ -37,6 +41,9 @@ class Sharded:
         self.accelerator = accelerator
         self._mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         self._outline: nn.Module | None = None
+        # Of the thread that writes checkpoints: what its processes say must not come between what training says.
+        self._writers: Any = dist.new_group(backend="gloo")
+        self._in_main_memory = DeviceMesh.from_group(self._writers, "cpu")
 
     def place(self, student: nn.Module, objective: Objective) -> nn.Module:
         """Parts the student and the networks of the objective."""
@@ -104,6 +111,14 @@ class Sharded:
             return type(state)(self.whole(value) for value in state)
         return state
 
+    def snapshot(self, state: Any) -> Any:
+        """A copy of this process's parts."""
+        return in_main_memory(state, self._copied)
+
+    def store(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
+        """Writes this process's parts to a file of its own, with the others."""
+        return write_parts(path, state, self._writers)
+
     def like(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """This process's parts of whole tensors."""
         return {name: _parted(value, own.get(name)) for name, value in state.items()}
@@ -118,6 +133,13 @@ class Sharded:
         """Whether the value is true on all processes."""
         number = torch.tensor(float(value), device=self.accelerator.device)
         return float(self.accelerator.reduce(number, "sum")) == self.accelerator.num_processes  # pyright: ignore
+
+    def _copied(self, value: Tensor) -> Tensor:
+        if not isinstance(value, DTensor):
+            return copied(value)
+        shape = {"shape": value.shape, "stride": value.stride()}
+        own = copied(value.to_local())
+        return DTensor.from_local(own, self._in_main_memory, value.placements, run_check=False, **shape)
 
     def _shard(self, module: nn.Module, *, kept: bool = False) -> None:
         """Parts a network block by block; what lies outside of the blocks is one more part.

@@ -98,8 +98,12 @@ class TrainingState:
         return self.engine.all_true(bool(torch.stack(finite).all()))
 
     def _state(self) -> dict[str, Any]:
-        """All that a checkpoint holds, on the first process; all come here where networks are parted."""
-        state = {
+        """A copy of all that a checkpoint holds, on the first process; on all where networks are parted."""
+        return self.engine.snapshot(self._held())
+
+    def _held(self) -> dict[str, Any]:
+        """All that a checkpoint holds."""
+        return {
             "step": self.step,
             "seconds": self.seconds,
             "student": self.student.state_dict(),
@@ -112,7 +116,15 @@ class TrainingState:
             "guard": self.guard.state_dict(),
             "unmeasured": self.unmeasured,
         }
-        return self.engine.whole(state)
+
+    def _own(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The tensors of this process for those of a state, which a checkpoint is read to the parts of."""
+        own, found = self._held(), state.get("optimizer") or {"state": {}}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            i: dict.fromkeys(values, parameters[i]) for i, values in found["state"].items() if i < len(parameters)
+        }
+        return own | {"optimizer": {"state": moments}, "objective": self._beside()}
 
     def _beginning(self) -> dict[str, Any]:
         """Returns copies of what training changes, to begin again with."""

@@ -20,7 +20,7 @@ from torch import nn
 from unistep.data.dataset import ImageDataset
 from unistep.errors import UserError
 from unistep.files import write_error
-from unistep.formats.checkpoint import remove_after, save_checkpoint
+from unistep.formats.checkpoint import remove_after
 from unistep.formats.snapshots import FOLDER as SNAPSHOTS
 from unistep.formats.snapshots import remove_snapshots_after, write_snapshot
 from unistep.objectives.protocol import Objective
@@ -35,6 +35,7 @@ from unistep.training.limits import NO_LIMITS, Limits
 from unistep.training.log import RunLog
 from unistep.training.losses import of_network
 from unistep.training.restore import newest_state, on_first
+from unistep.training.saving import CheckpointWriter
 from unistep.training.step import TrainingStep
 from unistep.training.trackers import Trackers
 
@@ -117,6 +118,8 @@ class Trainer(TrainingStep):
         # Weights of the beginning, until there is a checkpoint to go back to.
         self._initial: dict[str, Any] | None = None
         self.limits = limits
+        keep = max(config.keep_checkpoints, 2)  # one is there where the newest is damaged
+        self._checkpoints = CheckpointWriter(folder / "checkpoints", keep, accelerator, self.engine)
 
     def run(self) -> nn.Module:
         """Trains to the end, or until the time is up, and returns the student with the averaged weights, in eval mode.
@@ -138,6 +141,7 @@ class Trainer(TrainingStep):
         processes = self.accelerator.process_index, self.accelerator.num_processes
         with (
             Watch(self.limits.stall_seconds, *processes, self.batches) as watch,
+            self._checkpoints,
             StopRequest(lambda heard: self.limits.announce(watch, heard)) as stop,
             RunLog(self.folder, self.title, c.steps, self.step, main, self.progress, self.trackers) as log,
             gpu_arithmetic(self.accelerator.device, fast),
@@ -191,13 +195,19 @@ class Trainer(TrainingStep):
                     self._preview(log)
                     previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
-                stopped, over = self._agree(stop.signal is not None, self._time_is_up())
+                stopped, over, failed = self._agree(
+                    stop.signal is not None, self._time_is_up(), self._checkpoints.failed()
+                )
+                if failed:
+                    self._checkpoints.wait()
                 if stopped or (over and self.step < c.steps):
                     if not due and not self._save():
                         self._roll_back(log)
                     if stopped:
+                        self._checkpoints.wait()
                         raise Interrupted(stop.signal or signal.SIGTERM, self.step)
                     break
+            self._checkpoints.wait()
         if self.guard.skipped and main:
             last = f"; the last {self.guard.in_a_row} among them" if self.guard.in_a_row else ""
             _log.warning("%s: %d steps were skipped, of %d%s", self.title, self.guard.skipped, c.steps, last)
@@ -293,14 +303,25 @@ class Trainer(TrainingStep):
         measured = self.best is not None and self.best.step == self.step and self.guard.best_in == self.guard.rollbacks
         return self._averaged_on_first() if self.evaluation and measured else None
 
-    def _keep_best(self, model: nn.Module | None) -> None:
+    def _keep_best(self, model: nn.Module | None) -> Callable[[], None]:
         """Saves the best model where it is the one of now: always after the checkpoint that records it.
 
         So the model that is kept is always the one that the newest checkpoint names: where a kill comes between the
         two, it is saved when the run goes on.
+
+        Args:
+            model: the best model; None where it is not the one of now.
+
+        Returns:
+            A function that does it, beside training.
         """
-        if self.evaluation and self.best and model is not None:
-            self.evaluation.keep(model, self.best, self.seconds)
+        evaluation, best, seconds = self.evaluation, self.best, self.seconds
+
+        def keep() -> None:
+            if evaluation and best and model is not None:
+                evaluation.keep(model, best, seconds)
+
+        return keep
 
     def _roll_back(self, log: RunLog) -> None:
         """Goes back to the last good checkpoint, or to the beginning where there is none yet.
@@ -308,6 +329,7 @@ class Trainer(TrainingStep):
         Raises:
             Diverged: it went back as often as it may.
         """
+        self._checkpoints.wait()
         c, guard, at = self.config, self.guard, self.step
         what = f"{guard.in_a_row} steps in a row were" if guard.in_a_row else "the weights are no numbers, which is"
         lr = c.optimizer.lr * guard.lr_factor
@@ -321,7 +343,7 @@ class Trainer(TrainingStep):
         if self._initial is not None:
             self._begin_again(self._initial)
         else:
-            state = newest_state(self.folder / "checkpoints", self.accelerator, good=guard.good)
+            state = self._read(good=guard.good)
             if state is None:
                 raise UserError(f"{self.folder / 'checkpoints'} has no checkpoint any more", "resume")
             self._load(state)
@@ -336,6 +358,7 @@ class Trainer(TrainingStep):
             )
         if self.step:
             self._save()
+            self._checkpoints.wait()
             on_first(self.accelerator, lambda: remove_after(self.folder / "checkpoints", self.step))
         log.rewind(self.step, {"lr": lr, "diverged_at": float(at)} | self.guard.scalars())
 
@@ -362,18 +385,14 @@ class Trainer(TrainingStep):
             return True  # nothing good is there to go back to but the beginning, which no checkpoint must take over
         if not self.guard.in_a_row:
             self.guard = replace(self.guard, good=self.step)
-        losses = self.losses.state_dict(self.accelerator)
-        main = self.accelerator.is_main_process
-        state = self._state() | losses if main or self.engine.sharded else {}
-        best = self._best_of_now()
-        on_first(self.accelerator, lambda: self._write(state, best))
+        state = self._state() | self.engine.snapshot(self.losses.state_dict(self.accelerator))
+        self._checkpoints.begin(self.step, state, self.guard.good, self._keep_best(self._best_of_now()))
         self._initial = None
         return True
 
-    def _write(self, state: dict[str, Any], best: nn.Module | None) -> None:
-        keep = max(self.config.keep_checkpoints, 2)  # one is there where the newest is damaged
-        save_checkpoint(self.folder / "checkpoints", self.step, state, keep, self.guard.good)
-        self._keep_best(best)
+    def _read(self, good: int | None = None) -> dict[str, Any] | None:
+        """The state of the newest checkpoint, or of that of step `good`; None where there is none."""
+        return newest_state(self.folder / "checkpoints", self.accelerator, own=self._own, good=good)
 
     def _write_snapshot(self) -> None:
         own = self.power_averages
@@ -381,10 +400,10 @@ class Trainer(TrainingStep):
         on_first(self.accelerator, lambda: write_snapshot(self.folder / SNAPSHOTS, self.step, own.begun, averages))
 
     def _restore(self) -> None:
-        state = newest_state(self.folder / "checkpoints", self.accelerator)
+        state = self._read()
         if state is None:
             self._initial = self._beginning()
         else:
             self._load(state)
-            self._keep_best(self._best_of_now())
+            self._keep_best(self._best_of_now())()
         on_first(self.accelerator, lambda: remove_snapshots_after(self.folder / SNAPSHOTS, self.step))

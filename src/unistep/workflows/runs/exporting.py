@@ -15,7 +15,7 @@ from torch import Tensor
 from unistep.config import RunConfig, StageConfig
 from unistep.errors import UserError
 from unistep.files import write_error
-from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, read_checkpoint, whole_checkpoint
+from unistep.formats.checkpoint import checkpoint_path, checkpoint_steps, filled, read_checkpoint, whole_checkpoint
 from unistep.formats.model import LoadedModel
 from unistep.formats.model_folder.files import INDEX
 from unistep.formats.model_folder.folder import load_model, load_outline
@@ -64,7 +64,9 @@ def _finished(folder: Path, stage: StageConfig) -> tuple[ExportedStage, dict[str
     seconds = 0.0
     if last:
         with contextlib.suppress(UserError):  # the model tells the rest
-            seconds = read_checkpoint(checkpoint_path(folder / "checkpoints", last), mapped=True)["seconds"]
+            seconds = read_checkpoint(checkpoint_path(folder / "checkpoints", last), mapped=True, whole=False)[
+                "seconds"
+            ]
     row = _row(stage, model, finished=True, step=last or stage.steps, seconds=seconds)
     network = model.denoiser.network
     return row, _rounded(network.state_dict(), {name for name, _ in network.named_parameters()})
@@ -73,7 +75,9 @@ def _finished(folder: Path, stage: StageConfig) -> tuple[ExportedStage, dict[str
 def _newest(folder: Path, stage: StageConfig) -> tuple[ExportedStage, dict[str, dict[str, Tensor]]]:
     path = whole_checkpoint(folder / "checkpoints")
     assert path is not None  # or it would have been raised that all are damaged
-    state, outline = read_checkpoint(path, mapped=True, checked=True), load_outline(folder / OUTLINE, {}, "meta")
+    state = read_checkpoint(path, mapped=True, checked=True, whole=False)
+    state = filled(state | {"optimizer": None}, path)  # most of it, and not needed
+    outline = load_outline(folder / OUTLINE, {}, "meta")
     guard = state.get("guard", {})
     row = _row(
         stage,
