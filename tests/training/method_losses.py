@@ -1,8 +1,9 @@
 """Trains by each method, and leaves the loss of every step.
 
-method_losses.py FOLDER ENGINE:COUNT[,...] STEPS PRECISION METHOD ...
+method_losses.py FOLDER ENGINE:COUNT[:CHANGE][,...] STEPS PRECISION METHOD ...
 
-The log of a run is in FOLDER/METHOD-ENGINE-COUNT. PRECISION is fp32 or fp64.
+The log of a run is in FOLDER/METHOD-ENGINE-COUNT[-CHANGE]. PRECISION is fp32 or fp64. CHANGE is "recomputed": blocks
+compute their activations again in the backward pass.
 """
 
 import sys
@@ -17,6 +18,7 @@ from small_unet import move_off_zero, small_unet
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.data.dataset import ImageDataset
+from unistep.networks.block import recompute_blocks
 from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
 from unistep.training.config import OptimizerConfig, TrainerConfig
@@ -34,7 +36,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(folder: Path, name: str, steps: int, kind: Any, precision: str) -> None:
+def train(folder: Path, name: str, steps: int, kind: Any, change: str, precision: str) -> None:
     """Trains a method for some steps."""
     double = precision == "fp64"
     torch.set_default_dtype(torch.float64 if double else torch.float32)  # of the weights that objectives make
@@ -48,11 +50,15 @@ def train(folder: Path, name: str, steps: int, kind: Any, precision: str) -> Non
     for model in (teacher, student):
         move_off_zero(model, generator)
         model.to(torch.get_default_dtype())
+    if change == "recomputed":
+        assert recompute_blocks(student)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     engine = build_engine(kind, accelerator)
     own = engine.own_teacher(teacher.requires_grad_(False).eval())
     objective: Any = config.build(ObjectiveInputs(student, steps, teacher=own))
     engine.freeze(own)
+    for critic in objective.critics().values() if change == "recomputed" else ():
+        assert recompute_blocks(critic.network)
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=generator)
     trainer = Trainer(
         folder,
@@ -81,5 +87,10 @@ if __name__ == "__main__":
     place, runs, length, precise, *methods = sys.argv[1:]
     for method in methods or METHODS:
         for run in runs.split(","):
-            name, _, count = run.partition(":")
-            several(int(count), train, Path(place, f"{method}-{name}-{count}"), method, int(length), name, precise)
+            name, count, change = [*run.split(":"), ""][:3]
+            several(
+                int(count),
+                train,
+                Path(place, "-".join((method, *run.split(":")))),
+                *(method, int(length), name, change, precise),
+            )

@@ -27,16 +27,31 @@ def most(method: str, precision: str) -> float:
     return 1e-10 if precision == "fp64" else ENLARGED.get(method, 1e-5)
 
 
+def curves(folder: Path, method: str, runs: str, steps: int, precision: str) -> list[list[dict[str, float]]]:
+    """The losses of every step of some runs of a method; `runs` are those of the script."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, str(SCRIPT), str(folder), runs, str(steps), precision, method]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = [curve(folder / f"{method}-{run.replace(':', '-')}") for run in runs.split(",")]
+    assert [len(one) for one in found] == [steps] * len(found)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 @pytest.mark.parametrize("method", METHODS)
 def test_same_losses(method, precision, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "ddp:1,ddp:2,fsdp:2", str(STEPS), precision, method]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    one, *others = (curve(tmp_path / f"{method}-{run}") for run in ("ddp-1", "ddp-2", "fsdp-2"))
-    assert len(one) == STEPS
+    one, *others = curves(tmp_path, method, "ddp:1,ddp:2,fsdp:2", STEPS, precision)
     for two in others:
         for a, b in zip(one, two, strict=True):
             assert a == pytest.approx(b, rel=most(method, precision), abs=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_activation_checkpointing_changes_no_bit(method, tmp_path):
+    runs = ("ddp:1", "ddp:2", "fsdp:2")
+    found = curves(tmp_path, method, ",".join(f"{run},{run}:recomputed" for run in runs), 5, "fp32")
+    for plain, again in zip(found[::2], found[1::2], strict=True):
+        assert plain == again

@@ -165,6 +165,18 @@ def test_the_activations_are_what_the_backward_pass_keeps():
     assert real <= counted.stages[0].memory.activations(3) <= real + 3 * 10 * 4 * math.prod(images.shape)
 
 
+def test_activation_checkpointing_is_counted(counted):
+    """Blocks keep what they are given; the backward pass computes all but their last layers again."""
+    less = estimate(tiny("--network.add_attention", "false", "--activation_checkpointing", "true"), steps=0)
+    for before, after in zip(counted.stages, less.stages, strict=True):
+        assert after.memory.parts == before.memory.parts
+        assert after.memory.activations(4) < 0.6 * before.memory.activations(4)
+        parts, own = before.flops.parts, after.flops.parts
+        again = own["backward"] - parts["backward"]
+        assert 0.3 * before.flops.evaluation < again < before.flops.evaluation
+        assert {**own, "backward": 0} == {**parts, "backward": 0}
+
+
 def test_evaluations_are_told_and_not_counted(counted):
     """Three of them: after 500 and 1,000 steps and at the end, after 1,200. Each image is one evaluation."""
     flags = ["--network.add_attention", "false", "--evaluate-every", "500", "--evaluation.num_images", "400"]

@@ -73,7 +73,8 @@ def test_half_the_utilization_is_half_the_pace():
 @pytest.mark.slow
 def test_what_does_not_fit_is_told():
     made = unistep.plan("lsun256-edm", gpus_per_node=1)
-    assert any("do not fit into a device" in note for note in made.notes)
+    remedies = "more `accumulation` or `activation_checkpointing` or `engine` fsdp takes less"
+    assert any(f"do not fit into a device; {remedies}" in note for note in made.notes)
 
 
 @pytest.mark.slow

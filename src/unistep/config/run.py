@@ -121,6 +121,8 @@ class RunConfig:
             as a CUDA "graph"; it takes minutes before the first step.
         engine: way in which several processes share the networks: "ddp", each has them whole, or "fsdp", each has a
             part of all weights, averages and moments; a single process has them whole.
+        activation_checkpointing: whether the backward pass computes the activations of the network's blocks again,
+            which takes less memory and about one forward pass more; the training stays the same.
         sigma_data: standard deviation that the scalings assume of the data.
         use_labels: whether a class-conditional model is trained, where the data has classes.
         data: source and preparation of the images.
@@ -144,6 +146,7 @@ class RunConfig:
     precision: Precision = "auto"
     compile: Compile = "none"
     engine: EngineName = "ddp"
+    activation_checkpointing: bool = False
     sigma_data: float = 0.5
     use_labels: bool = True
     data: DataConfig = field(default_factory=DataConfig)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.networks import kernels
+from unistep.networks.block import Block
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -138,7 +139,7 @@ class FurtherEmbedding(nn.Module):
         return self.linear_2(silu(self.linear_1(sinusoidal_embedding(c, self.dim).to(self.linear_1.weight.dtype))))
 
 
-class ResBlock(nn.Module):
+class ResBlock(Block):
     """Residual block of ADM: GroupNorm, SiLU, [resample], conv, + embedding, GroupNorm, SiLU, dropout, conv.
 
     Args:
@@ -173,7 +174,7 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = resample
 
-    def forward(
+    def compute(
         self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B C2 H2 W2"]:
         # `emb` arrives activated: SiLU of it is the same for every block, so the network does it once.
@@ -199,7 +200,7 @@ class ResBlock(nn.Module):
         return layer(emb).chunk(2, dim=1)
 
 
-class Attention(nn.Module):
+class Attention(Block):
     """Residual self-attention over pixels.
 
     Args:
@@ -218,7 +219,7 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([zero_init(nn.Linear(channels, channels))])
 
-    def forward(self, x: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
+    def compute(self, x: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C H W"]:
         b, c, _, _ = x.shape
         h = x if self.group_norm is None else self.group_norm(x)
         # Once here, or each of the three projections makes its own copy.
@@ -231,27 +232,27 @@ class Attention(nn.Module):
         return kernels.add(kernels.as_image(h, x), x)
 
 
-class Downsample(nn.Module):
+class Downsample(Block):
     """3x3 convolution of stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(
+    def compute(
         self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B C H2 W2"]:
         return self.conv(x)
 
 
-class Upsample(nn.Module):
+class Upsample(Block):
     """Nearest x2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(
+    def compute(
         self, x: Shaped[Tensor, "B C H W"], emb: Shaped[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B C H2 W2"]:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from unistep.networks import kernels
+from unistep.networks.block import Block
 from unistep.networks.layers import Dropout, cast_part, silu, zero_init
 from unistep.networks.song_config import num_groups
 
@@ -162,7 +163,7 @@ def xavier(layer: Layer, gain: float = 1.0) -> Layer:
     return layer
 
 
-class SongBlock(nn.Module):
+class SongBlock(Block):
     """Residual block: norm, SiLU, [resample], conv, + embedding, norm, SiLU, dropout, conv; then single-head attention.
 
     Both sums are scaled by sqrt(1/2), which keeps their variance.
@@ -213,7 +214,7 @@ class SongBlock(nn.Module):
             if name != "affine":
                 cast_part(part, dtype)
 
-    def forward(
+    def compute(
         self, x: Shaped[Tensor, "B C H W"], emb: Float[Tensor, "B E"], generator: torch.Generator | None
     ) -> Shaped[Tensor, "B D H2 W2"]:
         h, shift = silu(self.norm0(x)), self.affine(emb)

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unistep.core.parameterization import Preconditioned
+from unistep.networks.block import blocks_of
 from unistep.objectives.protocol import Objective
 from unistep.training.engines import norm_of
 from unistep.training.parts import write_parts
@@ -149,8 +150,7 @@ class Sharded:
             kept: whether what lies outside stays whole from the forward pass to the end of the backward pass.
         """
         for inner in [part.network for part in module.modules() if isinstance(part, Preconditioned)]:
-            blocks: Any = getattr(inner, "blocks", None)
-            for block in () if blocks is None else blocks():
+            for block in blocks_of(inner):
                 self._part(block, kept=False)
             self._part(inner, kept=kept)
         self._part(module, kept=kept)

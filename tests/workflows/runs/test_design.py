@@ -447,6 +447,27 @@ def test_the_objective_of_every_method(name, network, teacher):
         assert (info.kind, info.num_train_timesteps) == ("consistency", 40)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_activation_checkpointing_reaches_the_networks_that_are_trained(asked, network, teacher):
+    run = a_run(student_of("dmd2"), network=network, activation_checkpointing=asked)
+    design = designed(run, teacher)
+    student = build_model(run, design, teacher)
+    critics = build_objective(run, design, student, teacher=teacher.denoiser).critics()
+    trained = [student.network, *(critic.network.denoiser.network for critic in critics.values())]
+    assert len(trained) == 2
+    for one in trained:
+        assert {block.recomputes for block in one.blocks()} == {asked}
+    assert not any(block.recomputes for block in teacher.denoiser.network.blocks())
+
+
+def test_a_network_without_blocks_is_refused(network, monkeypatch):
+    run = a_run(stage("edm"), network=network, activation_checkpointing=True)
+    monkeypatch.setattr(build, "build_network", lambda *_: torch.nn.Linear(1, 1))
+    message = "^`activation_checkpointing`: Linear of `student` has no blocks that can be computed again; set it to fal"
+    with pytest.raises(UserError, match=message):
+        build_model(run, designed(run))
+
+
 def test_guidance_reaches_the_objective(network, teacher):
     run = a_run(student_of("cd", guidance=2.0), network=network)
     design = designed(run, teacher)

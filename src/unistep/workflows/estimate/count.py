@@ -9,6 +9,7 @@ trained in turn, FLOPs are the mean over the steps, and memory is that of the st
 
 The backward pass of convolutions and matrix products takes twice the FLOPs of the forward pass. What it keeps grows
 linearly with the micro-batch, beside the weights that autocast has cast, so it is counted for one image and for two.
+Where it computes the activations of blocks again, those of the largest block come to the inputs that are kept.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unistep.config import RunConfig
 from unistep.core.random import ImageRandom
+from unistep.networks.block import blocks_of
 from unistep.workflows.estimate.design import build_parts
 from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Memory, Parts, turns
 from unistep.workflows.runs.design import ImageKind, StageDesign
@@ -99,19 +101,24 @@ def count(
     """
     # Copies of such tensors ask where their content is; it is not needed.
     with warnings.catch_warnings(action="ignore"), _Fake(), torch.device(accelerator.device):
-        parts = build_parts(config, design)
-        parts = replace(parts, objective=parts.objective.countable())
+        parts, again = _built(config, design), config.activation_checkpointing
         steps, total, kept = design.stage.steps, dict[str, float](), list[tuple[int, int]]()
         evaluation = 0
+        # Keeps what blocks make, where the other does not.
+        plain = _built(replace(config, activation_checkpointing=False), design) if again else parts
         for step, share in turns(parts.objective, steps, steps // 2):
             counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
             with counter, _tallied(parts, counter) as tally:
-                losses, of_one = _forward(parts, step, images, accelerator, 1)
+                losses, of_one, _ = _forward(parts, step, images, accelerator, 1)
                 forward = counter.get_total_flops()
                 losses.float().mean().backward()
                 tally["the rest of the loss"] = forward - sum(tally.values())
                 tally["backward"] = counter.get_total_flops() - forward
-            kept.append((of_one, _forward(parts, step, images, accelerator, 2)[1]))
+            of_two = _forward(parts, step, images, accelerator, 2)[1]
+            if again:
+                of_one += _forward(plain, step, images, accelerator, 1)[2]
+                of_two += _forward(plain, step, images, accelerator, 2)[2]
+            kept.append((of_one, of_two))
             evaluation = max(evaluation, tally.get("student, forward", 0))
             for name, flops in tally.items():
                 total[name] = total.get(name, 0) + share * flops
@@ -128,23 +135,46 @@ def count(
     )
 
 
-def _forward(parts: Parts, step: int, images: ImageKind, accelerator: Accelerator, batch: int) -> tuple[Tensor, int]:
-    """The losses, and the bytes that are kept for the backward pass."""
+def _built(config: RunConfig, design: StageDesign) -> Parts:
+    """The stage, with an objective whose cost can be counted."""
+    parts = build_parts(config, design)
+    return replace(parts, objective=parts.objective.countable())
+
+
+def _forward(
+    parts: Parts, step: int, images: ImageKind, accelerator: Accelerator, batch: int
+) -> tuple[Tensor, int, int]:
+    """The losses, the bytes that are kept for the backward pass, and the most of them that are made in one block."""
     x = torch.zeros(batch, *images.shape)
     labels = torch.zeros(batch, dtype=torch.int64) if images.classes else None
+    networks = (parts.student, *parts.others.values())
+    weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
     kept: dict[int, Any] = {}
+    begun: list[set[int]] = []
+    made = [0]
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage._cdata] = storage  # held, or its number might be given to another
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), accelerator.autocast():
+    def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        begun.append({*kept, *weights, *(one.untyped_storage()._cdata for one in inputs if isinstance(one, Tensor))})
+
+    def end(*_: object) -> None:
+        before = begun.pop()
+        made.append(sum(storage.nbytes() for number, storage in kept.items() if number not in before))
+
+    blocks = {block for network in networks for part in network.modules() for block in blocks_of(part)}
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(begin).remove)
+            stack.callback(block.register_forward_hook(end).remove)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        stack.enter_context(accelerator.autocast())
         random = ImageRandom(list(range(batch)), accelerator.device)
         losses = parts.objective.loss(parts.student, x, labels, step, random, 0)
-    networks = (parts.student, *parts.others.values())
-    weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
-    return losses, sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
+    return losses, sum(storage.nbytes() for number, storage in kept.items() if number not in weights), max(made)
 
 
 @contextlib.contextmanager

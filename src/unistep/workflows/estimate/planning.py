@@ -8,6 +8,7 @@ import torch
 
 from unistep.config import RunConfig
 from unistep.errors import UserError
+from unistep.networks.block import blocks_of
 from unistep.workflows.estimate.count import FP32
 from unistep.workflows.estimate.design import designed
 from unistep.workflows.estimate.estimate import estimate
@@ -82,12 +83,11 @@ def planned(
     )
     for one in plans:
         if memory is not None and sum(one.memory.values()) > memory:
-            remedy = (
-                "more `accumulation`, or `engine` fsdp, takes less"
-                if engine == "ddp"
-                else "more `accumulation` takes less"
-            )
-            notes.append(f"{one.name}: {in_bytes(sum(one.memory.values()))} do not fit into a device; {remedy}")
+            remedies = ["more `accumulation`"]
+            remedies += [] if config.activation_checkpointing else ["`activation_checkpointing`"]
+            remedies += ["`engine` fsdp"] if engine == "ddp" else []
+            size = in_bytes(sum(one.memory.values()))
+            notes.append(f"{one.name}: {size} do not fit into a device; {' or '.join(remedies)} takes less")
     notes += [note for note in found.notes if note not in notes]
     return Plan(name, device, nodes, gpus_per_node, engine, plans, memory, price, tuple(notes))
 
@@ -119,6 +119,6 @@ def _gathered(network: Any, seed: int) -> Gathered:
     """Bytes of the largest block of a network, and of what lies outside of its blocks."""
     with warnings.catch_warnings(action="ignore"), torch.device("meta"):
         built = build_network(network, seed)
-    sizes = [sum(p.numel() for p in block.parameters()) for block in getattr(built, "blocks", list)()]
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks_of(built)]
     total = sum(p.numel() for p in built.parameters())
     return Gathered(FP32 * max(sizes, default=total), FP32 * max(0, total - sum(sizes)))

@@ -11,6 +11,7 @@ from unistep.core.parameterization import Preconditioned
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, precondition
 from unistep.formats.published.lpips import load_lpips
+from unistep.networks.block import recompute_blocks
 from unistep.objectives.protocol import Distance, Objective, ObjectiveInputs
 from unistep.samplers.guidance import Guided
 from unistep.workflows.runs.design import StageDesign
@@ -26,6 +27,9 @@ def build_model(config: RunConfig, design: StageDesign, init: LoadedModel | None
         config: run.
         design: stage.
         init: model whose weights it begins with; None is random ones.
+
+    Raises:
+        UserError: it has no blocks whose activations can be computed again, where the run asks for it.
     """
     network = build_network(design.network, config.seed)
     if init is not None:
@@ -34,6 +38,12 @@ def build_model(config: RunConfig, design: StageDesign, init: LoadedModel | None
         # Inputs that the other model does not have begin as they are made: without effect.
         further = {name: value for name, value in own.items() if _FURTHER.search(name)}
         network.load_state_dict(further | weights)
+    if config.activation_checkpointing and not recompute_blocks(network):
+        raise UserError(
+            f"`activation_checkpointing`: {type(network).__name__} of `{design.stage.name}` has no blocks that can be "
+            "computed again",
+            "set it to false",
+        )
     return precondition(network, design.info)
 
 
@@ -109,7 +119,10 @@ def build_objective(
         perceptual=perceptual,
     )
     try:
-        return design.stage.objective.build(inputs)
+        objective = design.stage.objective.build(inputs)
+        for critic in objective.critics().values() if config.activation_checkpointing else ():
+            recompute_blocks(critic.network)
+        return objective
     except UserError:
         raise
     except ValueError as error:

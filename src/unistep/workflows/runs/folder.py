@@ -29,6 +29,7 @@ _FREE = {
     "precision",
     "compile",
     "engine",
+    "activation_checkpointing",
     "trackers",
     "evaluate_every",
     "data.cache_dir",
