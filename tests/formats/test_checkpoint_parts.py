@@ -24,7 +24,8 @@ from unistep.formats.checkpoint import (
     set_aside,
     whole_checkpoint,
 )
-from unistep.formats.checkpoint_parts import DIGESTS, empty_parts, file_digest, parts_folder, take_out
+from unistep.formats.checkpoint_names import parts_folder
+from unistep.formats.checkpoint_parts import DIGESTS, empty_parts, file_digest, take_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 

@@ -1,16 +1,34 @@
 """Checkpoints of networks in parts, which each process writes its own of."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from unistep.formats.checkpoint import load_checkpoint, read_checkpoint
+import unistep
+from unistep.formats.checkpoint import load_average, load_checkpoint, read_checkpoint
 
 HERE = Path(__file__).parent
+RECIPE = """
+data: {source: SOURCE}
+stages: {teacher: {steps: 1000, sample_every: 0, batch_size: 4, method: edm}}
+precision: fp32
+network:
+  name: patched-adm
+  patch_size: 2
+  block_out_channels: [8]
+  down_block_types: [DownBlock2D]
+  up_block_types: [UpBlock2D]
+  layers_per_block: 1
+  norm_num_groups: 4
+  attn_norm_num_groups: 4
+  attention_head_dim: 8
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +82,23 @@ def test_one_process_cannot_write(tmp_path):
         said = (tmp_path / f"said-{rank}").read_text()
         assert said.startswith(f"cannot write {path}: File too large") and said.endswith("and resume")
     assert [*path.parent.iterdir()] == []
+
+
+def test_a_run_that_is_not_finished_is_of_use(tmp_path):
+    """By a process alone: its model, its size, and its weights for other runs."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "images.npz", images)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("SOURCE", str(tmp_path / "images.npz")))
+    run("run_of_two.py", str(recipe), str(tmp_path / "run"))
+    checkpoints = tmp_path / "run" / "teacher" / "checkpoints"
+    path = max(checkpoints.glob("*.pt"))
+    shutil.rmtree(tmp_path / "run" / "teacher" / "model")  # what it has come to when the time is up
+    model = unistep.load(tmp_path / "run")
+    average = load_average(path)
+    assert all(torch.equal(value, average[name]) for name, value in model.denoiser.network.state_dict().items())
+    files = [path, *path.with_suffix(".parts").iterdir()]
+    assert unistep.inspect(tmp_path / "run").bytes == sum(file.stat().st_size for file in files)
+    unistep.export_weights(tmp_path / "run", tmp_path / "out")
+    begun = unistep.train(recipe, output=tmp_path / "again", init_from=tmp_path / "out", dry_run=True)
+    assert begun is not None

@@ -16,6 +16,15 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def parts_folder(path: Path) -> Path:
+    """The folder of the files beside a checkpoint.
+
+    Args:
+        path: the checkpoint.
+    """
+    return path.with_suffix(".parts")
+
+
 def steps_by_name(folder: Path, name: re.Pattern[str]) -> list[int]:
     """Returns the steps in the names of a folder's files, ascending.
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from unistep.files import check_regular_file, sync_folder
+from unistep.formats.checkpoint_names import parts_folder
 
 DIGESTS = "parts"
 """Name of the digests in a state, by name of the file."""
@@ -28,15 +29,6 @@ DIGESTS = "parts"
 _MARK = "in parts"
 _FOLDER = re.compile(r"step-\d{8}\.parts")
 _CHUNK = 1 << 22
-
-
-def parts_folder(path: Path) -> Path:
-    """The folder of the files beside a checkpoint.
-
-    Args:
-        path: the checkpoint.
-    """
-    return path.with_suffix(".parts")
 
 
 def take_out(state: Any, chosen: Callable[[Tensor], bool], found: dict[str, Tensor], place: str = "") -> Any:

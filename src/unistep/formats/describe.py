@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unistep.formats.checkpoint_names import parts_folder
 from unistep.networks.outline import fields_of
 from unistep.text import html_table, shown
 
@@ -203,5 +204,6 @@ def _network_rows(network: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
+    # A checkpoint may have files beside it.
+    files = [path, *parts_folder(path).rglob("*")] if path.is_file() else path.rglob("*")
     return sum(p.stat().st_size for p in files if p.is_file())

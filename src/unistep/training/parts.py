@@ -12,7 +12,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from unistep.files import sync_folder
-from unistep.formats.checkpoint_parts import DIGESTS, empty_parts, file_digest, parts_folder, take_out
+from unistep.formats.checkpoint_names import parts_folder
+from unistep.formats.checkpoint_parts import DIGESTS, empty_parts, file_digest, take_out
 
 
 def write_parts(path: Path, state: dict[str, Any], group: dist.ProcessGroup) -> dict[str, Any]:
