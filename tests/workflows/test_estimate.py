@@ -141,6 +141,7 @@ def test_memory_by_parts(counted):
     assert memory.parts == {"weights": weights, "gradients": weights, OPTIMIZER: 2 * weights, AVERAGES: weights}
     assert memory.activations(7) - memory.activations(6) == memory.per_image > 0
     assert memory.total(4) == 5 * weights + memory.activations(4)
+    assert memory.copy == 4 * weights
     two = estimate(tiny("--student.ema_decays", "[0.9,0.99]"), steps=0).stages[1].memory
     assert two.parts[AVERAGES] == 2 * two.parts["weights"]
 

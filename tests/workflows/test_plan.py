@@ -1,6 +1,7 @@
 """Plans: what travels, what is held, how long it takes, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -80,8 +81,32 @@ def test_what_does_not_fit_is_told():
 @pytest.mark.slow
 def test_a_plan_for_this_machine_is_measured():
     made = unistep.plan("mnist-quick", gpu="cpu", gpus_per_node=2, network=TINY)
-    assert made.stages[0].memory["process"] > 50e6 and made.stages[0].step_seconds["exchange"] > 0
-    assert any("processes at once take" in note for note in made.notes)
+    for stage in made.stages:
+        assert stage.memory["kernels and libraries"] > 50e6 and stage.memory["copy for a checkpoint"] > 0
+        assert stage.main_memory == 0 and stage.step_seconds["exchange"] >= 0 and stage.step_seconds["update"] > 0
+    assert any("steps of 2 processes at once" in note for note in made.notes)
+
+
+@pytest.mark.slow
+def test_parts_of_networks_are_measured_together():
+    """Nothing can be computed alone: the exchange is in the passes."""
+    made = unistep.plan("mnist-quick", gpu="cpu", gpus_per_node=2, network=TINY, engine="fsdp")
+    assert made.stages[1].step_seconds["exchange"] == 0 and made.stages[1].exchange > 0
+
+
+def test_a_checkpoint_is_copied_into_main_memory(counted):
+    """Weights, two moments and averages; by ddp those of one process, by fsdp a share in each, on a CPU beside all."""
+    counted = replace(counted, memory=replace(counted.memory, copy=16_000))
+    one, shares = (stage_plan(counted, 4, engine, SPEED, Gathered(0, 0)) for engine in ("ddp", "fsdp"))
+    assert (one.main_memory, shares.main_memory) == (16_000, 4_000)
+    measured = stage_plan(counted, 4, "ddp", SPEED, Gathered(0, 0), peak=100_000)
+    assert measured.main_memory == 0 and sum(measured.memory.values()) == 116_000
+
+
+@pytest.mark.slow
+def test_what_processes_have_no_room_for_is_refused():
+    with pytest.raises(UserError, match="more than is free here"):
+        unistep.plan("lsun256-edm", gpu="cpu", gpus_per_node=64, teacher={"batch_size": 64})
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def plan(
     """Plans a recipe on hardware that is not here: memory, communication, pace, hours and cost of every stage.
 
     Parameters, FLOPs and memory are counted as by `unistep.train(..., dry_run=True)`; rates are those of a table. With
-    `cpu` the pace of a step and the exchange are measured here, on processes that are started for it.
+    `cpu` steps and the memory of kernels and libraries are measured here, on processes that are started for it.
 
     Args:
         recipe: name of a recipe, a .yaml file, or a config.

@@ -127,11 +127,15 @@ def count(
     sizes = {"weights": parameters, "gradients": max([parameters, *critics])}  # of one network at a time
     sizes |= {OPTIMIZER: 2 * (parameters + sum(critics)), AVERAGES: averages * parameters}
     sizes |= {name: _size(network) for name, network in parts.others.items()}
+    beside = sum(tensor.numel() for tensor in parts.objective.state_dict().values())  # a target's, or a critic's
+    copied = parameters + beside + sizes[OPTIMIZER] + sizes[AVERAGES]
     of_one, of_two = max(kept, key=lambda bytes_: bytes_[1])
     return (
         type(parts.student.network).__name__,
         Flops(evaluation, {name: round(n) for name, n in total.items() if n}),
-        Memory({name: FP32 * n for name, n in sizes.items()}, max(0, 2 * of_one - of_two), of_two - of_one),
+        Memory(
+            {name: FP32 * n for name, n in sizes.items()}, max(0, 2 * of_one - of_two), of_two - of_one, FP32 * copied
+        ),
     )
 
 

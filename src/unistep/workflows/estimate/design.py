@@ -12,6 +12,7 @@ from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo, precondition
 from unistep.networks.lpips import LPIPS
 from unistep.objectives.denoising import DenoisingConfig, DenoisingObjective
+from unistep.training.engines import Engine
 from unistep.workflows.estimate.measure import Parts
 from unistep.workflows.runs.build import build_model, build_objective
 from unistep.workflows.runs.design import ImageKind, ModelDesign, StageDesign, design_stages
@@ -96,13 +97,14 @@ def _supposed(config: RunConfig, images: ImageKind, name: str) -> ModelDesign:
     return ModelDesign(network, info, name)
 
 
-def build_parts(config: RunConfig, design: StageDesign, alone: bool = False) -> Parts:
+def build_parts(config: RunConfig, design: StageDesign, alone: bool = False, engine: Engine | None = None) -> Parts:
     """The stage with random weights, on the device that is the default.
 
     Args:
         config: run.
         design: stage.
         alone: whether to leave out all but the student.
+        engine: way in which several processes share the teacher; None leaves it whole.
     """
     student = build_model(config, design).train()
     if alone:
@@ -110,8 +112,11 @@ def build_parts(config: RunConfig, design: StageDesign, alone: bool = False) -> 
     others: dict[str, nn.Module] = {}
     if design.teacher is not None:
         teacher = precondition(build_network(design.teacher.network, config.seed), design.teacher.info)
-        others["teacher"] = teacher.eval().requires_grad_(False)
+        teacher = teacher.eval().requires_grad_(False)
+        others["teacher"] = teacher if engine is None else engine.own_teacher(teacher)
     if design.stage.objective.needs_perceptual:
         others["LPIPS"] = LPIPS()
     objective = build_objective(config, design, student, teacher=others.get("teacher"), perceptual=others.get("LPIPS"))
+    if engine is not None and "teacher" in others:
+        engine.freeze(others["teacher"])
     return Parts(student, objective, others | objective.networks())

@@ -29,6 +29,7 @@ from unistep.core.random import ImageRandom
 from unistep.data import ImageDataset
 from unistep.objectives.protocol import Objective
 from unistep.training.config import TrainerConfig
+from unistep.training.engines import Engine
 from unistep.training.trainer import Trainer
 
 What = Literal["whole step", "forward and backward", "one evaluation"]
@@ -54,6 +55,8 @@ class Memory:
     """Bytes that the backward pass keeps whatever the micro-batch."""
     per_image: int
     """Bytes that it keeps of every image."""
+    copy: int = 0
+    """Bytes of main memory of the copy that a checkpoint is written from, while training goes on."""
 
     def activations(self, micro_batch: int) -> int:
         """Bytes that the backward pass keeps."""
@@ -161,13 +164,13 @@ def measure(
     possible = fits(False, 1)
     parts: Parts = build(not possible)
     _to_device(parts, device)
-    evaluation = _evaluation(parts.student, dataset, accelerator)
+    evaluation = evaluation_seconds(parts.student, dataset, accelerator)
     expected = evaluation * measuring.flops / measuring.evaluation
     left = measuring.seconds - evaluation
     if not possible or expected > left:
         return Measurement("one evaluation", 1, 1, expected, 0.0)
     whole = fits(True, 1)
-    step = (_whole_step if whole else _passes)(parts, stage, dataset, accelerator)
+    step = (whole_step if whole else passes_alone)(parts, stage, dataset, accelerator)
     largest = stage.batch_size // stage.accumulation
     largest = max(b for b in range(1, largest + 1) if b == 1 or fits(whole, b))
     return Measurement(
@@ -175,8 +178,14 @@ def measure(
     )
 
 
-def _evaluation(student: nn.Module, dataset: ImageDataset, accelerator: Accelerator) -> float:
-    """Seconds of one evaluation of one image."""
+def evaluation_seconds(student: nn.Module, dataset: ImageDataset, accelerator: Accelerator) -> float:
+    """Seconds of one evaluation of one image.
+
+    Args:
+        student: network.
+        dataset: images of the right shape.
+        accelerator: device and precision.
+    """
     device = accelerator.device
     x, labels = dataset.batch(torch.zeros(1, dtype=torch.int64))
     labels = None if labels is None else labels.to(device)
@@ -215,9 +224,20 @@ def _repeat(step: Step, largest: int, steps: int, seconds: float) -> tuple[int, 
     return len(taken), batch, statistics.median(passes), statistics.median(updates)
 
 
-def _whole_step(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accelerator: Accelerator) -> Step:
-    """The trainer's own step."""
-    config = replace(stage, batch_size=1, accumulation=1)
+def whole_step(
+    parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accelerator: Accelerator, engine: Engine | None = None
+) -> Step:
+    """The trainer's own step; with several processes all take it together, each with a micro-batch.
+
+    Args:
+        parts: networks and objective.
+        stage: lengths and rates of the stage.
+        dataset: images of the right shape.
+        accelerator: device and precision.
+        engine: way in which the processes share the networks; None is whole networks.
+    """
+    processes = accelerator.num_processes
+    config = replace(stage, batch_size=processes, accumulation=1)
     trainer = Trainer(
         Path(),  # nothing is written before `run`
         parts.student,
@@ -227,6 +247,7 @@ def _whole_step(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accel
         seed=0,
         accelerator=accelerator,
         use_labels=dataset.labels is not None,
+        engine=engine,
     )
     updates: list[float] = []
 
@@ -237,7 +258,7 @@ def _whole_step(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accel
     wrapped.optimizer.register_step_pre_hook(begin_update)
 
     def step(batch: int, number: int) -> tuple[float, float]:
-        trainer.config = replace(config, batch_size=batch)
+        trainer.config = replace(config, batch_size=batch * processes)
         passes = update = 0.0
         for at, share in turns(parts.objective, stage.steps, number):
             updates.clear()
@@ -251,8 +272,15 @@ def _whole_step(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accel
     return step
 
 
-def _passes(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accelerator: Accelerator) -> Step:
-    """Forward and backward pass alone."""
+def passes_alone(parts: Parts, stage: TrainerConfig, dataset: ImageDataset, accelerator: Accelerator) -> Step:
+    """Forward and backward pass alone, of this process; before the networks are shared with others.
+
+    Args:
+        parts: networks and objective.
+        stage: lengths and rates of the stage.
+        dataset: images of the right shape.
+        accelerator: device and precision.
+    """
     device = accelerator.device
 
     def step(batch: int, number: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unistep.text import html_table
-from unistep.workflows.estimate.scaling import StagePlan
+from unistep.workflows.estimate.scaling import COPY, StagePlan
 from unistep.workflows.estimate.units import in_bytes, in_hours, in_seconds, three_digits
 
 
@@ -65,6 +65,7 @@ class Plan:
             rows += [
                 (stage.name, f"batch {stage.batch:,}, {stage.micro_batch:,} images at once on a device"),
                 ("  memory", f"{in_bytes(total)}{room}: {parts}"),
+                *([("  main memory", _main_memory(stage, self.engine, count))] if stage.main_memory else []),
                 ("  sent in a step", f"{in_bytes(stage.exchange)} by each device"),
                 ("  a step", f"{in_seconds(sum(stage.step_seconds.values()))}: {times}"),
                 ("  images a second", three_digits(stage.images_per_second)),
@@ -85,3 +86,8 @@ class Plan:
 
     def _repr_html_(self) -> str:
         return html_table("plan", self.rows())
+
+
+def _main_memory(stage: StagePlan, engine: str, processes: int) -> str:
+    who = "each process" if engine == "fsdp" and processes > 1 else "the first process"
+    return f"{in_bytes(stage.main_memory)} of {who}: {COPY}"

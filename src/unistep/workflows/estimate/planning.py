@@ -9,18 +9,19 @@ import torch
 from unistep.config import RunConfig
 from unistep.errors import UserError
 from unistep.networks.block import blocks_of
+from unistep.workflows.estimate.at_once import AtOnce, measure_at_once
 from unistep.workflows.estimate.count import FP32
 from unistep.workflows.estimate.design import designed
 from unistep.workflows.estimate.estimate import estimate
-from unistep.workflows.estimate.exchange import measure_exchange
 from unistep.workflows.estimate.hardware import LINK_SHARE, MEMORY_SHARE, OVERLAP, UTILIZATION, hardware_of
+from unistep.workflows.estimate.measure import KERNELS, free_memory
 from unistep.workflows.estimate.plan_result import Plan
 from unistep.workflows.estimate.result import StageEstimate
 from unistep.workflows.estimate.scaling import Gathered, Speed, stage_plan, update_bytes
-from unistep.workflows.estimate.units import device_name, in_bytes
+from unistep.workflows.estimate.units import in_bytes
 from unistep.workflows.runs.network import build_network
 
-_STEPS = 10  # that are measured on a CPU
+_ROOM = 0.8  # share of the free memory that measured processes may take
 
 
 def planned(
@@ -50,18 +51,24 @@ def planned(
     for stage in config.stages:
         stage.check_split(processes)
     if gpu == "cpu":
-        # One process's share of the batch is measured, by itself.
-        stages = tuple(replace(one, batch_size=one.batch_size // processes) for one in config.stages)
-        found = estimate(replace(config, stages=stages), _STEPS, name=name)
-        device, memory = device_name(found.device), None
-        speeds, base, notes = _of_this_machine(found.stages, processes)
-        pairs = zip(found.stages, config.stages, strict=True)
-        counted = tuple(replace(one, config=stage) for one, stage in pairs)
+        found = estimate(config, 0, name=name)
+        counted, memory = found.stages, None
+        _check_room(counted, processes, free_memory(torch.device("cpu")))
+        measured = measure_at_once(config, processes)
+        threads = measured[0].threads
+        device = f"CPU, {threads} thread{'s' * (threads > 1)} a process"
+        speeds = [_speed(one, own, processes, engine) for one, own in zip(counted, measured, strict=True)]
+        peaks = [own.peak for own in measured]
+        steps = min(own.steps for own in measured)
+        notes = [
+            f"measured on this machine, as busy as it is now: {steps} steps of {processes} processes at once",
+            "previews, checkpoints, evaluations, the reading of data and the memory that they take are not counted",
+        ]
     else:
         row = hardware_of(gpu)
         precision = {"auto": "bf16", "fp32": "no"}.get(config.precision, config.precision)
         found = estimate(replace(config, precision="bf16" if precision != "no" else "fp32"), 0, name=name)
-        counted, device, memory, base = found.stages, row.title, row.memory, 0
+        counted, device, memory, peaks = found.stages, row.title, row.memory, [0] * len(found.stages)
         rate = row.tflops[precision] * 1e12 * (UTILIZATION if utilization is None else utilization)
         link = LINK_SHARE * (row.link if nodes == 1 else min(row.link, row.network))
         speeds = [
@@ -78,8 +85,8 @@ def planned(
         ]
     gathered = [_gathered(design.network, config.seed) for design in designed(config)[1]]
     plans = tuple(
-        stage_plan(one, processes, engine, speed, whole, base)
-        for one, speed, whole in zip(counted, speeds, gathered, strict=True)
+        stage_plan(one, processes, engine, speed, whole, peak)
+        for one, speed, whole, peak in zip(counted, speeds, gathered, peaks, strict=True)
     )
     for one in plans:
         if memory is not None and sum(one.memory.values()) > memory:
@@ -92,27 +99,35 @@ def planned(
     return Plan(name, device, nodes, gpus_per_node, engine, plans, memory, price, tuple(notes))
 
 
-def _of_this_machine(stages: tuple[StageEstimate, ...], processes: int) -> tuple[list[Speed], int, list[str]]:
-    """Measured times of each stage on processes of this machine, and the bytes of a bare process."""
-    speeds, process, slowdown = [], 0, 1.0
+def _check_room(stages: tuple[StageEstimate, ...], processes: int, free: int) -> None:
+    """Passes where the processes find room to be measured.
+
+    Raises:
+        UserError: they do not.
+    """
     for stage in stages:
-        measured = stage.measured
-        if measured is None or measured.what == "one evaluation":
-            raise UserError(f"a step of {stage.name} is too large to be measured here", "plan for a row of the table")
-        gradients = stage.memory.parts["gradients"]
-        rates = measure_exchange(processes, gradients)
-        process, slowdown = rates.process, rates.slowdown
-        sent = 2 * (processes - 1) / processes * gradients
-        speeds.append(
-            Speed(
-                passes=slowdown * measured.seconds / measured.micro_batch,
-                update=slowdown * measured.update,
-                exchange=sent / rates.seconds if rates.seconds else float("inf"),
-                overlap=0.0,  # the processors that would send compute
+        micro = stage.config.batch_size // (processes * stage.config.accumulation)
+        needed = processes * round(stage.memory.total(micro) + KERNELS * stage.memory.activations(micro))
+        if needed > _ROOM * free:
+            raise UserError(
+                f"{processes} processes take {in_bytes(needed)} for a step of {stage.name}, more than is free here",
+                "plan for a row of the table",
             )
-        )
-    note = f"measured on this machine: {processes} processes at once take {slowdown:.2f} times as long as one"
-    return speeds, process, [note]
+
+
+def _speed(stage: StageEstimate, measured: AtOnce, processes: int, engine: str) -> Speed:
+    """The times of a process of this machine beside the others."""
+    if not measured.steps:
+        raise UserError(f"a step of {stage.name} takes too long to be measured here", "plan for a row of the table")
+    sharded = engine == "fsdp" and processes > 1
+    micro = stage.config.batch_size // (processes * stage.config.accumulation)
+    sent = 2 * (processes - 1) / processes * stage.memory.parts["gradients"]
+    return Speed(
+        passes=measured.passes / micro,
+        update=measured.update * (processes if sharded else 1),
+        exchange=sent / measured.exchange if measured.exchange else float("inf"),
+        overlap=0.0,  # what does not fit beside the passes was measured
+    )
 
 
 def _gathered(network: Any, seed: int) -> Gathered:

@@ -117,6 +117,15 @@ class Estimate:
     def __str__(self) -> str:
         return _as_text(self)
 
+    def needed(self, stage: StageEstimate) -> int:
+        """Bytes of the device that a stage takes: on a CPU with the copy that a checkpoint is written from.
+
+        Args:
+            stage: stage.
+        """
+        copy = stage.memory.copy if self.device.type == "cpu" else 0
+        return stage.memory.total(stage.micro_batch) + copy
+
     def __repr__(self) -> str:
         hours = "" if self.hours is None else f", {self.hours:.2g} hours"
         return f"Estimate({self.name}: {', '.join(stage.name for stage in self.stages)}{hours} on {self.device})"
@@ -142,7 +151,7 @@ def _as_text(estimate: Estimate) -> str:
     table.add_column("")
     for stage in estimate.stages:
         table.add_column(stage.name)
-    for number, (title, rows) in enumerate(_sections(estimate.stages)):
+    for number, (title, rows) in enumerate(_sections(estimate)):
         if number:
             table.add_section()
         table.add_row(Text(title, style="bold"))
@@ -160,7 +169,9 @@ def _as_text(estimate: Estimate) -> str:
 Rows = list[tuple[str, list[str]]]
 
 
-def _sections(stages: tuple[StageEstimate, ...]) -> list[tuple[str, Rows]]:
+def _sections(estimate: Estimate) -> list[tuple[str, Rows]]:
+    stages = estimate.stages
+
     def row(label: str, cell: Callable[[StageEstimate], str]) -> tuple[str, list[str]]:
         return label, [cell(s) for s in stages]
 
@@ -183,8 +194,13 @@ def _sections(stages: tuple[StageEstimate, ...]) -> list[tuple[str, Rows]]:
         )
     memory.append(row("activations", lambda s: in_bytes(s.memory.activations(s.micro_batch))))
     memory.append(row("  of one image", lambda s: in_bytes(s.memory.activations(1))))
-    memory.append(row("total", lambda s: in_bytes(s.memory.total(s.micro_batch))))
+    copy = row("copy for a checkpoint", lambda s: in_bytes(s.memory.copy))
+    on_cpu = estimate.device.type == "cpu"
+    memory += [copy] * on_cpu
+    memory.append(row("total", lambda s: in_bytes(estimate.needed(s))))
     sections = [("training", training), ("FLOPs an image", flops), ("memory", memory)]
+    if not on_cpu:
+        sections.append(("main memory", [copy]))
     if all(s.measured is not None for s in stages):
         time: Rows = [
             row("measured", _measured),
@@ -230,11 +246,11 @@ def _measured(stage: StageEstimate) -> str:
 def _notes(estimate: Estimate) -> list[str]:
     notes = [f"Note: {note}." for note in estimate.notes]
     for stage in estimate.stages:
-        needed, free = stage.memory.total(stage.micro_batch), estimate.free_memory
+        needed, free = estimate.needed(stage), estimate.free_memory
         if needed <= free:
             continue
         text = f"{stage.name}: {in_bytes(needed)} is more than the {in_bytes(free)} that are free here"
-        accumulation = stage.accumulation_within(free)
+        accumulation = stage.accumulation_within(free - needed + stage.memory.total(stage.micro_batch))
         key = f"`{stage.name}.accumulation` {accumulation}"
         text += f"; {key} would fit" if accumulation else ", whatever the accumulation"
         notes.append(f"Note: {text}.")

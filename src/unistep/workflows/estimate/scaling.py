@@ -4,7 +4,8 @@ step       accumulation x (forward and backward pass) + exposed exchange + updat
 exchange   ddp: 2 (P - 1) / P of the gradients, once; fsdp: (P - 1) / P of the weights for each evaluation and for
            the backward pass of each micro-batch, and of the gradients once
 exposed    what of the exchange does not fit beside the backward pass
-memory     ddp: all networks, and the gradients twice; fsdp: 1 / P of them, the blocks that are gathered
+memory     ddp: all networks, and the gradients twice; fsdp: 1 / P of them, the blocks that are gathered; on CPUs as
+           much more as was measured, and the copy that a checkpoint is written from
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from unistep.workflows.estimate.result import StageEstimate
 _UPDATE_PASSES = 7  # reads of weight, gradient and two moments, writes of weight and moments
 _AVERAGE_PASSES = 3
 _GATHERED_BLOCKS = 2  # the one that computes, and the next
+COPY = "copy for a checkpoint"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class StagePlan:
         step_seconds: seconds of a step by part.
         images: number of images that the stage trains on.
         batch: number of images of a step of all devices.
+        main_memory: bytes of main memory beside the device, of the copy that a checkpoint is written from: in the first
+            process by ddp, a share in each by fsdp; 0 on a CPU, whose `memory` has it.
     """
 
     name: str
@@ -68,6 +72,7 @@ class StagePlan:
     step_seconds: dict[str, float]
     images: int
     batch: int
+    main_memory: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -81,7 +86,7 @@ class StagePlan:
 
 
 def stage_plan(
-    stage: StageEstimate, processes: int, engine: str, speed: Speed, gathered: Gathered, base: int = 0
+    stage: StageEstimate, processes: int, engine: str, speed: Speed, gathered: Gathered, peak: int = 0
 ) -> StagePlan:
     """Plans a stage.
 
@@ -91,7 +96,7 @@ def stage_plan(
         engine: "ddp" or "fsdp".
         speed: times of one device.
         gathered: weights that are whole while a sharded network computes.
-        base: bytes of a process before it holds a network.
+        peak: bytes that a process took at most in steps that were measured on a CPU; 0 is another device.
     """
     config, parts = stage.config, stage.memory.parts
     micro = config.batch_size // (processes * config.accumulation)
@@ -105,15 +110,18 @@ def stage_plan(
     elif processes > 1:
         memory["gradients' buckets"] = parts["gradients"]
     memory["activations"] = stage.memory.activations(micro)
-    memory["kernels, about"] = round(KERNELS * memory["activations"])
-    if base:
-        memory["process"] = base
+    copy = -(-stage.memory.copy // share)
+    if peak:
+        memory["kernels and libraries"] = max(0, peak - sum(memory.values()))
+        memory[COPY] = copy
+    else:
+        memory["kernels, about"] = round(KERNELS * memory["activations"])
     exchange = _exchange(stage, processes, sharded)
     passes = config.accumulation * micro * speed.passes
     travel = exchange / speed.exchange if exchange else 0.0
     hidden = speed.overlap * (passes if sharded else micro * speed.passes)
     seconds = {"forward and backward": passes, "exchange": max(0.0, travel - hidden), "update": speed.update / share}
-    return StagePlan(stage.name, micro, memory, exchange, seconds, stage.images, config.batch_size)
+    return StagePlan(stage.name, micro, memory, exchange, seconds, stage.images, config.batch_size, 0 if peak else copy)
 
 
 def update_bytes(stage: StageEstimate) -> int:
