@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unistep.networks.adm import UNetConfig
-from unistep.networks.block import Block, blocks_of, recompute_blocks
+from unistep.networks.block import Block, blocks_of, compile_blocks, recompute_blocks
 from unistep.networks.layers import Dropout
 from unistep.networks.patched_config import PatchedUNetConfig
 from unistep.networks.song_config import SongUNetConfig
@@ -138,5 +138,16 @@ def test_a_second_backward_pass_sees_the_same_masks():
     assert torch.equal(first, second) and first.any()
 
 
+def test_derivatives_in_forward_mode_are_taken_of_blocks_as_they_are():
+    block, x = Noisy(), torch.ones(3, 5)
+    block.compiles = True
+    found = torch.func.jvp(lambda x: block(x, torch.Generator().manual_seed(0)), (x,), (x,))
+    block.compiles = False
+    expected = torch.func.jvp(lambda x: block(x, torch.Generator().manual_seed(0)), (x,), (x,))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert block.calls == 2  # which a compiler would not have counted
+
+
 def test_a_network_without_blocks_has_none():
-    assert blocks_of(nn.Identity()) == [] and not recompute_blocks(nn.Identity())
+    assert blocks_of(nn.Identity()) == []
+    assert not recompute_blocks(nn.Identity()) and not compile_blocks(nn.Identity())

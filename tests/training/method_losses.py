@@ -3,7 +3,7 @@
 method_losses.py FOLDER ENGINE:COUNT[:CHANGE][,...] STEPS PRECISION METHOD ...
 
 The log of a run is in FOLDER/METHOD-ENGINE-COUNT[-CHANGE]. PRECISION is fp32 or fp64. CHANGE is "recomputed": blocks
-compute their activations again in the backward pass.
+compute their activations again in the backward pass; "compiled": blocks are compiled.
 """
 
 import sys
@@ -18,7 +18,7 @@ from small_unet import move_off_zero, small_unet
 
 from unistep.core.parameterization import EDMScaling, Preconditioned
 from unistep.data.dataset import ImageDataset
-from unistep.networks.block import recompute_blocks
+from unistep.networks.block import compile_blocks, recompute_blocks
 from unistep.objectives.methods import METHODS
 from unistep.objectives.protocol import ObjectiveInputs
 from unistep.training.config import OptimizerConfig, TrainerConfig
@@ -57,6 +57,8 @@ def train(folder: Path, name: str, steps: int, kind: Any, change: str, precision
     own = engine.own_teacher(teacher.requires_grad_(False).eval())
     objective: Any = config.build(ObjectiveInputs(student, steps, teacher=own))
     engine.freeze(own)
+    if change == "compiled":
+        assert compile_blocks(own)
     for critic in objective.critics().values() if change == "recomputed" else ():
         assert recompute_blocks(critic.network)
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=generator)
@@ -78,9 +80,11 @@ def train(folder: Path, name: str, steps: int, kind: Any, change: str, precision
         accelerator=accelerator,
         use_labels=True,
         progress=False,
+        compile="network" if change == "compiled" else "none",
         engine=engine,
     )
     trainer.run()
+    assert bool(torch._dynamo.utils.counters["stats"]["unique_graphs"]) == (change == "compiled")
 
 
 if __name__ == "__main__":

@@ -55,3 +55,13 @@ def test_activation_checkpointing_changes_no_bit(method, tmp_path):
     found = curves(tmp_path, method, ",".join(f"{run},{run}:recomputed" for run in runs), 5, "fp32")
     for plain, again in zip(found[::2], found[1::2], strict=True):
         assert plain == again
+
+
+# Of methods without further networks, with a teacher, with a critic, and with a derivative in forward mode.
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["edm", "pd", "dmd2", "meanflow"])
+def test_compiled_blocks_change_rounding_alone(method, tmp_path):
+    found = curves(tmp_path, method, "ddp:2,ddp:2:compiled,fsdp:2,fsdp:2:compiled", 5, "fp32")
+    for plain, compiled in zip(found[::2], found[1::2], strict=True):
+        for a, b in zip(plain, compiled, strict=True):
+            assert a == pytest.approx(b, rel=1e-5, abs=0)

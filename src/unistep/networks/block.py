@@ -5,12 +5,17 @@ the memory of one block's activations beside them, and one forward pass more. Gr
 names of the weights are those of the block without it.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
+
+_MOST_SHAPES = 256  # of the blocks of one kind, each of which is compiled; PyTorch stops at 8 by default
 
 
 class Block(nn.Module):
@@ -19,14 +24,33 @@ class Block(nn.Module):
     recomputes: bool = False
     """Whether the backward pass computes the activations again."""
 
+    compiles: bool = False
+    """Whether `torch.compile` compiles the block, but for derivatives in forward mode."""
+
     compute: Callable[..., Tensor]
 
     def forward(self, *inputs: Any) -> Tensor:
         """Returns the output of `compute`."""
+        compute = self.compute
+        if self.compiles and not _in_forward_mode(inputs):
+            compute = functools.partial(_compiled(type(self).compute), self)
         # Weights without a gradient have one again when the backward pass comes, and would save more than before.
         if self.recomputes and torch.is_grad_enabled() and next(self.parameters()).requires_grad:
-            return _recomputed(self.compute, *inputs)
-        return self.compute(*inputs)
+            return _recomputed(compute, *inputs)
+        return compute(*inputs)
+
+
+@functools.cache
+def _compiled(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # Versions of PyTorch before 2.13 may have no such limit for a function: they leave the ninth shape uncompiled.
+    known = inspect.signature(torch.compile).parameters
+    more: dict[str, Any] = {"recompile_limit": _MOST_SHAPES} if "recompile_limit" in known else {}
+    return torch.compile(compute, dynamic=False, **more)
+
+
+def _in_forward_mode(inputs: tuple[Any, ...]) -> bool:
+    """Whether a derivative in forward mode goes through the block."""
+    return any(isinstance(one, Tensor) and forward_ad.unpack_dual(one).tangent is not None for one in inputs)
 
 
 def _recomputed(compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -70,7 +94,24 @@ def recompute_blocks(module: nn.Module) -> bool:
     Args:
         module: network in training, or a module that has some.
     """
-    found = [block for part in module.modules() for block in blocks_of(part) if isinstance(block, Block)]
+    found = _all_blocks(module)
     for block in found:
         block.recomputes = True
     return bool(found)
+
+
+def compile_blocks(module: nn.Module, on: bool = True) -> bool:
+    """Has the blocks of networks compiled, each by itself; returns whether there are some that can be.
+
+    Args:
+        module: network, or a module that has some.
+        on: whether they are compiled from now on.
+    """
+    found = _all_blocks(module)
+    for block in found:
+        block.compiles = on
+    return bool(found)
+
+
+def _all_blocks(module: nn.Module) -> list[Block]:
+    return [block for part in module.modules() for block in blocks_of(part) if isinstance(block, Block)]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from unistep.networks.block import compile_blocks
 from unistep.objectives.protocol import Objective
 from unistep.training.snapshot import in_main_memory
 
@@ -120,6 +121,7 @@ class Replicated:
     def copy(self, student: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the student with other weights, in eval mode."""
         model = copy.deepcopy(student).eval().requires_grad_(False)
+        compile_blocks(model, on=False)  # batches of other sizes would be compiled anew
         model.load_state_dict(weights)
         return model
 

@@ -14,6 +14,7 @@ from unistep.core.parameterization import Preconditioned
 from unistep.core.pixels import to_float
 from unistep.core.random import KERNELS, ImageRandom
 from unistep.data.dataset import ImageDataset
+from unistep.networks.block import compile_blocks
 from unistep.objectives.protocol import Objective
 from unistep.training.batches import Batch, Batches
 from unistep.training.compiled import compiled, compiled_kernels, draws_masks
@@ -84,9 +85,12 @@ class TrainingStep(TrainingState):
         if compile == "graph" and self._skips is not None and self._stream is not None and not self._masks:
             self._recorded = Recorded(self._gradient, self.optimizer.zero_grad, self._stream)
         if compile != "none" and accelerator.num_processes > 1:
-            self._note("several processes compile nothing yet")
-        elif compile == "graph" and self._recorded is None:
-            self._note("no graph is recorded, which takes a GPU, AdamW and a network without dropout")
+            # Block by block: the weights of a sharded network come and go between them.
+            critics = [critic.network for critic in self.critics.values()]
+            if not any([compile_blocks(one) for one in (self.student, *critics, *objective.networks().values())]):
+                self._note("several processes compile blocks, and this network has none")
+        if compile == "graph" and self._recorded is None:
+            self._note("no graph is recorded, which takes one GPU, AdamW and a network without dropout")
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor, float]:
         """Makes step number `step`, or skips it where a number is not finite.

@@ -35,6 +35,7 @@ from unistep.formats.run_directory import OUTLINE
 from unistep.generation.generate import generate
 from unistep.generation.plan import default_plan
 from unistep.images.grid import save_grid
+from unistep.networks.block import compile_blocks
 from unistep.objectives.protocol import Objective
 from unistep.training.compiled import compiled
 from unistep.training.engines import build_engine
@@ -197,8 +198,11 @@ class StageRun:
         taught_by = own
         if self.config.compile != "none" and device.type == "cuda" and not engine.sharded:
             student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if taught_by is not None and self.config.compile != "none" and not engine.sharded:
-            taught_by = compiled(taught_by)
+        if taught_by is not None and self.config.compile != "none":
+            if self.accelerator.num_processes == 1:
+                taught_by = compiled(taught_by)
+            else:
+                compile_blocks(taught_by)
         objective = build_objective(self.config, self.design, student, teacher=taught_by, perceptual=perceptual)
         if own is not None:
             engine.freeze(own)
