@@ -37,7 +37,7 @@ def take_out(state: Any, chosen: Callable[[Tensor], bool], found: dict[str, Tens
     Args:
         state: mappings and lists of tensors and other values.
         chosen: whether a tensor is taken out.
-        found: where those taken out are put, by name.
+        found: mapping that those taken out are added to, by name.
         place: name of the state itself.
     """
     if isinstance(state, Tensor) and chosen(state):

@@ -51,7 +51,7 @@ def write_parts(path: Path, state: dict[str, Any], group: dist.ProcessGroup) -> 
 
 
 def _together(function: Callable[[], Any], group: dist.ProcessGroup) -> list[Any]:
-    """What a function returns on each process, on all of them.
+    """Returns what a function returns on each process, on all of them.
 
     Raises:
         OSError: the first of those that it raised.
