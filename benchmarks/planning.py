@@ -4,8 +4,8 @@
     python benchmarks/planning.py --processes 1 --channels 64,64,128 --batch 16 --json one.json
 
 Each number of processes is planned by `unistep plan --gpu cpu`, which measures steps of processes at once, and then
-trained for some steps by torchrun, with checkpoints. Both are printed with their relative difference. The machine
-should be idle otherwise.
+trained for some steps, several by torchrun, with checkpoints. Both are printed with their relative difference. The
+machine should be idle otherwise.
 """
 
 import argparse
@@ -56,13 +56,15 @@ def planned(path: Path, processes: int) -> dict[str, Any]:
 
 def trained(path: Path, processes: int, output: Path) -> dict[str, Any]:
     """Pace of the steps after the first few, and the most memory of a process; the program ends if the run fails."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "unistep", "train", str(path), "--output", str(output)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "unistep", "train", str(path)]
+    command += ["--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     most, workers = 0, list[psutil.Process]()
     while process.poll() is None:
         if len(workers) < processes:
-            workers = [one for one in psutil.Process(process.pid).children() if "train" in one.cmdline()]
+            started = psutil.Process(process.pid)
+            workers = [one for one in started.children() if "train" in one.cmdline()] if processes > 1 else [started]
         for one in workers:
             with contextlib.suppress(psutil.Error, OSError):
                 most = max(most, most_memory(one))
