@@ -25,7 +25,7 @@ from unistep.formats.checkpoint import (
     whole_checkpoint,
 )
 from unistep.formats.checkpoint_names import parts_folder
-from unistep.formats.checkpoint_parts import DIGESTS, empty_parts, file_digest, take_out
+from unistep.formats.checkpoint_parts import DIGESTS, file_digest, new_place, take_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -47,13 +47,15 @@ def save(folder: Path, step: int, keep: int = 2) -> Path:
     """As one process of several does."""
     path, parts = checkpoint_path(folder, step), {}
     left = take_out(state(step), lambda tensor: tensor.ndim > 0, parts)
-    own = empty_parts(path)
+    own = new_place(path)
     save_parts(parts, storage_writer=HuggingFaceStorageWriter(str(own), save_distributed=True))
-    return save_checkpoint(folder, step, left | {DIGESTS: {f.name: file_digest(f) for f in own.iterdir()}}, keep)
+    return save_checkpoint(
+        folder, step, left | {DIGESTS: {f"{own.name}/{f.name}": file_digest(f) for f in own.iterdir()}}, keep
+    )
 
 
 def part(path: Path) -> Path:
-    (file,) = parts_folder(path).iterdir()
+    (file,) = parts_folder(path).glob("*/*")
     return file
 
 
@@ -103,8 +105,8 @@ DAMAGE = {
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
     "a link to nothing": lambda path: (path.unlink(), path.symlink_to("no")),
-    "the folder is gone": lambda path: shutil.rmtree(path.parent),
-    "of another step": lambda path: shutil.copy(part(path.parent.parent / "step-00000001.pt"), path),
+    "the folder is gone": lambda path: shutil.rmtree(path.parents[1]),
+    "of another step": lambda path: shutil.copy(part(path.parents[2] / "step-00000001.pt"), path),
 }
 
 
@@ -140,9 +142,20 @@ def test_older_ones_go_with_their_files(tmp_path):
     assert same(load_checkpoint(tmp_path), state(2) | {"sealed": True})
 
 
+def test_written_once_more_it_is_whole_at_any_time(tmp_path):
+    """By a run that went back to it: a kill before the new one is there leaves the former one."""
+    path = save(tmp_path, 1)
+    former, place = load_checkpoint(tmp_path), new_place(path)
+    (place / part(path).name).write_bytes(b"half")
+    assert same(load_checkpoint(tmp_path), former)
+    save(tmp_path, 1)
+    assert same(load_checkpoint(tmp_path), former)
+    assert [folder.name for folder in parts_folder(path).iterdir()] == ["2"]
+
+
 def test_files_of_a_killed_process_are_removed(tmp_path):
     save(tmp_path, 1)
-    own = empty_parts(checkpoint_path(tmp_path, 2))
+    own = new_place(checkpoint_path(tmp_path, 2))
     (own / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"half")
     mine = tmp_path / "mine.parts"
     mine.mkdir()
@@ -163,10 +176,11 @@ class Payload:
 
 def test_nothing_beside_it_is_executed(tmp_path):
     path = save(tmp_path, 1)
+    place = part(path).parent
     for name in (".metadata", "__0_0.distcp"):
-        (parts_folder(path) / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+        (place / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
     assert load_checkpoint(tmp_path) is not None
-    part_of = next(parts_folder(path).glob("*.safetensors"))
+    part_of = next(parts_folder(path).glob("*/*.safetensors"))
     part_of.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
     head = read_checkpoint(path, whole=False)
     with pytest.raises(DamagedCheckpoint):

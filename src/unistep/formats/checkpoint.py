@@ -26,7 +26,15 @@ import torch
 from unistep.errors import UserError
 from unistep.files import check_regular_file, is_full, sync_folder, write_error
 from unistep.formats.checkpoint_names import checkpoint_path, checkpoint_steps, steps_by_name
-from unistep.formats.checkpoint_parts import DIGESTS, clean_parts, damage_of_parts, put_in, remove_parts
+from unistep.formats.checkpoint_parts import (
+    DIGESTS,
+    clean_parts,
+    damage_of_parts,
+    place_of,
+    put_in,
+    remove_parts,
+    trim_parts,
+)
 
 _log = logging.getLogger("unistep")
 
@@ -80,10 +88,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
         cause = error if isinstance(error, OSError) else file.error if file is not None else None
         if cause is None:
             raise
-        remedy = "resume" if is_full(cause) else "make the place writable and resume"
-        raise write_error(path, cause, remedy, need=_size(state)) from None
-    if DIGESTS not in state:
-        remove_parts(path)
+        raise save_error(path, cause, _size(state)) from None
+    trim_parts(path, state.get(DIGESTS, {}))
     for old in checkpoint_steps(folder)[: -max(keep, 1)]:
         if old != also:
             remove_checkpoint(checkpoint_path(folder, old))
@@ -93,6 +99,17 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
             if not checkpoint_path(folder, old).exists():
                 remove_parts(checkpoint_path(folder, old))
     return path
+
+
+def save_error(path: Path, error: OSError, need: int | None = None) -> UserError:
+    """The error of a checkpoint that cannot be written.
+
+    Args:
+        path: the checkpoint.
+        error: error of the system.
+        need: number of bytes to be written; None where it is unknown.
+    """
+    return write_error(path, error, "resume" if is_full(error) else "make the place writable and resume", need=need)
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -156,7 +173,7 @@ def load_average(path: Path, *, checked: bool = False) -> dict[str, torch.Tensor
     state = read_checkpoint(path, mapped=True, checked=True, whole=False)
     try:
         averages = state["ema"]
-        average = put_in(next(iter(averages.values())), path)
+        average = put_in(next(iter(averages.values())), place_of(path, state.get(DIGESTS, {})))
         # Copies: the file may be removed, and most of it is not needed.
         return {
             name.removeprefix(_NETWORK): value.clone() for name, value in average.items() if name.startswith(_NETWORK)
@@ -260,7 +277,8 @@ def filled(state: dict[str, Any], path: Path, own: Mapping[str, Any] | None = No
     if DIGESTS not in state:
         return state
     try:
-        return put_in({name: value for name, value in state.items() if name != DIGESTS}, path, own)
+        place = place_of(path, state[DIGESTS])
+        return put_in({name: value for name, value in state.items() if name != DIGESTS}, place, own)
     except Exception as error:
         raise _damaged(path, _reason(error)) from None
 

@@ -1,11 +1,12 @@
 """Tensors of a checkpoint that several processes have written, each its own part of them.
 
     checkpoints/step-00000500.pt                     the state, and the SHA-256 digests of the files beside it
-    checkpoints/step-00000500.parts/*.safetensors    a file of each process
+    checkpoints/step-00000500.parts/0/*.safetensors  a file of each process
 
 The files are those of `torch.distributed.checkpoint`, whose reader puts together what any number of processes wrote for
 any other. They are safetensors: its usual files have an index that is a pickle. In the state, `{"in parts": name}`
-stands for a tensor; a state without digests has none.
+stands for a tensor; a state without digests has none. A checkpoint that is written once more has its files in the next
+folder (1, 2, ...), so that the former ones are whole until it is.
 """
 
 import contextlib
@@ -50,12 +51,12 @@ def take_out(state: Any, chosen: Callable[[Tensor], bool], found: dict[str, Tens
     return state
 
 
-def put_in(state: Any, path: Path, own: Any = None) -> Any:
+def put_in(state: Any, folder: Path, own: Any = None) -> Any:
     """A state with its tensors, of which each process reads what it needs.
 
     Args:
         state: state, or a part of one, in whose place of tensors stand their names.
-        path: checkpoint that it is of.
+        folder: folder of the files, as `place_of` finds it.
         own: state that is as deep, with tensors that are parted as wanted; what it lacks is read whole.
 
     Raises:
@@ -68,8 +69,7 @@ def put_in(state: Any, path: Path, own: Any = None) -> Any:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    # The reader needs the whole path: it takes its names for those below the folder that it is in.
-    reader = HuggingFaceStorageReader(str(parts_folder(path).resolve()))
+    reader = HuggingFaceStorageReader(str(folder))
     known = reader.read_metadata().state_dict_metadata
     for name, like in wanted.items():
         row: Any = known[name]
@@ -113,8 +113,18 @@ def damage_of_parts(path: Path, digests: Mapping[str, str]) -> str:
     return ""
 
 
-def empty_parts(path: Path) -> Path:
-    """The folder beside a checkpoint that is to be written, made and without files.
+def place_of(path: Path, digests: Mapping[str, str]) -> Path:
+    """The folder of the files that belong to a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        digests: their digests.
+    """
+    return (parts_folder(path) / next(iter(digests), "")).parent
+
+
+def new_place(path: Path) -> Path:
+    """A new folder for the files of a checkpoint that is to be written, beside those that are there.
 
     Args:
         path: the checkpoint.
@@ -123,14 +133,31 @@ def empty_parts(path: Path) -> Path:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+    number = 1 + max((int(one.name) for one in folder.iterdir() if one.name.isdecimal()), default=-1)
+    place = folder / str(number)
+    place.mkdir()
+    sync_folder(folder)
     sync_folder(folder.parent)
-    return folder
+    return place
+
+
+def trim_parts(path: Path, digests: Mapping[str, str]) -> None:
+    """Removes the files beside a checkpoint that do not belong to it.
+
+    Args:
+        path: the checkpoint.
+        digests: digests of those that do.
+    """
+    folder, kept = parts_folder(path), place_of(path, digests)
+    for one in folder.iterdir() if digests and folder.is_dir() else ():
+        if one != kept:
+            shutil.rmtree(one, ignore_errors=True) if one.is_dir() else one.unlink(missing_ok=True)
+    if not digests:
+        remove_parts(path)
 
 
 def remove_parts(path: Path) -> None:
-    """Removes the files beside a checkpoint that is gone, or has its tensors in itself.
+    """Removes the files beside a checkpoint that is gone.
 
     Args:
         path: the checkpoint.

@@ -12,8 +12,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from unistep.files import sync_folder
-from unistep.formats.checkpoint_names import parts_folder
-from unistep.formats.checkpoint_parts import DIGESTS, empty_parts, file_digest, take_out
+from unistep.formats.checkpoint_parts import DIGESTS, file_digest, new_place, take_out
 
 
 def write_parts(path: Path, state: dict[str, Any], group: dist.ProcessGroup) -> dict[str, Any]:
@@ -33,9 +32,8 @@ def write_parts(path: Path, state: dict[str, Any], group: dist.ProcessGroup) -> 
         OSError: a process cannot write; on all processes.
     """
     parts: dict[str, Tensor] = {}
-    left, folder = take_out(state, lambda value: isinstance(value, DTensor), parts), parts_folder(path)
-    rank = dist.get_rank(group)
-    _together(lambda: empty_parts(path) if rank == 0 else None, group)
+    left, rank = take_out(state, lambda value: isinstance(value, DTensor), parts), dist.get_rank(group)
+    folder: Path = _together(lambda: new_place(path) if rank == 0 else None, group)[0]
     try:
         # A string: the writer adds names to it.
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -45,7 +43,7 @@ def write_parts(path: Path, state: dict[str, Any], group: dist.ProcessGroup) -> 
         raise next((failure for failure in failures if isinstance(failure, OSError)), failures[0]) from None
     # Each process reads its own file, whose name begins with its number, from 1.
     own = f"shard-{rank + 1:05}-*"
-    found = _together(lambda: {file.name: file_digest(file) for file in folder.glob(own)}, group)
+    found = _together(lambda: {f"{folder.name}/{file.name}": file_digest(file) for file in folder.glob(own)}, group)
     sync_folder(folder)
     return left | {DIGESTS: {name: digest for digests in found for name, digest in sorted(digests.items())}}
 

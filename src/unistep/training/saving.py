@@ -12,8 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from unistep.errors import UserError
-from unistep.files import is_full, write_error
-from unistep.formats.checkpoint import save_checkpoint
+from unistep.formats.checkpoint import save_checkpoint, save_error
 from unistep.formats.checkpoint_names import checkpoint_path
 from unistep.formats.checkpoint_parts import remove_parts
 from unistep.training.engines import Engine
@@ -63,8 +62,7 @@ class CheckpointWriter:
                 if main:
                     save_checkpoint(self._folder, step, left, self._keep, also)
             except OSError as error:
-                remedy = "resume" if is_full(error) else "make the place writable and resume"
-                raise write_error(path, error, remedy) from None
+                raise save_error(path, error) from None
             finally:
                 if main and not path.exists():  # nothing half-written stays
                     remove_parts(path)
