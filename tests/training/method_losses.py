@@ -3,7 +3,10 @@
 method_losses.py FOLDER ENGINE:COUNT[:CHANGE][,...] STEPS PRECISION METHOD ...
 
 The log of a run is in FOLDER/METHOD-ENGINE-COUNT[-CHANGE]. PRECISION is fp32 or fp64. CHANGE is "recomputed": blocks
-compute their activations again in the backward pass; "compiled": blocks are compiled.
+compute their activations again in the backward pass; "compiled": blocks are compiled; "accumulated": two micro-batches.
+
+The parts of each weight on two processes are whole or of a multiple of 16 numbers: AdamW rounds the rest of a part,
+which fills no vector of the processor, otherwise.
 """
 
 import sys
@@ -44,8 +47,8 @@ def train(folder: Path, name: str, steps: int, kind: Any, change: str, precision
     flow_map = config.model().get("flow_map", False)
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
     scaling, generator = EDMScaling(noise_embedding="edm"), torch.Generator().manual_seed(0)
-    teacher = Preconditioned(build_network(small_unet(block_out_channels=(8,), **blocks), 1), scaling)
-    network = build_network(small_unet(block_out_channels=(8,), end_embedding=flow_map, **blocks), 0)
+    teacher = Preconditioned(build_network(small_unet(block_out_channels=(32,), **blocks), 1), scaling)
+    network = build_network(small_unet(block_out_channels=(32,), end_embedding=flow_map, **blocks), 0)
     student = Preconditioned(network, scaling, flow_map=flow_map)
     for model in (teacher, student):
         move_off_zero(model, generator)
@@ -74,6 +77,7 @@ def train(folder: Path, name: str, steps: int, kind: Any, change: str, precision
             log_every=1,
             sample_every=0,
             checkpoint_every=20,
+            accumulation=2 if change == "accumulated" else 1,
             optimizer=OptimizerConfig("adamw", lr=1e-3, eps=1e-3),
         ),
         seed=0,

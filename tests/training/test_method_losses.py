@@ -1,4 +1,8 @@
-"""Every method has the losses of one process on two, by either engine, for 50 steps: in fp64 but for its rounding."""
+"""Every method has the losses of one process on two, by either engine, for 50 steps.
+
+They are the same to the bit if one process computes the same micro-batches, and the same but for rounding if it
+computes the batch at once.
+"""
 
 import json
 import os
@@ -36,6 +40,28 @@ def curves(folder: Path, method: str, runs: str, steps: int, precision: str) -> 
     found = [curve(folder / f"{method}-{run.replace(':', '-')}") for run in runs.split(",")]
     assert [len(one) for one in found] == [steps] * len(found)
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_same_bits_as_one_process_with_the_same_micro_batches(method, tmp_path):
+    one, *others = curves(tmp_path, method, "ddp:1:accumulated,ddp:2,fsdp:2", STEPS, "fp32")
+    assert others == [one, one]
+
+
+# Of a loss that depends on the other images of the batch, and of one that does not.
+@pytest.mark.parametrize("method", ["stable-ct", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ect", "dmd2"))])
+def test_accumulation_changes_rounding_alone(method, tmp_path):
+    one, parts = curves(tmp_path, method, "ddp:1,ddp:1:accumulated", 3, "fp64")
+    for a, b in zip(one, parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-10, abs=0)
+
+
+@pytest.mark.slow
+def test_mean_over_the_batch_with_accumulation_on_two_processes(tmp_path):
+    one, parts = curves(tmp_path, "stable-ct", "ddp:1,ddp:2:accumulated", 3, "fp64")
+    for a, b in zip(one, parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-10, abs=0)
 
 
 @pytest.mark.slow

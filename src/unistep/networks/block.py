@@ -32,12 +32,22 @@ class Block(nn.Module):
     def forward(self, *inputs: Any) -> Tensor:
         """Returns the output of `compute`."""
         compute = self.compute
+        inputs = tuple(map(_joined, inputs))
         if self.compiles and not _in_forward_mode(inputs):
             compute = functools.partial(_compiled(type(self).compute), self)
         # Weights without a gradient have one again when the backward pass comes, and would save more than before.
         if self.recomputes and torch.is_grad_enabled() and next(self.parameters()).requires_grad:
             return _recomputed(compute, *inputs)
         return compute(*inputs)
+
+
+def _joined(value: Any) -> Any:
+    """A view of a tensor, whose gradients within a block are added up before those from outside of it are.
+
+    Networks in parts (FSDP2) have such a node in the graph at each block: the order of sums, and so the last bit of
+    gradients, is that of whole networks.
+    """
+    return value.view_as(value) if isinstance(value, Tensor) and value.requires_grad else value
 
 
 @functools.cache

@@ -310,16 +310,15 @@ class ConsistencyObjective(PlainObjective):
         """The target at x_r: at the end of the trajectory the consistency function is the identity; at r = 0 x_r is x.
 
         On a CPU only the images before the end are evaluated; to count them would stop an accelerator. Dropout masks
-        are those of the whole batch.
+        are those of the whole batch. One image is evaluated always: weights in parts are gathered by all processes.
         """
         target: Student = student if self.target is None else self.target
         ended = r <= self.config.sigma_min
         if x_r.device.type == "cpu" and seed is None and bool(ended.any()):
-            left = (~ended).nonzero().flatten()
-            if not len(left):
-                return x_r
-            return x_r.index_copy(0, left, target(x_r[left], r[left], None if labels is None else labels[left]))
-        y = target(x_r, r, labels, generator=dropout_generator(seed, x_r))
+            left = (~ended).nonzero().flatten() if not bool(ended.all()) else torch.zeros(1, dtype=torch.int64)
+            y = x_r.index_copy(0, left, target(x_r[left], r[left], None if labels is None else labels[left]))
+        else:
+            y = target(x_r, r, labels, generator=dropout_generator(seed, x_r))
         return torch.where(expand(ended, x_r.ndim), x_r, y)
 
     def _step(self, x: Tensor, x_t: Tensor, t: Tensor, r: Tensor, unit_noise: Tensor, labels: Tensor | None) -> Tensor:

@@ -72,8 +72,7 @@ class TrainingStep(TrainingState):
         self.batches = Batches(dataset, device, seed=seed, flip=flip, use_labels=use_labels)
         alone = accelerator.num_processes == 1 and accelerator.scaler is None
         network = student.network if isinstance(student, Preconditioned) else student
-        # Without masks an objective may leave out an evaluation that others need to be gathered for.
-        self._masks = draws_masks(network) or self.engine.sharded
+        self._masks = draws_masks(network)
         self._kernels = KERNELS
         if compile != "none" and accelerator.num_processes == 1:
             self.model = compiled(self.student)
@@ -137,6 +136,9 @@ class TrainingStep(TrainingState):
             total, norm, finite = self._recordable(step, batch)
         else:
             total = torch.zeros((), device=accelerator.device)
+            if self.objective.whole_batch:
+                share = size * c.accumulation
+                self._among(*self._batch(step, accelerator.process_index * share, share).tensors)
             for part in range(c.accumulation):
                 # Processes add up their gradients once, with the last part.
                 last = part == c.accumulation - 1
@@ -172,15 +174,19 @@ class TrainingStep(TrainingState):
         accelerator = self.accelerator
         random = ImageRandom(words, accelerator.device, self._kernels)
         seed: Any = dropout_seed if self._masks else None
-        if self.objective.whole_batch and accelerator.num_processes > 1:
-            of_all: Any = [None if own is None else accelerator.gather(own) for own in (images, labels)]
-            self.objective.among(to_float(of_all[0]), of_all[1])
+        if self.objective.whole_batch and accelerator.num_processes > 1 and self.config.accumulation == 1:
+            self._among(images, words, labels)
         with accelerator.autocast():
             losses = self.objective.loss(self.model, to_float(images), labels, step, random, seed)
         precise = torch.promote_types(losses.dtype, torch.float32)
         loss = losses.to(precise).mean() / self.config.accumulation
         accelerator.backward(loss)
         return loss.detach()
+
+    def _among(self, images: Tensor, words: Tensor, labels: Tensor | None = None) -> None:
+        """Hands the images of all processes to the objective; the arguments are those of this one."""
+        of_all: Any = [None if own is None else self.accelerator.gather(own) for own in (images, labels)]
+        self.objective.among(to_float(of_all[0]), of_all[1])
 
     def _norm(self, step: int, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The norm of the gradient, which is then scaled to its limit, and whether it and the loss are finite."""
