@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unistep.core.curriculum import ect_r
-from unistep.core.distance import l2
+from unistep.core.distance import l1, l2
 from unistep.core.noise import discretized_lognormal, karras_sigmas, pair_sigmas
 from unistep.core.parameterization import ConsistencyScaling, EDMScaling, Preconditioned, expand
 from unistep.core.random import ImageRandom, image_seed
@@ -614,3 +614,34 @@ def test_small_gaps_are_evaluated_in_single_precision(generator):
             ConsistencyObjective(config, 10).loss_at(student, x, None, t, 0.999 * t, n, None)
         assert set(dtypes) == {dtype}, (q, stages)
         dtypes.clear()
+
+
+def test_clipped_loss_is_that_of_images_as_they_are_shown(x, unit_noise):
+    """Values beyond the end where the target is have no part in it; all others have the usual gradient."""
+    t, r = torch.full((len(x),), 2.0), torch.zeros(len(x))
+    clean = x.sign() * (x.abs() > 0.2)  # black, grey and white
+    outputs = (4 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 2).requires_grad_()
+
+    def student(x_t, sigma, class_labels=None, *, generator=None):
+        return outputs if sigma[0] == 2 else torch.full_like(x_t, torch.nan)
+
+    config = ConsistencyConfig(pairs="mapping", distance="l2", clip=True)
+    loss = ConsistencyObjective(config, 10).loss_at(student, clean, None, t, r, unit_noise, 0)
+    beyond = ((clean == -1) & (outputs <= -1)) | ((clean == 1) & (outputs >= 1))
+    assert 0.05 < beyond.float().mean() < 0.5
+    torch.testing.assert_close(loss, l2(torch.where(beyond, clean, outputs), clean))
+    (gradient,) = torch.autograd.grad(loss.sum(), outputs)
+    assert torch.equal(gradient != 0, ~beyond & (outputs != clean))
+
+
+def test_clipped_targets_lie_in_the_range(x, unit_noise):
+    """The student's own outputs are targets, too: those beyond an end count as the end."""
+    t = torch.full((len(x),), 2.0)
+    outputs = {2.0: 0.5, 1.0: 3.0}
+
+    def student(x_t, sigma, class_labels=None, *, generator=None):
+        return torch.full_like(x_t, outputs[float(sigma[0])])
+
+    config = ConsistencyConfig(pairs="mapping", distance="l1", clip=True)
+    loss = ConsistencyObjective(config, 10).loss_at(student, x, None, t, t / 2, unit_noise, 0)
+    torch.testing.assert_close(loss, l1(torch.full_like(x, 0.5), torch.ones_like(x)))

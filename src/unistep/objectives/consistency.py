@@ -25,6 +25,10 @@ same-noise step, which takes the clean image x in place of D, moves by what guid
     x_r = x + r * noise + (1 - r/t) (w - 1) (D(x_t, t, c) - D(x_t, t))
 
 Where r is 0 or below sigma_min the target is the clean image itself: f(x, sigma_min) = x.
+
+With `clip` the loss sees images as they are shown, cut off at -1 and 1: the target is cut off, and a value of the
+student that lies beyond the same end as the target has no part in the distance. A model leaves noise on areas that are
+black or white; half of it lies within the range, and shows. This loss moves such areas beyond the end, where none does.
 """
 
 import contextlib
@@ -90,6 +94,8 @@ class ConsistencyConfig(MethodConfig):
         sigma_min: smallest noise level, where the model is the identity.
         sigma_max: largest noise level.
         rho: exponent of the Karras grid.
+        clip: whether the loss sees images cut off at -1 and 1, as they are shown: for black and white areas without
+            noise.
 
     Raises:
         UserError: a value is out of range, or two do not fit each other.
@@ -120,6 +126,7 @@ class ConsistencyConfig(MethodConfig):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if self.start_scales < 2 or self.end_scales < self.start_scales:
@@ -304,6 +311,8 @@ class ConsistencyObjective(PlainObjective):
             with torch.no_grad():
                 x_r = self._step(x, x_t, t, r, unit_noise, class_labels)
                 y = self._target(student, x_r, r, class_labels, dropout_seed)
+                if self.config.clip:
+                    y = _cut_off(y, prediction)
             return self._weight(t, r) * self._distance(prediction, y)
 
     def _target(self, student: Student, x_r: Tensor, r: Tensor, labels: Tensor | None, seed: int | None) -> Tensor:
@@ -387,3 +396,9 @@ class ConsistencyObjective(PlainObjective):
         """Restores the target network."""
         if self.target is not None:
             self.target.load_state_dict(state)
+
+
+def _cut_off(y: Tensor, prediction: Tensor) -> Tensor:
+    """The target cut off at -1 and 1; the prediction itself where that is the target when it is cut off, too."""
+    y = y.clamp(-1, 1)
+    return torch.where(prediction.clamp(-1, 1) == y, prediction.to(y.dtype), y)
