@@ -26,7 +26,7 @@ from unistep.workflows.runs.design import ImageKind, ModelDesign, design_stages
 from unistep.workflows.runs.network import build_network, shaped_network
 from unistep.workflows.train import train
 
-NAMED_BY_USE = ("cifar10-cmt", "cifar10-minutes", "emoji", "mnist-cmt", "mnist-embedded", "mnist-quick")
+NAMED_BY_USE = ("cifar10-cmt", "cifar10-cpu", "cifar10-minutes", "emoji", "mnist-cmt", "mnist-embedded", "mnist-quick")
 
 
 def shape(config: RunConfig) -> tuple[int, int, int]:
@@ -39,7 +39,7 @@ def shape(config: RunConfig) -> tuple[int, int, int]:
 
 def test_all_files_are_recipes():
     assert sorted(p.name for p in RECIPES.iterdir()) == [f"{name}.yaml" for name in recipe_names()]
-    assert {"cifar10-minutes", "emoji", "mnist-embedded", "mnist-quick"} <= set(recipe_names())
+    assert {"cifar10-cpu", "cifar10-minutes", "emoji", "mnist-embedded", "mnist-quick"} <= set(recipe_names())
 
 
 def test_the_list_shows_every_recipe_with_its_description(capsys):
