@@ -3,9 +3,9 @@
     python scripts/embed_model.py RUN --name mnist --commit COMMIT --machine "two CPU cores, bf16 autocast" \\
         --quality quality.md
 
-The student goes into the folder of the row NAME of `unistep.formats.embedded`, its teacher into that of its teacher.
-COMMIT is the one the run was made with. quality.md says how good the models are and with which command it was found;
-its text is the section "Measured quality" of both cards.
+The student goes into the folder of the row NAME of `unistep.formats.embedded`, its teacher into that of its teacher; a
+run without a teacher of its own leaves that as it is. COMMIT is the one the run was made with. quality.md says how good
+the models are and with which command it was found; its text is the section "Measured quality" of the cards.
 """
 
 import argparse
@@ -83,7 +83,8 @@ def main() -> None:
     student = EMBEDDED_MODELS[arguments.name]
     facts = origin(arguments.run, student, arguments.commit, arguments.machine, arguments.quality.read_text())
     embed(arguments.run, "student", student, facts, arguments.timesteps)
-    embed(arguments.run, "teacher", EMBEDDED_MODELS[student.teacher], facts, None)
+    if (arguments.run / "teacher").exists():
+        embed(arguments.run, "teacher", EMBEDDED_MODELS[student.teacher], facts, None)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def test_a_flag_overrides_the_recipe_and_nothing_else(parse):
     config = parse(TEXTS["mnist-embedded"])
     student = config.stage("student")
     objective = dataclasses.replace(student.objective, guidance=2.0)
-    stages = (config.stages[0], dataclasses.replace(student, objective=objective))
+    stages = (*config.stages[:-1], dataclasses.replace(student, objective=objective))
     expected = dataclasses.replace(config, stages=stages)
     assert expected != config
     assert parse(TEXTS["mnist-embedded"], "--student.objective.guidance", "2") == expected
