@@ -163,7 +163,7 @@ def test_a_recipe_trains(name, tmp_path):
         config, _ = parse_run([f"{name.partition('-')[0]}-edm", *teacher])
         train(config, output=tmp_path / "teacher", progress=False)
         flags.append(f"--teacher={tmp_path / 'teacher'}")
-    for stage in original.stages if not original.models else original.stages[-1:]:
+    for stage in original.stages:
         flags += [f"--{stage.name}.{field}" for field in ("steps=9", "batch_size=2", "accumulation=1")]
         if stage.objective.needs_perceptual:
             flags.append(f"--{stage.name}.objective.distance=l2")

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,17 @@ WAIT = int(os.environ.get("UNISTEP_WAIT", "90_000"))
 SCREENS = os.environ.get("UNISTEP_SCREENS")
 
 
+_DRIVERS = []  # those that are running; Playwright allows one a thread
+
+
 @contextmanager
 def launched(flags: Sequence[str] = ()) -> Iterator:
-    """A running browser."""
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
+    """A running browser; another may be running already."""
+    with ExitStack() as stack:
+        driver = _DRIVERS[-1] if _DRIVERS else stack.enter_context(api.sync_playwright())
+        _DRIVERS.append(driver)
+        stack.callback(_DRIVERS.pop)
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
         yield started
         started.close()
 
