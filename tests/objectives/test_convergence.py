@@ -104,8 +104,8 @@ def relative_errors(student: Preconditioned, sigma_min: float) -> Tensor:
 OTHERS = {"tcm", "dmd2", *(name for name, row in METHODS.items() if row.config().model().get("flow_map"))}
 
 
-# sCT differs from sCD by the velocity alone, CT from CD by the step, and iCT is CT with other numbers; the golden losses
-# pin what differs.
+# sCT differs from sCD by the velocity alone, CT from CD by the step, and iCT is CT with other numbers; the golden
+# losses pin what differs.
 LONGEST = ("sct", "ct", "ict")
 NAMES = [n for n in METHODS if n not in ("edm", "pd", *OTHERS)]
 
