@@ -36,6 +36,7 @@ def measured(start_script, pixels: Path, folder: Path, count: int) -> dict[str, 
     return first[0]
 
 
+@pytest.mark.slow
 def test_the_same_numbers(start_script, pixels, tmp_path):
     alone = measured(start_script, pixels, tmp_path / "1", 1)
     assert {"fd", "fd_extrapolated", "kd", "is", "precision", "recall", "density", "coverage"} <= alone.keys()

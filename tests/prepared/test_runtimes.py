@@ -35,6 +35,7 @@ def agrees(folder: Path, runtime: str, dtype: str = "fp32", least: float = 60.0)
         assert 10 * torch.log10(4 / (ours - theirs).square().mean()) > least
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_openvino_makes_the_images_of_eager(small: Path, cache: Path):
     agrees(small, "openvino")

@@ -111,7 +111,7 @@ def uninterrupted(recipe, tmp_path_factory) -> Path:
     ("kill", "stage"),
     [
         pytest.param(0, "teacher", marks=pytest.mark.slow),
-        (1, "student"),
+        pytest.param(1, "student", marks=pytest.mark.slow),
         pytest.param(2, "student", marks=pytest.mark.slow),
     ],
 )
