@@ -54,7 +54,7 @@ KINDS: dict[str, tuple[Draw, int]] = {
     "devices and pipes": (fuzz_words.places, 130),
     "names": (fuzz_words.names, 60),
 }
-SHARE = 20
+EVERY = 20
 _OF_TORCH = (f"torchinductor_{getpass.getuser()}", ".ses")
 
 
@@ -243,7 +243,7 @@ def numbers_of(kind: str, few: bool) -> list[int]:
     if chosen:
         return [] if chosen != kind else [int(number)] if number else list(range(KINDS[kind][1]))
     everything = range(KINDS[kind][1])
-    return list(everything[::SHARE] if few else everything)
+    return list(everything[::EVERY] if few else everything)
 
 
 def test_a_twentieth(good, worker, tmp_path, record_property):

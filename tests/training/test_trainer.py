@@ -19,6 +19,7 @@ from unistep.data.order import batch_flips, batch_indices
 from unistep.errors import UserError
 from unistep.objectives.protocol import PlainObjective
 from unistep.runtime.interrupt import Interrupted
+from unistep.training.batches import Batches
 from unistep.training.config import OptimizerConfig, TrainerConfig
 from unistep.training.precision import pick_precision
 from unistep.training.trainer import Trainer
@@ -117,6 +118,33 @@ def test_no_labels_unless_asked_for(trainer):
     objective = Denoise()
     trainer(objective, use_labels=False).run()
     assert all(labels is None for _, _, labels, _ in objective.seen)
+
+
+@pytest.mark.parametrize("use_labels", [False, True])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_a_loss_of_the_whole_batch_has_its_images_before_the_first_part(trainer, monkeypatch, accumulation, use_labels):
+    """And no image is read twice, nor out of the order that reading ahead goes by."""
+    given: list[tuple[Tensor, Tensor | None, int]] = []
+
+    class OfAll(Denoise):
+        whole_batch = True
+
+        def among(self, x, class_labels):
+            given.append((x, class_labels, len(self.seen)))
+
+    read: list[tuple[int, int]] = []
+    at = Batches.at
+    monkeypatch.setattr(Batches, "at", lambda self, *part: (read.append((part[0], part[2])), at(self, *part))[1])
+    objective = OfAll()
+    trainer(objective, steps=3, accumulation=accumulation, use_labels=use_labels).run()
+    assert read == [(step, start) for step in range(3) for start in range(0, 4, 4 // accumulation)]
+    assert len(given) == (3 if accumulation > 1 else 0)  # a single part is the whole batch
+    for step, (x, labels, before) in enumerate(given):
+        seen = [parts for parts in objective.seen if parts[0] == step]
+        assert before == step * accumulation
+        assert torch.equal(x, torch.cat([part[1] for part in seen]))
+        assert (labels is None) == (not use_labels)
+        assert labels is None or torch.equal(labels, torch.cat([part[2] for part in seen]))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4])

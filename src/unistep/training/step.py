@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +131,19 @@ class TrainingStep(TrainingState):
         rates = [own.lr_at(step - first, end - first) * self.guard.lr_factor for own in self.group_configs]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        size = c.batch_size // (accelerator.num_processes * c.accumulation)
+        parts = self._parts(step)
+        if self.objective.whole_batch and accelerator.num_processes * c.accumulation > 1:
+            whole = [*parts]
+            self._among(whole)
+            parts = iter(whole)
         if c.accumulation == 1:
-            batch = self._batch(step, accelerator.process_index * size, size)
-            total, norm, finite = self._recordable(step, batch)
+            total, norm, finite = self._recordable(step, next(parts))
         else:
             total = torch.zeros((), device=accelerator.device)
-            if self.objective.whole_batch:
-                share = size * c.accumulation
-                self._among(*self._batch(step, accelerator.process_index * share, share).tensors)
-            for part in range(c.accumulation):
+            for part, batch in enumerate(parts, 1):
                 # Processes add up their gradients once, with the last part.
-                last = part == c.accumulation - 1
+                last = part == c.accumulation
                 with contextlib.nullcontext() if last else self.engine.unsynchronized(self.model):
-                    batch = self._batch(step, (accelerator.process_index * c.accumulation + part) * size, size)
                     total += self._passes(step, *batch.tensors, dropout_seed=batch.dropout_seed)
             norm, finite = self._norm(step, total)
         if self._skips is None:
@@ -153,8 +153,18 @@ class TrainingStep(TrainingState):
         self.power_averages.update(self.student, step)
         return total, norm, rates[0]
 
-    def _batch(self, step: int, start: int, size: int) -> Batch:
-        return self.batches.at(step, self.config.batch_size, start, size)
+    def _parts(self, step: int) -> Iterator[Batch]:
+        """The parts of this process's share of the batch, each read when it is asked for."""
+        c, accelerator = self.config, self.accelerator
+        size = c.batch_size // (accelerator.num_processes * c.accumulation)
+        first = accelerator.process_index * c.accumulation
+        return (self.batches.at(step, c.batch_size, (first + i) * size, size) for i in range(c.accumulation))
+
+    def _among(self, parts: Sequence[Batch]) -> None:
+        """Hands the images of all processes to the objective; `parts` are those of this one."""
+        images, labels = [part.images for part in parts], [part.labels for part in parts if part.labels is not None]
+        of_all: Any = [self.accelerator.gather(torch.cat(own)) if own else None for own in (images, labels)]
+        self.objective.among(to_float(of_all[0]), of_all[1])
 
     def _recordable(self, step: int, batch: Batch) -> tuple[Tensor, ...]:
         """Loss, norm and whether both are finite of a step whose batch is one part."""
@@ -174,19 +184,12 @@ class TrainingStep(TrainingState):
         accelerator = self.accelerator
         random = ImageRandom(words, accelerator.device, self._kernels)
         seed: Any = dropout_seed if self._masks else None
-        if self.objective.whole_batch and accelerator.num_processes > 1 and self.config.accumulation == 1:
-            self._among(images, words, labels)
         with accelerator.autocast():
             losses = self.objective.loss(self.model, to_float(images), labels, step, random, seed)
         precise = torch.promote_types(losses.dtype, torch.float32)
         loss = losses.to(precise).mean() / self.config.accumulation
         accelerator.backward(loss)
         return loss.detach()
-
-    def _among(self, images: Tensor, words: Tensor, labels: Tensor | None = None) -> None:
-        """Hands the images of all processes to the objective; the arguments are those of this one."""
-        of_all: Any = [None if own is None else self.accelerator.gather(own) for own in (images, labels)]
-        self.objective.among(to_float(of_all[0]), of_all[1])
 
     def _norm(self, step: int, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The norm of the gradient, which is then scaled to its limit, and whether it and the loss are finite."""
