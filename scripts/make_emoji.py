@@ -6,9 +6,8 @@
 The artwork is Noto Emoji 2.048 (Google, Apache-2.0), 64 x 64 pixels with transparency. Each picture is laid on white
 and halved to 32 x 32 by the mean of 2 x 2 pixels, which neither rings at edges nor loses thin lines.
 
-Classes are the package's own categories. Two of them that hold very different pictures are divided along its
-subcategories: people into people and hands, travel into vehicles, places and sky. The five plain squares of the
-category Component are left out.
+Classes are the package's own subcategories, those of few pictures or of like ones taken together: 49 classes. The five
+plain squares of the category Component are left out.
 
 Pictures of people come in up to 25 combinations of skin tones, together half of the package. Each is here twice: as it
 is by default, and in one of its tones, taken in turn, so that every tone is there as often and people do not dominate.
@@ -44,31 +43,65 @@ OUTPUT = Path(__file__).resolve().parents[1] / "src" / "unistep" / "data" / "emo
 SIZE = 32
 
 CLASSES = BUNDLED["emoji"].class_names
-BY_CATEGORY = {
-    "Smileys & Emotion": "smileys",
-    "People & Body": "people",
-    "Animals & Nature": "nature",
-    "Food & Drink": "food",
-    "Travel & Places": "places",
-    "Activities": "activities",
-    "Objects": "objects",
-    "Symbols": "symbols",
-    "Flags": "flags",
+SUBCATEGORIES = {
+    "happy faces": ("face-affection", "face-glasses", "face-hat", "face-smiling", "face-tongue"),
+    "doubtful faces": ("face-hand", "face-neutral-skeptical", "face-sleepy"),
+    "unhappy faces": ("face-concerned", "face-negative", "face-unwell"),
+    "cats and masks": ("cat-face", "face-costume", "monkey-face"),
+    "hearts": ("heart",),
+    "emotions": ("emotion",),
+    "hands": (
+        "hand-fingers-closed",
+        "hand-fingers-open",
+        "hand-fingers-partial",
+        "hand-prop",
+        "hand-single-finger",
+        "hands",
+    ),
+    "body parts": ("body-parts",),
+    "persons": ("person",),
+    "gestures": ("person-gesture",),
+    "professions": ("person-role",),
+    "fantasy figures": ("person-fantasy",),
+    "persons in action": ("person-activity", "person-resting"),
+    "athletes": ("person-sport",),
+    "families": ("family", "person-symbol"),
+    "mammals": ("animal-mammal",),
+    "birds": ("animal-bird",),
+    "reptiles and bugs": ("animal-amphibian", "animal-bug", "animal-reptile"),
+    "sea animals": ("animal-marine",),
+    "plants": ("plant-flower", "plant-other"),
+    "fruit": ("food-fruit",),
+    "vegetables": ("food-vegetable",),
+    "dishes": ("food-asian", "food-prepared"),
+    "sweets": ("food-sweet",),
+    "drinks": ("dishware", "drink"),
+    "land vehicles": ("transport-ground",),
+    "ships and aircraft": ("transport-air", "transport-water"),
+    "buildings": ("hotel", "place-building", "place-religious"),
+    "places": ("place-geographic", "place-map", "place-other"),
+    "sky and weather": ("sky & weather",),
+    "clocks": ("time",),
+    "sports": ("sport",),
+    "games and arts": ("arts & crafts", "game"),
+    "events": ("award-medal", "event"),
+    "clothing": ("clothing",),
+    "devices": ("computer", "light & video", "phone"),
+    "music": ("music", "musical-instrument", "sound"),
+    "paper": ("book-paper", "mail", "money", "writing"),
+    "office": ("office",),
+    "household": ("household", "other-object"),
+    "tools": ("lock", "medical", "science", "tool"),
+    "letters": ("alphanum", "currency", "keycap"),
+    "arrows": ("arrow",),
+    "player buttons": ("av-symbol",),
+    "shapes": ("geometric",),
+    "zodiac and religion": ("religion", "zodiac"),
+    "signs": ("transport-sign", "warning"),
+    "other symbols": ("gender", "math", "other-symbol", "punctuation"),
+    "flags": ("country-flag", "flag", "subdivision-flag"),
 }
-BY_SUBCATEGORY = {
-    "body-parts": "hands",
-    "hand-fingers-closed": "hands",
-    "hand-fingers-open": "hands",
-    "hand-fingers-partial": "hands",
-    "hand-prop": "hands",
-    "hand-single-finger": "hands",
-    "hands": "hands",
-    "transport-air": "vehicles",
-    "transport-ground": "vehicles",
-    "transport-water": "vehicles",
-    "sky & weather": "sky",
-    "time": "sky",
-}
+CLASS_OF = {subcategory: name for name, subcategories in SUBCATEGORIES.items() for subcategory in subcategories}
 LEFT_OUT = "Component"
 
 
@@ -78,7 +111,9 @@ def choose(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
     for entry in sorted(entries, key=lambda entry: entry["sort_order"]):
         if entry["category"] == LEFT_OUT or not entry["has_img_google"]:
             continue
-        label = BY_SUBCATEGORY.get(entry["subcategory"]) or BY_CATEGORY[entry["category"]]
+        label = CLASS_OF.get(entry["subcategory"])
+        if label is None:
+            raise SystemExit(f"{entry['image']}: the subcategory {entry['subcategory']!r} has no class")
         chosen.append((entry["image"], label))
         tones = [tone for _, tone in sorted(entry.get("skin_variations", {}).items()) if tone["has_img_google"]]
         if tones:

@@ -31,7 +31,8 @@ def png(pixels):
 
 def test_classes_are_those_of_the_bundled_file():
     assert make_emoji.CLASSES == BUNDLED["emoji"].class_names
-    assert {*make_emoji.BY_CATEGORY.values(), *make_emoji.BY_SUBCATEGORY.values()} == set(make_emoji.CLASSES)
+    assert tuple(make_emoji.SUBCATEGORIES) == make_emoji.CLASSES
+    assert len(make_emoji.CLASS_OF) == sum(map(len, make_emoji.SUBCATEGORIES.values()))
 
 
 def test_one_tone_of_each_picture_is_taken_in_turn():
@@ -42,11 +43,11 @@ def test_one_tone_of_each_picture_is_taken_in_turn():
         entry("tone", "Component", "skin-tone", 4),
     ]
     assert make_emoji.choose(entries) == [
-        ("man", "people"),
-        ("man-a", "people"),
+        ("man", "persons"),
+        ("man-a", "persons"),
         ("wave", "hands"),
         ("wave-b", "hands"),
-        ("bus", "vehicles"),
+        ("bus", "land vehicles"),
     ]
 
 
@@ -61,6 +62,11 @@ def test_a_picture_is_laid_on_white_and_halved():
     assert (made[1:] == 255).all()
 
 
+def test_a_picture_of_no_class_is_refused():
+    with pytest.raises(SystemExit, match="robots"):
+        make_emoji.choose([entry("robot.png", "Objects", "robots")])
+
+
 def test_another_size_is_refused():
     with pytest.raises(SystemExit, match="32 x 32"):
         make_emoji.prepare(png(np.zeros((32, 32, 4), np.uint8)))
@@ -70,7 +76,7 @@ def test_a_changed_package_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "img" / "google" / "64"
     folder.mkdir(parents=True)
     (folder / "cat.png").write_bytes(png(np.zeros((64, 64, 4), np.uint8)))
-    (tmp_path / "emoji.json").write_text(json.dumps([entry("cat.png", "Animals & Nature")]))
+    (tmp_path / "emoji.json").write_text(json.dumps([entry("cat.png", "Animals & Nature", "animal-mammal")]))
     output = tmp_path / "emoji.npz"
     monkeypatch.setattr("sys.argv", ["make_emoji.py", "--source", str(tmp_path), "--output", str(output)])
     with pytest.raises(SystemExit, match="sha256"):
