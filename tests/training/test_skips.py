@@ -1,5 +1,11 @@
-"""Steps that the device skips by itself, here on the CPU: they must end as the steps that the host looks at."""
+"""Steps that the device skips by itself, here on the CPU: they must end as the steps that the host looks at.
 
+Run as a script it compares the two in two processes.
+"""
+
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,8 +66,9 @@ def training(folder: Path, unasked: bool) -> TrainingStep:
     return made
 
 
-def test_a_step_that_the_device_skips_leaves_what_the_hosts_leaves(tmp_path, caplog: pytest.LogCaptureFixture):
-    asked, unasked = training(tmp_path, unasked=False), training(tmp_path, unasked=True)
+def compare(folder: Path) -> None:
+    """Makes the same steps with and without being asked, and compares what they leave."""
+    asked, unasked = training(folder, unasked=False), training(folder, unasked=True)
     for step in range(STEPS):
         for one in (asked, unasked):
             one.train_step(step)
@@ -73,6 +80,10 @@ def test_a_step_that_the_device_skips_leaves_what_the_hosts_leaves(tmp_path, cap
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     for name, average in asked.ema.averages[0.999].items():  # changes are added in another order
         torch.testing.assert_close(average, unasked.ema.averages[0.999][name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_the_device_skips_leaves_what_the_hosts_leaves(tmp_path, caplog: pytest.LogCaptureFixture):
+    compare(tmp_path)
     assert any("3 of the steps before 10 are skipped" in record.getMessage() for record in caplog.records)
 
 
@@ -85,3 +96,17 @@ def test_counts_are_those_of_the_guard():
     found = skips.ask(Guard(skipped=1, in_a_row=1))
     assert found.guard == guard and found.taken == 2 and found.loss.item() == 4.0
     assert not skips.pending
+
+
+@pytest.mark.slow
+def test_two_processes_skip_the_same_steps(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+if __name__ == "__main__":
+    from several import several
+
+    several(2, compare, Path(sys.argv[1]))

@@ -31,8 +31,9 @@ _log = logging.getLogger("unistep")
 class TrainingStep(TrainingState):
     """A training that makes steps.
 
-    On a GPU one process waits for the device only where it must look at a number: a step that is not finite is skipped
-    by the device itself, where the optimizer can (AdamW) and nothing but the student is trained or averaged.
+    On a GPU a process waits for the device only where it must look at a number: a step that is not finite is skipped
+    by the device itself, where the optimizer can (AdamW on whole networks) and nothing but the student is trained or
+    averaged.
 
     A step trains one network, the student or the critic whose turn it is: the others have no gradient.
 
@@ -80,7 +81,11 @@ class TrainingStep(TrainingState):
             self._kernels = compiled_kernels() if device.type == "cuda" else KERNELS
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and alone else None
         beside = bool(self.critics or objective.parameters() or objective.networks() or objective.phase_model(0))
-        self._skips = DeviceSkips(device) if self._stream and config.optimizer.name == "adamw" and not beside else None
+        skipping = config.optimizer.name == "adamw" and not beside and not self.engine.sharded
+        if device.type == "cuda" and skipping and accelerator.scaler is None:
+            self._skips = DeviceSkips(device)
+        else:
+            self._skips = None
         self._recorded: Recorded | None = None
         if compile == "graph" and self._skips is not None and self._stream is not None and not self._masks:
             self._recorded = Recorded(self._gradient, self.optimizer.zero_grad, self._stream)

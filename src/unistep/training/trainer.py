@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -26,6 +25,7 @@ from unistep.formats.snapshots import remove_snapshots_after, write_snapshot
 from unistep.objectives.protocol import Objective
 from unistep.runtime.interrupt import Interrupted, StopRequest
 from unistep.runtime.stalls import Watch
+from unistep.training.agreement import Agreement
 from unistep.training.compiled import gpu_arithmetic
 from unistep.training.config import Compile, TrainerConfig
 from unistep.training.engines import Engine
@@ -118,6 +118,7 @@ class Trainer(TrainingStep):
         # Weights of the beginning, until there is a checkpoint to go back to.
         self._initial: dict[str, Any] | None = None
         self.limits = limits
+        self._agreement = Agreement(accelerator)
         keep = max(config.keep_checkpoints, 2)  # one is there where the newest is damaged
         self._checkpoints = CheckpointWriter(folder / "checkpoints", keep, accelerator, self.engine)
 
@@ -182,7 +183,7 @@ class Trainer(TrainingStep):
                 due = self.step % c.checkpoint_every == 0 or self.step == c.steps
                 if self.evaluation and self.evaluation.due(self.step, c.steps):
                     due = True  # what was measured is not measured again, and the best model is the checkpoint's
-                    self.unmeasured = self._agree(stop.signal is not None)[0]
+                    self.unmeasured = self._agreement.any(stop.signal is not None)[0]
                     if not self.unmeasured:  # else there is no time: the resumed run does it
                         last += self._evaluate(self.evaluation, log)  # it is no time of training
                 if c.ema_lengths and (self.step % c.snapshot_every == 0 or self.step == end):
@@ -195,7 +196,8 @@ class Trainer(TrainingStep):
                     self._preview(log)
                     previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
-                stopped, over, failed = self._agree(
+                # All must leave the loop at the same step.
+                stopped, over, failed = self._agreement.any(
                     stop.signal is not None, self._time_is_up(), self._checkpoints.failed()
                 )
                 if failed:
@@ -236,7 +238,7 @@ class Trainer(TrainingStep):
     def _on_first(self, ask: Callable[[], bool]) -> bool:
         """Whether something is so on the first process: for all, where what follows needs all of them."""
         said = self.accelerator.is_main_process and ask()
-        return self._agree(said)[0] if self.engine.sharded else said
+        return self._agreement.any(said)[0] if self.engine.sharded else said
 
     def _end_phase(self) -> None:
         """Leaves the model of a phase that has ended, where the method has phases."""
@@ -364,13 +366,6 @@ class Trainer(TrainingStep):
 
     def _time_is_up(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def _agree(self, *flags: bool) -> list[bool]:
-        """Each is true on every process if it is on one: all must leave the loop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return list(flags)
-        numbers = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
-        return [bool(number) for number in self.accelerator.reduce(numbers, "sum").tolist()]  # pyright: ignore
 
     def _save(self) -> bool:
         """Writes a checkpoint; not of weights that are no numbers, which would push out the last good one.
