@@ -1,6 +1,6 @@
 """Two thousand malformed inputs over all commands: each is one line and exit code 2, in seconds and bounded memory.
 
-Nothing of an input is executed, and nothing half-written is left. A twentieth of them runs with the fast tests. Every
+Nothing of an input is executed, and nothing half-written is left. A fiftieth of them runs with the fast tests. Every
 input is drawn from its number, so that a failure can be had again: `FUZZ=KIND:NUMBER make test-fuzz`.
 """
 
@@ -54,7 +54,7 @@ KINDS: dict[str, tuple[Draw, int]] = {
     "devices and pipes": (fuzz_words.places, 130),
     "names": (fuzz_words.names, 60),
 }
-EVERY = 20
+EVERY = 50
 _OF_TORCH = (f"torchinductor_{getpass.getuser()}", ".ses")
 
 
@@ -246,7 +246,7 @@ def numbers_of(kind: str, few: bool) -> list[int]:
     return list(everything[::EVERY] if few else everything)
 
 
-def test_a_twentieth(good, worker, tmp_path, record_property):
+def test_a_fiftieth(good, worker, tmp_path, record_property):
     """In one test: each process that had a part would make the valid inputs again."""
     rows = [check(kind, numbers_of(kind, True), good, worker, tmp_path) for kind in KINDS]
     for row in rows:

@@ -106,7 +106,7 @@ OTHERS = {"tcm", "dmd2", *(name for name, row in METHODS.items() if row.config()
 
 # sCT differs from sCD by the velocity alone, CT from CD by the step, and iCT is CT with other numbers; the golden
 # losses pin what differs.
-LONGEST = ("sct", "ct", "ict")
+LONGEST = ("sct", "scd", "ct", "ict")
 NAMES = [n for n in METHODS if n not in ("edm", "pd", *OTHERS)]
 
 

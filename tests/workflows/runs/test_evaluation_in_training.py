@@ -258,6 +258,7 @@ def test_a_run_of_before_evaluations_is_the_same_run(a_run, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(start_script, a_run, measured, tmp_path):
     """An odd number of stretches, so that the shares differ; the first one alone writes."""
     few = EvaluationConfig(num_images=150, reference_images=90)
