@@ -18,7 +18,7 @@ from unistep.formats.model import LoadedModel
 from unistep.generation.images import Images
 from unistep.images.grid import grid, save_png, to_pil
 
-PER_CLASS = 8
+SHOWN, COLUMNS = 100, 10
 
 
 def draw(model: LoadedModel, classes: list[int], **options: Any) -> Images:
@@ -48,12 +48,10 @@ def row(name: str, images: Images, pictures: Path | None) -> str:
 
 
 def picture(model: LoadedModel, path: Path, **options: Any) -> None:
-    """Writes a grid with a column a class."""
-    classes = model.num_classes
-    images = draw(model, list(range(classes)) * PER_CLASS, **options)
-    pixels = grid(images.pixels, classes)
-    image = to_pil(pixels)
-    save_png(image.resize((image.width * 2, image.height * 2), 0), path)
+    """Writes a grid of samples, each of the next class, of three times their size."""
+    images = draw(model, [i % model.num_classes for i in range(SHOWN)], **options)
+    image = to_pil(grid(images.pixels, COLUMNS))
+    save_png(image.resize((image.width * 3, image.height * 3), 0), path)
 
 
 def quality(student: LoadedModel, teacher: LoadedModel, classes: list[int], pictures: Path | None) -> None:

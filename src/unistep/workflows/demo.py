@@ -7,6 +7,8 @@ from pathlib import Path
 from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_file, check_range, user_path
 
+COLUMNS = 10
+
 
 @dataclass(frozen=True)
 class DemoRow:
@@ -40,13 +42,13 @@ class Demo:
 
 @plain_arguments(empty=["output"])
 def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, seed: int = 0) -> Demo:
-    """Makes images of all classes in one and in two network evaluations, and by the teacher's 35.
+    """Makes images of the classes in one and in two network evaluations, and by the teacher's 35.
 
     All are made by the embedded models, each pair from the same noise, and timed; they are written as one picture.
 
     Args:
         output: picture to be written, a .png.
-        rows: number of images of each class.
+        rows: number of rows of ten images, each of the next class.
         seed: seed of the run; image i uses the random stream (seed, i).
 
     Returns:
@@ -69,17 +71,18 @@ def demo(*, output: str | os.PathLike[str] = "unistep-demo.png", rows: int = 5, 
             continue
         student, teacher = load(row.folder), load(EMBEDDED_MODELS[row.teacher].folder)
         classes = list(range(student.num_classes))
+        columns = min(len(classes), COLUMNS)
         for name, model, steps in (
             ("consistency model", student, 1),
             ("consistency model", student, 2),
             ("its teacher", teacher, 18),
         ):
             sample(model, num_images=1, steps=steps, progress=False)  # the first call prepares buffers
-            count = rows * len(classes)
+            count = rows * columns
             images = sample(model, num_images=count, steps=steps, class_labels=classes, seed=seed, progress=False)
             seconds = images.seconds or 0.0
             evaluations = f"{images.evaluations} evaluation{'s' * (images.evaluations > 1)}"
             title = f"{name}, {evaluations}: {seconds * 1000:.1f} ms an image"
-            panels.append(Panel(title, images.pixels, len(classes)))
+            panels.append(Panel(title, images.pixels, columns))
             timed.append(DemoRow(row.title, name, images.evaluations, seconds))
     return Demo(save_sheet(panels, user_path(output)), tuple(timed))
