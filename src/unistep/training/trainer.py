@@ -34,6 +34,7 @@ from unistep.training.guard import Diverged
 from unistep.training.limits import NO_LIMITS, Limits
 from unistep.training.log import RunLog
 from unistep.training.losses import of_network
+from unistep.training.previews import Previews
 from unistep.training.restore import newest_state, on_first
 from unistep.training.saving import CheckpointWriter
 from unistep.training.step import TrainingStep
@@ -41,7 +42,6 @@ from unistep.training.trackers import Trackers
 
 _log = logging.getLogger("unistep")
 
-_FIRST_PREVIEW = 30.0  # seconds
 _SAFE_LR = 1e-4  # most published models were trained with no more
 
 
@@ -111,7 +111,7 @@ class Trainer(TrainingStep):
             compile=compile,
             engine=engine,
         )
-        self.preview = preview if config.sample_every else None
+        self.previews = Previews(folder / "samples", config.steps, config.sample_every, preview)
         self.phase_done, self.evaluation = phase_done, evaluation
         self.settings, self.progress, self.deadline = settings or {}, progress, deadline
         self.trackers = trackers
@@ -137,7 +137,7 @@ class Trainer(TrainingStep):
         main = self.accelerator.is_main_process
         started = last = time.monotonic()
         before, begun, timed = self.seconds, self.step, 0
-        previewed = self.preview is None or any((self.folder / "samples").glob("*.png"))
+        previewed = self.previews.none or self.previews.any_there
         fast = self.accelerator.mixed_precision != "no"
         processes = self.accelerator.process_index, self.accelerator.num_processes
         with (
@@ -148,7 +148,8 @@ class Trainer(TrainingStep):
             gpu_arithmetic(self.accelerator.device, fast),
         ):
             log.write_settings(self.settings)
-            if self._on_first(lambda: self._due_preview() and not self._preview_path().exists()):
+            previews = self.previews
+            if self._on_first(lambda: previews.due(self.step) and not previews.path(self.step).exists()):
                 self._preview(log)  # the run was killed before it
             self._measure_again(log)
             while self.step < c.steps:
@@ -192,7 +193,8 @@ class Trainer(TrainingStep):
                     self._roll_back(log)
                     continue
                 since = time.monotonic() - started, self.step - begun
-                if self._on_first(lambda: stop.signal is None and self._due(previewed, *since)):  # noqa: B023
+                shown = previews.due(self.step) or (not previewed and previews.early(self.step, *since))
+                if self._on_first(lambda: shown and stop.signal is None):  # noqa: B023
                     self._preview(log)
                     previewed = True
                 # Asked after all that takes time, and in the last step too: a signal must not go unheard.
@@ -218,10 +220,10 @@ class Trainer(TrainingStep):
     def _preview(self, log: RunLog) -> None:
         """Makes a grid of samples, on the first process."""
         model = self._averaged_on_first()
-        if self.preview is not None and model is not None:
-            path = self._preview_path()
+        if self.previews.make is not None and model is not None:
+            path = self.previews.path(self.step)
             try:
-                self.preview(model, path)
+                self.previews.make(model, path)
             except UserError as error:  # of the images: training can do without them
                 _log.warning("%s: no samples of step %d: %s", self.title, self.step, error)
             except OSError as error:
@@ -245,42 +247,12 @@ class Trainer(TrainingStep):
         if self.phase_done is not None and (model := self._averaged_on_first()) is not None:
             self.phase_done(model, self.step, self.seconds)
 
-    def _preview_path(self) -> Path:
-        return self.folder / "samples" / f"step-{self.step:08d}.png"
-
-    def _due_preview(self) -> bool:
-        """Whether a grid belongs to the steps that are done."""
-        if self.preview is None or not self.accelerator.is_main_process:
-            return False
-        return self.step > 0 and (self.step % self.config.sample_every == 0 or self.step == self.config.steps)
-
-    def _due(self, previewed: bool, seconds: float, steps: int) -> bool:
-        """Whether a grid is due, a regular one or the first.
-
-        Args:
-            previewed: whether there is one already.
-            seconds: time since the run began.
-            steps: number of steps in that time.
-        """
-        return self._due_preview() or (not previewed and self._early(seconds, steps))
-
     def _measure_again(self, log: RunLog) -> None:
         """Makes the evaluation that a signal left no time for."""
         if self.evaluation and self.unmeasured:
             self.unmeasured = False
             self._evaluate(self.evaluation, log)
             self._save()
-
-    def _early(self, seconds: float, steps: int) -> bool:
-        """Whether a first grid is due because the regular one would let people wait for more than a minute.
-
-        Args:
-            seconds: time since the run began.
-            steps: number of steps in that time.
-        """
-        every = self.config.sample_every
-        left = min(every - self.step % every, self.config.steps - self.step)
-        return seconds > _FIRST_PREVIEW and left * seconds / steps > _FIRST_PREVIEW
 
     def _evaluate(self, evaluation: Evaluation, log: RunLog) -> float:
         """Measures the averaged model; returns the seconds that it took."""
