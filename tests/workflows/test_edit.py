@@ -17,6 +17,7 @@ from unistep.cli.main import main
 from unistep.core.pixels import psnr
 from unistep.editing.tasks import TASKS
 from unistep.errors import UserError
+from unistep.formats.embedded import EMBEDDED_MODELS
 from unistep.images.read import read_picture
 
 SIDE = 16
@@ -126,6 +127,15 @@ def test_a_teacher_by_name_or_loaded(here, model_folder, grey):
     named = edit(grey, ["a.png", "b.png"], "interpolate", teacher=teacher, **options)
     loaded = edit(grey, ["a.png", "b.png"], "interpolate", teacher=unistep.load(teacher), **options)
     assert torch.equal(named.frames, loaded.frames)
+
+
+@pytest.mark.parametrize("name", [row.name for row in EMBEDDED_MODELS.values() if row.teacher])
+def test_the_embedded_teacher_is_that_of_the_embedded_model(name):
+    two = unistep.sample(name, num_images=2, class_labels=[1, 2], progress=False)
+    options = {"frames": 1, "class_labels": [1]}
+    found = edit(name, two.pixels, "interpolate", teacher="embedded", **options)
+    named = edit(name, two.pixels, "interpolate", teacher=EMBEDDED_MODELS[name].teacher, **options)
+    assert torch.equal(found.frames, named.frames)
 
 
 # ------------------------------------------------------------------------------------------------------- results

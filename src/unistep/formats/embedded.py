@@ -45,6 +45,8 @@ class EmbeddedModel:
 _ROWS = (
     EmbeddedModel("mnist", "grey digits of 28x28 pixels", "MNIST digits", "mnist-teacher", "mnist-embedded"),
     EmbeddedModel("mnist-teacher", "grey digits of 28x28 pixels", "MNIST digits", "", "mnist-embedded"),
+    EmbeddedModel("emoji", "emoji in colour of 32x32 pixels", "Noto emoji", "emoji-teacher", "emoji"),
+    EmbeddedModel("emoji-teacher", "emoji in colour of 32x32 pixels", "Noto emoji", "", "emoji"),
 )
 
 EMBEDDED_MODELS: Mapping[str, EmbeddedModel] = MappingProxyType({row.name: row for row in _ROWS})

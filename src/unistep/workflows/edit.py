@@ -10,7 +10,7 @@ from unistep.arguments import plain_arguments
 from unistep.checks import MAX_SEED, check_one_of, check_range
 from unistep.editing.tasks import make_task
 from unistep.errors import UserError
-from unistep.formats.embedded import embedded_at
+from unistep.formats.embedded import EMBEDDED_MODELS, embedded_at
 from unistep.prepared.table import RuntimeName
 from unistep.workflows.models import EMBEDDED_TEACHER, ModelLike, as_model, open_any
 
@@ -70,7 +70,7 @@ def edit(
     """Edits images with a consistency model, without training.
 
     Images may be of any size and mode; `fit` chooses how they are brought to the model's size. Where they are larger
-    than the model's images, `fit="tiles"` keeps their size. The embedded model makes grey digits of 28x28 pixels only.
+    than the model's images, `fit="tiles"` keeps their size. The embedded models make digits and emoji only.
 
     Args:
         model: model folder, run directory, OpenAI .pt, name of an embedded model, or owner/name on the Hugging Face
@@ -161,7 +161,7 @@ def edit(
         "frames": frames,
         "fps": fps,
         "loop": loop or None,
-        "teacher": None if teacher is None else _opener(teacher),
+        "teacher": None if teacher is None else lambda device: _teacher(teacher, ready.model, device),
         "degrade": degrade or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
@@ -229,15 +229,16 @@ def _task(
     return OperatorTask(operators=operators, measurement=measurement, **given)
 
 
-def _opener(teacher: "str | os.PathLike[str] | LoadedModel") -> "Callable[[torch.device], LoadedModel]":
-    """Returns a function that opens the teacher of an interpolation on the model's device."""
-
-    def open_teacher(device: "torch.device") -> "LoadedModel":
-        if isinstance(teacher, str | os.PathLike):
-            return open_any(EMBEDDED_TEACHER if teacher == "embedded" else teacher, device)
+def _teacher(
+    teacher: "str | os.PathLike[str] | LoadedModel", model: "LoadedModel", device: "torch.device"
+) -> "LoadedModel":
+    """Opens the teacher of an interpolation on the model's device."""
+    if not isinstance(teacher, str | os.PathLike):
         return teacher
-
-    return open_teacher
+    if teacher != "embedded":
+        return open_any(teacher, device)
+    row = embedded_at(model.path)
+    return open_any(EMBEDDED_MODELS[row.teacher].folder if row and row.teacher else EMBEDDED_TEACHER, device)
 
 
 def _advice(model: "LoadedModel") -> str:
