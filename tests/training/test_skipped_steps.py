@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -326,7 +327,7 @@ def test_images_that_are_no_numbers_do_not_end_the_run(trainer, caplog, monkeypa
     def preview(model, path):
         raise UserError("the images are not finite; give fp32")
 
-    run.preview = preview
+    run.previews = replace(run.previews, make=preview)
     run.run()
     assert [m for m in caplog.messages if "the images are not finite" in m][0].startswith(
         "train: no samples of step 4:"
