@@ -1,4 +1,4 @@
-"""Short trainings of a teacher of CIFAR-10, one for each choice of the recipe `cifar10-cpu`
+"""Short trainings of a teacher of CIFAR-10, one for each choice of the recipe `cifar10-cpu`.
 
     python benchmarks/short_runs.py --data cifar10 --minutes 5 --write docs/cifar10.md
 
@@ -13,7 +13,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from marked_page import marked_page
@@ -34,46 +35,40 @@ BASE = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice: its name, what it is about, and its flags."""
+    """A choice: its name, what it is about, and the keys of the recipe that it changes."""
 
     name: str
     about: str
-    flags: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> list[str]:
-        """Words of a command line: the flags of every row, and those of this one in their place."""
-        own = dict(zip(self.flags[::2], self.flags[1::2], strict=True))
-        return [word for flag in ({f"--{key}": value for key, value in BASE.items()} | own).items() for word in flag]
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 CHOICES = (
     Choice("recipe", "the recipe, batches of 64"),
-    Choice("narrow", "64 and 128 channels", ("--network.block-out-channels", "[64,128]")),
-    Choice("wide", "128 and 256 channels", ("--network.block-out-channels", "[128,256]")),
-    Choice("deep", "2 layers a resolution", ("--network.layers-per-block", "2")),
-    Choice("no-attention", "no attention", ("--network.add-attention", "false")),
+    Choice("narrow", "64 and 128 channels", {"network.block-out-channels": "[64,128]"}),
+    Choice("wide", "128 and 256 channels", {"network.block-out-channels": "[128,256]"}),
+    Choice("deep", "2 layers a resolution", {"network.layers-per-block": "2"}),
+    Choice("no-attention", "no attention", {"network.add-attention": "false"}),
     Choice(
         "patch-4",
         "patches of 4, 128 and 256 channels",
-        ("--network.patch-size", "4", "--network.block-out-channels", "[128,256]"),
+        {"network.patch-size": "4", "network.block-out-channels": "[128,256]"},
     ),
-    Choice("batch-32", "batches of 32", ("--teacher.batch-size", "32")),
-    Choice("batch-16", "batches of 16", ("--teacher.batch-size", "16")),
-    Choice("batch-128", "batches of 128", ("--teacher.batch-size", "128")),
+    Choice("batch-32", "batches of 32", {"teacher.batch-size": "32"}),
+    Choice("batch-16", "batches of 16", {"teacher.batch-size": "16"}),
+    Choice("batch-128", "batches of 128", {"teacher.batch-size": "128"}),
     Choice(
         "narrow-32",
         "64 and 128 channels, batches of 32",
-        ("--network.block-out-channels", "[64,128]", "--teacher.batch-size", "32"),
+        {"network.block-out-channels": "[64,128]", "teacher.batch-size": "32"},
     ),
-    Choice("lr-half", "learning rate 5e-4", ("--teacher.optimizer.lr", "5e-4")),
-    Choice("lr-double", "learning rate 2e-3", ("--teacher.optimizer.lr", "2e-3")),
+    Choice("lr-half", "learning rate 5e-4", {"teacher.optimizer.lr": "5e-4"}),
+    Choice("lr-double", "learning rate 2e-3", {"teacher.optimizer.lr": "2e-3"}),
     Choice(
         "noise",
         "P_mean -0.8, P_std 1.4",
-        ("--teacher.objective.P_mean", "-0.8", "--teacher.objective.P_std", "1.4"),
+        {"teacher.objective.P_mean": "-0.8", "teacher.objective.P_std": "1.4"},
     ),
-    Choice("no-classes", "no class labels", ("--use-labels", "false")),
+    Choice("no-classes", "no class labels", {"use-labels": "false"}),
 )
 
 
@@ -83,7 +78,8 @@ def train(choice: Choice, folder: Path, arguments: argparse.Namespace) -> dict[s
     if record.exists():
         return json.loads(record.read_text())
     command = [sys.executable, "-m", "unistep", "train", RECIPE, "--output", str(folder), "--data", arguments.data]
-    command += ["--threads", "1", "--max-minutes", str(arguments.minutes), "--no-progress", *choice.words]
+    command += ["--threads", "1", "--max-minutes", str(arguments.minutes), "--no-progress"]
+    command += [word for key, value in (BASE | dict(choice.keys)).items() for word in (f"--{key}", value)]
     with folder.with_suffix(".log").open("w") as log:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -81,11 +81,9 @@ class TrainingStep(TrainingState):
             self._kernels = compiled_kernels() if device.type == "cuda" else KERNELS
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and alone else None
         beside = bool(self.critics or objective.parameters() or objective.networks() or objective.phase_model(0))
-        skipping = config.optimizer.name == "adamw" and not beside and not self.engine.sharded
-        if device.type == "cuda" and skipping and accelerator.scaler is None:
-            self._skips = DeviceSkips(device)
-        else:
-            self._skips = None
+        whole = not (beside or self.engine.sharded or accelerator.scaler)
+        skipping = device.type == "cuda" and config.optimizer.name == "adamw" and whole
+        self._skips = DeviceSkips(device) if skipping else None
         self._recorded: Recorded | None = None
         if compile == "graph" and self._skips is not None and self._stream is not None and not self._masks:
             self._recorded = Recorded(self._gradient, self.optimizer.zero_grad, self._stream)
