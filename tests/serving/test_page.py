@@ -124,6 +124,28 @@ def test_every_task_gives_results(open_page):
         assert page.get_by_role("alert").is_hidden(), task
 
 
+def test_a_tab_chosen_before_the_models_are_there_opens_with_them(open_page):
+    page = open_page()
+    held = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()
+    page.click("#tab-compare")
+    page.click("#tab-walk")
+    assert page.get_attribute("#tab-walk", "aria-selected") == "true"
+    held[0].continue_()
+    until(page, "document.querySelector('#panel .time')?.textContent.includes('frames in')")
+
+
+def test_tabs_without_models_keep_the_reason_in_sight(open_page):
+    page = open_page(expected="500")
+    page.route("**/v1/models", lambda route: route.fulfill(status=500, body="{}"))
+    page.reload()
+    until(page, "!document.querySelector('#notice').hidden")
+    for tab in ("edit", "walk", "compare", "make"):
+        page.click(f"#tab-{tab}")
+        assert "500" in page.get_by_role("alert").inner_text()
+
+
 def test_the_result_follows_the_brush(open_page):
     page = open_page()
     page.click("#tab-edit")

@@ -39,7 +39,7 @@ export function editTab(app, given = {}) {
   const time = h("p", { class: "time", role: "status" });
   const slider = h("div", {});
   const easel = h("div", { class: "easel" }, base, mask);
-  let running = null, waiting = false, guessed = null, colour = "#ffffff", erase = false, last = null, empty = true, latest = [];
+  let running = null, waiting = false, guessed = null, colour = "#ffffff", erase = false, last = null, empty = true, latest = [], left = false;
 
   const tool = () => TASKS.find(([name]) => name === state.task)[2];
 
@@ -62,6 +62,7 @@ export function editTab(app, given = {}) {
   async function take(url, marks, label = null) {
     try {
       const image = await loaded(url), marked = marks ? await loaded(marks) : null;
+      if (left) return;
       clear();
       const side = Math.min(image.naturalWidth / model.width, image.naturalHeight / model.height);
       const [w, t] = [model.width * side, model.height * side];
@@ -275,5 +276,5 @@ export function editTab(app, given = {}) {
   clear();
   drawTools();
   if (picture) take(picture, given.picture ? "" : marks, given.picture ? null : label); else random();
-  return { element, leave: () => { running?.abort(); document.removeEventListener("paste", pasted); } };
+  return { element, leave: () => { left = true; running?.abort(); document.removeEventListener("paste", pasted); } };
 }

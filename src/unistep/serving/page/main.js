@@ -24,17 +24,19 @@ const app = {
     current?.leave();
     app.state.tab = tab;
     for (const button of document.querySelectorAll("[role=tab][data-tab]")) {
-      const chosen = button.dataset.tab === tab;
-      button.setAttribute("aria-selected", String(chosen));
-      button.tabIndex = chosen ? 0 : -1;
+      const own = button.dataset.tab === tab;
+      button.setAttribute("aria-selected", String(own));
+      button.tabIndex = own ? 0 : -1;
     }
     $("panel").setAttribute("aria-labelledby", `tab-${tab}`);
+    // Before the models are there, a tab is only chosen: start() opens it.
+    if (!app.models.length) { chosen = tab; return; }
     notice("");
     current = TABS[tab](app, given);
     $("panel").replaceChildren(current.element);
   },
 };
-let current = null, language = LANGUAGES[0];
+let current = null, chosen = null, language = LANGUAGES[0];
 const HERE = location.href.split("#")[0], BASE = new URL(".", HERE).href.slice(0, -1);
 
 function packed(state) {
@@ -104,7 +106,7 @@ async function start() {
       app.open(app.state.tab);
     });
   }
-  app.open(app.state.tab);
+  app.open(chosen ?? app.state.tab);
 }
 
 start();
