@@ -44,7 +44,7 @@ def test_warmup_and_cosine_multiply():
     assert config.lr_at(4, 10) == pytest.approx(0.5 * (1 + math.cos(0.4 * math.pi)) / 2)
 
 
-@pytest.mark.parametrize("name", ["radam", "adamw"])
+@pytest.mark.parametrize("name", ["radam", "adamw", "muon"])
 def test_first_step(name):
     """RAdam's first steps are momentum without the second moment: lr * gradient; AdamW's are lr * sign."""
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))

@@ -49,6 +49,21 @@ def test_shards_hold_a_part_and_gather_the_weights_for_every_evaluation(counted)
     assert found.step_seconds["update"] == pytest.approx(SPEED.update / 4)
 
 
+def test_products_of_the_optimizer_are_not_shared(counted):
+    found = stage_plan(counted, 4, "fsdp", replace(SPEED, directions=0.002), Gathered(0, 0))
+    assert found.step_seconds["update"] == pytest.approx(SPEED.update / 4 + 0.002)
+
+
+def test_muon_keeps_less_and_computes_more():
+    network = TINY | {"block_out_channels": [64, 64]}
+    adamw, muon = (
+        unistep.plan("mnist-quick", gpu="H100", network=network, teacher={"optimizer": {"name": name}}).stages[0]
+        for name in ("adamw", "muon")
+    )
+    assert 0.5 < muon.memory["optimizer"] / adamw.memory["optimizer"] < 0.6
+    assert muon.step_seconds["update"] > adamw.step_seconds["update"]
+
+
 def test_the_backward_pass_hides_what_fits_beside_it(counted):
     found = stage_plan(counted, 4, "ddp", Speed(0.01, 0.001, 1e9, 1.0), Gathered(0, 0))
     assert found.step_seconds["exchange"] == 0.0

@@ -248,5 +248,5 @@ def test_a_dry_run_is_an_estimate(quick, tmp_path):
     values = found.to_dict()
     assert json.loads(json.dumps(values))["stages"][1]["name"] == "student"
     assert values["stages"][0]["parameters"] == found.stages[0].parameters
-    for words in ("easy consistency", "images a second", "in all", "optimizer, two moments"):
+    for words in ("easy consistency", "images a second", "in all", "optimizer, its moments"):
         assert words in str(found) and words in found._repr_html_()

@@ -22,9 +22,9 @@ class OptimizerConfig:
     """The optimizer and its learning rate.
 
     Args:
-        name: optimizer: "radam" (the consistency-model papers') or "adamw".
+        name: optimizer: "radam" (the consistency-model papers'), "adamw", or "muon", which learns more from each image.
         lr: peak learning rate.
-        betas: decay rates of the averages of the gradient and of its square.
+        betas: decay rates of the averages of the gradient and of its square; "muon" goes well with 0.95 as the first.
         eps: number added to the root of the average square.
         weight_decay: decoupled weight decay.
         warmup_steps: number of steps in which the learning rate rises linearly to `lr`.
@@ -38,7 +38,7 @@ class OptimizerConfig:
         UserError: a value is out of range.
     """
 
-    name: Literal["radam", "adamw"] = "radam"
+    name: Literal["radam", "adamw", "muon"] = "radam"
     lr: float = 4e-4
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8

@@ -5,7 +5,8 @@ FakeTensorMode): the evaluations of the method are the ones that are counted, an
 trained in turn, FLOPs are the mean over the steps, and memory is that of the step that takes most.
 
     FLOPs        2 x MACs of convolutions, matrix products and attention; everything else is small beside them
-    memory       fp32 weights, gradients, two moments, averages, the other networks, and what the backward pass keeps
+    memory       fp32 weights, gradients, the optimizer's moments, averages, the other networks, and what the backward
+                 pass keeps
 
 The backward pass of convolutions and matrix products takes twice the FLOPs of the forward pass. What it keeps grows
 linearly with the micro-batch, beside the weights that autocast has cast, so it is counted for one image and for two.
@@ -28,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unistep.config import RunConfig
 from unistep.core.random import ImageRandom
 from unistep.networks.block import blocks_of
+from unistep.training.optimizer import moments_of, update_flops
 from unistep.workflows.estimate.design import build_parts
 from unistep.workflows.estimate.measure import AVERAGES, OPTIMIZER, Memory, Parts, turns
 from unistep.workflows.runs.design import ImageKind, StageDesign
@@ -53,10 +55,12 @@ class Flops:
     Args:
         evaluation: FLOPs of one network evaluation.
         parts: FLOPs of a training step by purpose.
+        update: FLOPs of an update of the weights, once a step.
     """
 
     evaluation: int
     parts: dict[str, int]
+    update: int = 0
 
     @property
     def total(self) -> int:
@@ -125,14 +129,18 @@ def count(
     parameters, averages = _size(parts.student), len(design.stage.ema_decays) + len(design.stage.ema_lengths)
     critics = [_size(critic.network) for critic in parts.objective.critics().values()]
     sizes = {"weights": parameters, "gradients": max([parameters, *critics])}  # of one network at a time
-    sizes |= {OPTIMIZER: 2 * (parameters + sum(critics)), AVERAGES: averages * parameters}
+    trained = [parts.student, *(critic.network for critic in parts.objective.critics().values())]
+    optimizer = design.stage.optimizer.name
+    moments = sum(moments_of(p, optimizer) * p.numel() for one in trained for p in one.parameters())
+    update = sum(update_flops(p, optimizer) for p in parts.student.parameters())
+    sizes |= {OPTIMIZER: moments, AVERAGES: averages * parameters}
     sizes |= {name: _size(network) for name, network in parts.others.items()}
     beside = sum(tensor.numel() for tensor in parts.objective.state_dict().values())  # a target's, or a critic's
     copied = parameters + beside + sizes[OPTIMIZER] + sizes[AVERAGES]
     of_one, of_two = max(kept, key=lambda bytes_: bytes_[1])
     return (
         type(parts.student.network).__name__,
-        Flops(evaluation, {name: round(n) for name, n in total.items() if n}),
+        Flops(evaluation, {name: round(n) for name, n in total.items() if n}, update),
         Memory(
             {name: FP32 * n for name, n in sizes.items()}, max(0, 2 * of_one - of_two), of_two - of_one, FP32 * copied
         ),

@@ -72,7 +72,13 @@ def planned(
         rate = row.tflops[precision] * 1e12 * (UTILIZATION if utilization is None else utilization)
         link = LINK_SHARE * (row.link if nodes == 1 else min(row.link, row.network))
         speeds = [
-            Speed(one.flops.total / rate, update_bytes(one) / (MEMORY_SHARE * row.bandwidth), link, OVERLAP)
+            Speed(
+                one.flops.total / rate,
+                update_bytes(one) / (MEMORY_SHARE * row.bandwidth),
+                link,
+                OVERLAP,
+                one.flops.update / rate,
+            )
             for one in counted
         ]
         share = UTILIZATION if utilization is None else utilization

@@ -224,7 +224,7 @@ def _batch(stage: StageEstimate) -> str:
 
 def _memory_label(part: str) -> str:
     networks = {name: f"{name} network" for name in ("target", "teacher", "critic")}
-    return {OPTIMIZER: "optimizer, two moments", **networks}.get(part, part)
+    return {OPTIMIZER: "optimizer, its moments", **networks}.get(part, part)
 
 
 def _memory_cell(stage: StageEstimate, part: str) -> str:

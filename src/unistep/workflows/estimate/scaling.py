@@ -41,12 +41,14 @@ class Speed:
         update: seconds of an update of all weights.
         exchange: bytes a second that each device sends.
         overlap: share of forward and backward pass beside which bytes travel.
+        directions: seconds of an optimizer's products, which every device makes of whole matrices.
     """
 
     passes: float
     update: float
     exchange: float
     overlap: float
+    directions: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,11 @@ def stage_plan(
     passes = config.accumulation * micro * speed.passes
     travel = exchange / speed.exchange if exchange else 0.0
     hidden = speed.overlap * (passes if sharded else micro * speed.passes)
-    seconds = {"forward and backward": passes, "exchange": max(0.0, travel - hidden), "update": speed.update / share}
+    seconds = {
+        "forward and backward": passes,
+        "exchange": max(0.0, travel - hidden),
+        "update": speed.update / share + speed.directions,
+    }
     return StagePlan(stage.name, micro, memory, exchange, seconds, stage.images, config.batch_size, 0 if peak else copy)
 
 
