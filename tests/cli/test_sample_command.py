@@ -392,3 +392,11 @@ def test_errors_leave_an_old_file(refused, here, consistency):
     refused([*ONE, consistency, "--sigmas", "80,90"], "descend")
     refused([*ONE, "nowhere"], "nowhere")
     assert (here / "samples.png").read_text() == "old"
+
+
+def test_guidance_of_a_diffusion_model(run, saved, here):
+    teacher = saved("diffusion", null_label=3, num_class_embeds=4)
+    done = run("sample", str(teacher), "--num-images", 2, "--guidance", 2, "--steps", 1, "--output", "a.png")
+    assert done.code == 0, done.err
+    done = run("sample", "--num-images", 2, "--guidance", 2)
+    assert done.code == 2 and "--guidance 2" in done.err and "null class" in done.err

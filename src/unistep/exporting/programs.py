@@ -127,7 +127,8 @@ class SamplerProgram(Program):
     def __init__(self, denoiser: nn.Module, shape: tuple[int, int, int], num_classes: int, plan: Plan) -> None:
         super().__init__(denoiser, shape, num_classes)
         self.plan = plan
-        self.draws = _count_draws(lambda noise: plan.sample(_nothing, torch.zeros(1, 1, 1, 1), None, noise)) + 1
+        first, label = torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
+        self.draws = _count_draws(lambda noise: plan.sample(_nothing, first, label, noise)) + 1
 
     def own_inputs(self) -> tuple[Port, ...]:
         return (_noise_port(self.draws, self.shape),)

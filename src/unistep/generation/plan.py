@@ -17,6 +17,7 @@ from unistep.core.random import LABELS, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo
 from unistep.samplers.consistency import check_sigmas, sample_multistep, sigmas_from_indices
+from unistep.samplers.guidance import Guided
 from unistep.samplers.jumps import sample_jumps
 from unistep.samplers.noise_source import NoiseSource
 from unistep.samplers.ode import Churn, noise_levels
@@ -116,9 +117,11 @@ class DiffusionPlan:
         s_churn: total churn, see `unistep.samplers.ode.Churn`; 0 is none.
         s_min, s_max: noise levels between which churn happens; None is no upper bound.
         s_noise: standard deviation of the noise of the churn.
+        guidance: scale of classifier-free guidance; 1 is none.
+        null_label: class that stands for none, which guidance needs.
 
     Raises:
-        UserError: there is no such solver, or it has no churn.
+        UserError: there is no such solver, or it has no churn; guidance without a null class, or below 1.
     """
 
     solver: str = "heun"
@@ -131,16 +134,21 @@ class DiffusionPlan:
     s_min: float = 0.0
     s_max: float | None = None
     s_noise: float = 1.0
+    guidance: float = 1.0
+    null_label: int | None = None
 
     def __post_init__(self) -> None:
+        check_range("guidance", self.guidance, 1.0, 1000.0)
+        if self.guidance != 1 and self.null_label is None:
+            raise _no_guidance(self.guidance)
         if self.s_churn and not find_solver(self.solver).churns:
             raise _no_churn("s_churn", self.solver)
         find_solver(self.solver)
 
     @property
     def nfe(self) -> int:
-        """Network evaluations an image."""
-        return find_solver(self.solver).evaluations(self.steps)
+        """Network evaluations an image; with guidance two in each evaluation of the solver."""
+        return find_solver(self.solver).evaluations(self.steps) * (1 if self.guidance == 1 else 2)
 
     def sample(self, denoiser: Denoiser, noise: Tensor, labels: Tensor | None, random: NoiseSource) -> Tensor:
         """Images in [-1, 1] from unit noise."""
@@ -149,6 +157,8 @@ class DiffusionPlan:
         if self.s_churn:
             s_max = math.inf if self.s_max is None else self.s_max
             more["churn"] = Churn(random, self.s_churn, self.s_min, s_max, self.s_noise)
+        if self.guidance != 1 and self.null_label is not None:
+            denoiser = Guided(denoiser, self.guidance, self.null_label)
         return solver.function()(
             denoiser,
             noise,
@@ -243,7 +253,8 @@ def make_plan(
         rho: exponent of a diffusion model's noise grid; None is the model's.
         s_churn, s_min, s_max, s_noise: churn of a diffusion model's solver, see `DiffusionPlan`.
         gamma: share of fresh noise between the jumps of a flow map; None is the model's own.
-        guidance: scale of guidance of a model that has an input for it; None is the model's own.
+        guidance: scale of guidance of a flow map that has an input for it, or of a diffusion model that has a null
+            class; None is the model's own, or none.
 
     Raises:
         UserError: more than one of `steps`, `timesteps`, `sigmas`; one that is not for this kind of model or this
@@ -264,16 +275,16 @@ def make_plan(
     given = {name: value for name, value in of_solver.items() if value is not None}
     if gamma is not None and not info.flow_map:
         raise UserError(f"`gamma` {gamma:g} is for flow maps; this is another model", "leave it out")
-    if guidance is not None and (info.guidance_scale is None or not info.flow_map):
-        raise UserError(
-            f"`guidance` {guidance:g} is for flow maps with an input for it; this model has none", "leave it out"
-        )
+    if guidance is not None and info.kind != "diffusion" and (info.guidance_scale is None or not info.flow_map):
+        raise _no_guidance(guidance)
     if info.kind == "diffusion":
         if timesteps is not None or sigmas is not None:
             raise UserError("`timesteps` and `sigmas` are for consistency models", "for a diffusion model give `steps`")
         plan = default_plan(info, steps)
         assert isinstance(plan, DiffusionPlan)
         _check_churn(solver or plan.solver, churn)
+        if guidance is not None:
+            given |= {"guidance": guidance, "null_label": info.null_label}
         if s_max == math.inf:  # which JSON does not have
             given["s_max"] = None
         plan = dataclasses.replace(plan, **given, clip=info.clip if clip is None else clip)
@@ -302,6 +313,14 @@ def _of_map(info: ModelInfo, plan: ConsistencyPlan) -> ConsistencyPlan:
     if not info.flow_map:
         return plan
     return JumpPlan(plan.sigmas, plan.sigma_min, plan.sigma_max, plan.clip, gamma=info.gamma)
+
+
+def _no_guidance(scale: float) -> UserError:
+    return UserError(
+        f"`guidance` {scale:g} is for flow maps with an input for it, and for diffusion models with a null class, "
+        f"trained with label dropout; this model has neither",
+        "leave it out",
+    )
 
 
 def _no_churn(name: str, solver: str) -> UserError:

@@ -47,6 +47,8 @@ def evaluate(
     s_min: float | None = None,
     s_max: float | None = None,
     s_noise: float | None = None,
+    gamma: float | None = None,
+    guidance: float | None = None,
     class_labels: int | str | Sequence[int] | Sequence[int | str] | None = None,
     seed: int | None = None,
     batch_size: int = 64,
@@ -93,6 +95,10 @@ def evaluate(
         s_min: lowest noise level with churn; default: 0.
         s_max: highest noise level with churn; default: no limit.
         s_noise: standard deviation of the noise of the churn; default: 1.
+        gamma: share of fresh noise between the jumps of a flow map, from 0 (none) to 1 (all, as of a consistency
+            model); default: the model's own.
+        guidance: scale of guidance from 1 (none) up, of a flow map that has an input for it, or of a diffusion model
+            that has a null class, which takes two evaluations in place of one; default: the model's own, or 1.
         class_labels: class of all images of a model, or a list as 0,1,2 that is repeated; numbers, or names that the
             model has for its classes; default: drawn from the seed.
         seed: seed of a model's images; image i uses the random stream (seed, i); default: 0.
@@ -158,6 +164,8 @@ def evaluate(
         s_min=s_min,
         s_max=s_max,
         s_noise=s_noise,
+        gamma=gamma,
+        guidance=guidance,
         class_labels=class_labels,
         seed=seed,
         batch_size=batch_size,

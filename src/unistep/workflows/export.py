@@ -156,8 +156,8 @@ def export(
         clip: clamp the outputs of the model to [-1, 1] in every step of a sampler; default: the model's own way.
         gamma: share of fresh noise between the jumps of a flow map's sampler, from 0 (none) to 1 (all, as of a
             consistency model); default: the model's own.
-        guidance: scale of guidance of the sampler of a flow map that has an input for it, from 1 (none) up; default:
-            the model's own.
+        guidance: scale of guidance from 1 (none) up, of the sampler of a flow map that has an input for it, or of a
+            diffusion model that has a null class; default: the model's own, or 1.
         dtype: precision of the weights.
         opset: version of ONNX's operators; default: 18.
         batches: sizes of the batches that are compared.

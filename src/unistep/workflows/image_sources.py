@@ -59,7 +59,8 @@ class Sampling:
 
     Args:
         num_images: number of images.
-        steps, timesteps, sigmas, solver, clip, rho, s_churn, s_min, s_max, s_noise: choice of the sampler.
+        steps, timesteps, sigmas, solver, clip, rho, s_churn, s_min, s_max, s_noise, gamma, guidance: choice of
+            the sampler.
         class_labels: class of all images, or a list that is repeated; None draws them from the seed.
         seed: seed of the images; image i uses the stream (seed, i); None is 0.
         batch_size: number of images computed at once on an accelerator.
@@ -79,6 +80,8 @@ class Sampling:
     s_min: float | None = None
     s_max: float | None = None
     s_noise: float | None = None
+    gamma: float | None = None
+    guidance: float | None = None
     class_labels: ClassLabels = None
     seed: int | None = None
     batch_size: int = 64
@@ -88,6 +91,7 @@ class Sampling:
 
 
 _OF_PLAN = ("steps", "timesteps", "sigmas", "solver", "clip", "rho", "s_churn", "s_min", "s_max", "s_noise")
+_OF_PLAN += ("gamma", "guidance")
 _MODELS_ALONE = (*_OF_PLAN, "class_labels", "seed", "dtype", "runtime")
 
 

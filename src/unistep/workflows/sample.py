@@ -84,7 +84,8 @@ def sample(
         s_noise: standard deviation of the noise of the churn; default: 1.
         gamma: share of fresh noise between the jumps of a flow map, from 0 (none) to 1 (all, as of a consistency
             model); default: the model's own.
-        guidance: scale of guidance of a flow map that has an input for it, from 1 (none) up; default: the model's own.
+        guidance: scale of guidance from 1 (none) up, of a flow map that has an input for it, or of a diffusion model
+            that has a null class, which takes two evaluations in place of one; default: the model's own, or 1.
         class_labels: class of all images, or a list as 0,1,2 that is repeated; numbers, or names that the model has for
             its classes; default: drawn from the seed.
         seed: seed of the run; image i uses the random stream (seed, i).
