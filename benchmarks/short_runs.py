@@ -3,9 +3,10 @@
     python benchmarks/short_runs.py --data cifar10 --minutes 5 --write docs/cifar10.md
 
 Every row trains the recipe's teacher with the flags of the row for as many minutes of one thread, whatever they buy:
-more images of a small network or fewer of a large one. Batches are of 64 images, and the learning rate rises in 100
-steps. Then 1,000 samples in 17 evaluations (Heun, 9 steps) are compared with the first 5,000 training images by the
-features of EfficientNet-Lite0. Runs and numbers are kept below --output: an interrupted command goes on where it was.
+more images of a small network or fewer of a large one. Where the row does not say otherwise, networks have 96 and 192
+channels and batches 64 images, and AdamW's learning rate rises in 100 steps. Then 1,000 samples in 17 evaluations
+(Heun, 9 steps) are compared with the first 5,000 training images by the features of EfficientNet-Lite0. Runs and
+numbers are kept below --output: an interrupted command goes on where it was.
 """
 
 import argparse
@@ -25,12 +26,17 @@ from unistep.data import ImageDataset
 RECIPE = "cifar10-cpu"
 STEPS = 9
 BASE = {
+    "network.block-out-channels": "[96,192]",
     "teacher.steps": "1000000",
     "teacher.batch-size": "64",
+    "teacher.optimizer.name": "adamw",
+    "teacher.optimizer.betas": "[0.9,0.99]",
     "teacher.optimizer.warmup-steps": "100",
     "teacher.sample-every": "0",
     "teacher.log-every": "1",
 }
+NARROW = {"network.block-out-channels": "[64,128]"}
+MUON = {"teacher.optimizer.name": "muon", "teacher.optimizer.betas": "[0.95,0.99]"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Choice:
 
 
 CHOICES = (
-    Choice("recipe", "the recipe, batches of 64"),
-    Choice("narrow", "64 and 128 channels", {"network.block-out-channels": "[64,128]"}),
+    Choice("recipe", "96 and 192 channels, AdamW, batches of 64"),
+    Choice("narrow", "64 and 128 channels", NARROW),
     Choice("wide", "128 and 256 channels", {"network.block-out-channels": "[128,256]"}),
     Choice("deep", "2 layers a resolution", {"network.layers-per-block": "2"}),
     Choice("no-attention", "no attention", {"network.add-attention": "false"}),
@@ -56,11 +62,15 @@ CHOICES = (
     Choice("batch-32", "batches of 32", {"teacher.batch-size": "32"}),
     Choice("batch-16", "batches of 16", {"teacher.batch-size": "16"}),
     Choice("batch-128", "batches of 128", {"teacher.batch-size": "128"}),
+    Choice("narrow-32", "64 and 128 channels, batches of 32", NARROW | {"teacher.batch-size": "32"}),
+    Choice("muon-32", "Muon, 64 and 128 channels, batches of 32", MUON | NARROW | {"teacher.batch-size": "32"}),
+    Choice("muon-64", "Muon, 64 and 128 channels, batches of 64", MUON | NARROW),
     Choice(
-        "narrow-32",
-        "64 and 128 channels, batches of 32",
-        {"network.block-out-channels": "[64,128]", "teacher.batch-size": "32"},
+        "muon-lr-double",
+        "Muon, learning rate 2e-3, 64 and 128 channels, batches of 32",
+        MUON | NARROW | {"teacher.batch-size": "32", "teacher.optimizer.lr": "2e-3"},
     ),
+    Choice("muon-wide", "Muon, batches of 32", MUON | {"teacher.batch-size": "32"}),
     Choice("lr-half", "learning rate 5e-4", {"teacher.optimizer.lr": "5e-4"}),
     Choice("lr-double", "learning rate 2e-3", {"teacher.optimizer.lr": "2e-3"}),
     Choice(
