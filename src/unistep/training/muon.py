@@ -16,7 +16,7 @@ classes, are moved by AdamW.
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,21 +95,19 @@ class Muon(torch.optim.Optimizer):
     def _move_matrices(self, matrices: list[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
         """Moves matrices of one shape, whose iterations are batched products."""
         beta, lr = group["betas"][0], group["lr"]
-        gradients = [p.grad for p in matrices]
-        averages = []
+        ahead = []
         for p in matrices:
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
-            averages.append(self.state[p]["exp_avg"])
-        torch._foreach_lerp_(averages, gradients, 1 - beta)
-        ahead = torch._foreach_lerp(gradients, averages, beta)
+            average = self.state[p]["exp_avg"]
+            average.lerp_(p.grad, 1 - beta)
+            ahead.append(torch.lerp(cast(Tensor, p.grad), average, beta))
         fast = pick_precision("auto", ahead[0].device) == "bf16"
         whole = torch.stack([_whole(u).reshape(shape) for u in ahead])
         directions = orthogonal(whole, torch.bfloat16 if fast else torch.float32)
-        torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
         size = -0.2 * lr * math.sqrt(max(shape))
         for p, direction in zip(matrices, directions, strict=True):
-            p.add_(_part(direction.to(p.dtype).reshape(p.shape), p), alpha=size)
+            p.mul_(1 - lr * group["weight_decay"]).add_(_part(direction.to(p.dtype).reshape(p.shape), p), alpha=size)
 
     def _move_rest(self, rest: list[Tensor], group: dict[str, Any]) -> None:
         """Moves what is no matrix as AdamW does."""
