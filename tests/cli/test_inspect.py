@@ -39,7 +39,7 @@ def test_the_embedded_model(run: Any):
     assert table_of(outcome.out) == {
         "format": f"model folder, fp16, {weights / 1e6:.1f} MB",
         "kind": "consistency model: an image in one network evaluation",
-        "trained by": "easy consistency tuning (ECT), guidance 1.75",
+        "trained by": "easy consistency tuning (ECT), guidance 1.6",
         "images": "28x28, grey",
         "classes": "10",
         "network": "PatchedUNet, 2,814,212 parameters",
