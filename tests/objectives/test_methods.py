@@ -79,7 +79,7 @@ def test_the_models_that_ship_say_how_they_were_trained(model: str):
     from unistep.workflows.models import EMBEDDED
 
     assert load_model(EMBEDDED.parent / model).method in (
-        method_name(METHODS["ect"].config(guidance=1.75)),
+        method_name(METHODS["ect"].config(guidance=1.6)),
         "EDM denoising",
     )
 
