@@ -10,7 +10,8 @@ from fastapi import Body, FastAPI
 
 import unistep
 from unistep.core.random import image_seeds
-from unistep.generation.plan import default_plan, make_labels
+from unistep.generation.labels import make_labels
+from unistep.generation.plan import default_plan
 from unistep.serving.batch import Row, make_rows
 from unistep.serving.pictures import encode_now
 

@@ -15,7 +15,8 @@ from unistep.data import open_dataset
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation import collect
 from unistep.generation.generate import generate
-from unistep.generation.plan import default_plan, random_labels
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import default_plan
 from unistep.generation.shards import Shards, shards_folder
 
 SCRIPT = Path(__file__).with_name("sample_process.py")

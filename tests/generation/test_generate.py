@@ -9,7 +9,8 @@ from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
 from unistep.formats.model import ModelInfo, precondition
 from unistep.generation.generate import generate, tile_size
-from unistep.generation.plan import ConsistencyPlan, DiffusionPlan, consistency_plan, random_labels, spaced_timesteps
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import ConsistencyPlan, DiffusionPlan, consistency_plan, spaced_timesteps
 
 SHAPE = (1, 16, 16)
 ONE_STEP = ConsistencyPlan((80.0,))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unistep.errors import UserError
-from unistep.generation.plan import default_plan, random_labels
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import default_plan
 from unistep.metrics.sources import DataSource, ImageSource, ModelSource
 from unistep.workflows.models import open_any
 

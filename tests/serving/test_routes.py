@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import unistep
-from unistep.generation.plan import random_label
+from unistep.generation.labels import random_label
 from unistep.serving.routes import openai
 
 

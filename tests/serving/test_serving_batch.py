@@ -2,7 +2,8 @@ import torch
 
 import unistep
 from unistep.core.random import image_seed, image_seeds
-from unistep.generation.plan import ConsistencyPlan, default_plan, make_labels
+from unistep.generation.labels import make_labels
+from unistep.generation.plan import ConsistencyPlan, default_plan
 from unistep.serving.batch import Row, make_rows, places_matter
 
 

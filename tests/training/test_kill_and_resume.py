@@ -25,7 +25,7 @@ STAGES = ("teacher", "student")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe of both stages that trains in seconds: with dropout, guidance, an EMA target, flips and evaluations."""
+    """A recipe of both stages that trains in seconds: dropout, guidance, an EMA target, Muon, flips and evaluations."""
     folder = tmp_path_factory.mktemp("recipe")
     digits = open_dataset("mnist-test")
     np.savez(folder / "digits.npz", digits.images[:96].numpy(), digits.labels[:96].numpy())
@@ -45,7 +45,8 @@ network:
   dropout: 0.1
 stages:
   teacher: {stage}, method: edm, objective: {{label_dropout: 0.1}}}}
-  student: {stage}, method: cd, init: teacher, objective: {{step: same-noise, guidance: 1.5}}}}
+  student: {stage}, method: cd, init: teacher, objective: {{step: same-noise, guidance: 1.5}},
+    optimizer: {{name: muon}}}}
 evaluate_every: 7
 evaluation: {{num_images: 32, reference_images: 64}}
 """)

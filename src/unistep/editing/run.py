@@ -29,7 +29,7 @@ from unistep.editing.model import EditModel
 from unistep.editing.tiled import Tiled
 from unistep.errors import UserError
 from unistep.generation.generate import tile_size
-from unistep.generation.plan import check_labels
+from unistep.generation.labels import check_labels
 from unistep.samplers.noise_source import NoiseSource
 
 Seeds = int | Sequence[int]

@@ -13,7 +13,8 @@ from torch import Tensor
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel, ModelInfo
 from unistep.generation.generate import generate
-from unistep.generation.plan import consistency_plan, random_labels, spaced_timesteps
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import consistency_plan, spaced_timesteps
 from unistep.generation.settings import weights_digest
 from unistep.metrics.features.extract import features_of
 from unistep.metrics.features.protocol import FeatureNetwork

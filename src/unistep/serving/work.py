@@ -18,7 +18,8 @@ from torch import Tensor
 from unistep.core.random import image_seed
 from unistep.errors import UserError
 from unistep.generation.classes import class_numbers
-from unistep.generation.plan import Plan, check_labels, random_label
+from unistep.generation.labels import check_labels, random_label
+from unistep.generation.plan import Plan
 from unistep.serving.batch import Row
 from unistep.serving.config import ServerConfig
 from unistep.serving.engine import Engine

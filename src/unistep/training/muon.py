@@ -87,7 +87,7 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[tuple[int, int], list[Tensor]] = {}
             for p in moved:
                 if is_matrix(p):
-                    by_shape.setdefault((p.shape[0], p[0].numel()), []).append(p)
+                    by_shape.setdefault(_sides(p), []).append(p)
             for shape, matrices in by_shape.items():
                 self._move_matrices(matrices, shape, group)
             self._move_rest([p for p in moved if not is_matrix(p)], group)
@@ -137,13 +137,18 @@ class Muon(torch.optim.Optimizer):
 
 def is_matrix(parameter: Tensor) -> bool:
     """Whether Muon moves a parameter: one of at least two axes and `SMALLEST_SIDE` rows and columns."""
-    return parameter.ndim >= 2 and min(parameter.shape[0], math.prod(parameter.shape[1:])) >= SMALLEST_SIDE
+    return parameter.ndim >= 2 and min(_sides(parameter)) >= SMALLEST_SIDE
 
 
 def flops_of(parameter: Tensor) -> int:
     """FLOPs of the iterations for a matrix: of r <= c rows and columns 10 r^2 (2 c + r)."""
-    few, many = sorted((parameter.shape[0], math.prod(parameter.shape[1:])))
+    few, many = sorted(_sides(parameter))
     return 2 * _ITERATIONS * few**2 * (2 * many + few)
+
+
+def _sides(parameter: Tensor) -> tuple[int, int]:
+    """Rows and columns of a parameter as a matrix."""
+    return parameter.shape[0], math.prod(parameter.shape[1:])
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
 from unistep.generation.classes import ClassLabels, class_numbers
 from unistep.generation.images import Images
-from unistep.generation.plan import make_labels, make_plan
+from unistep.generation.labels import make_labels
+from unistep.generation.plan import make_plan
 from unistep.metrics.reference import Reference
 from unistep.metrics.sources import DataSource, ImageSource
 from unistep.metrics.sources import ModelSource as ModelImages
@@ -90,8 +91,10 @@ class Sampling:
     device: str | None = None
 
 
-_OF_PLAN = ("steps", "timesteps", "sigmas", "solver", "clip", "rho", "s_churn", "s_min", "s_max", "s_noise")
-_OF_PLAN += ("gamma", "guidance")
+_OF_PLAN = (
+    *("steps", "timesteps", "sigmas", "solver", "clip", "rho"),
+    *("s_churn", "s_min", "s_max", "s_noise", "gamma", "guidance"),
+)
 _MODELS_ALONE = (*_OF_PLAN, "class_labels", "seed", "dtype", "runtime")
 
 

@@ -125,7 +125,8 @@ def sample(
     import torch
 
     from unistep.generation.classes import class_numbers
-    from unistep.generation.plan import make_labels, make_plan
+    from unistep.generation.labels import make_labels
+    from unistep.generation.plan import make_plan
     from unistep.generation.write import check_columns, check_output
     from unistep.runtime.processes import join_processes
     from unistep.runtime.profiling import check_trace, profiled

@@ -22,7 +22,8 @@ from unistep.editing.operators.super_resolution import SuperResolution
 from unistep.exporting.web.page import OWN
 from unistep.formats.model import LoadedModel, ModelInfo, scaling_of
 from unistep.generation.generate import generate
-from unistep.generation.plan import make_labels, make_plan
+from unistep.generation.labels import make_labels
+from unistep.generation.plan import make_plan
 from unistep.images.read import read_picture
 from unistep.networks.adm_config import UNetConfig
 from unistep.workflows.edit import edit

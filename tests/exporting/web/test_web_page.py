@@ -19,7 +19,8 @@ import unistep
 from unistep.core.pixels import to_uint8
 from unistep.core.random import ImageRandom, image_seed
 from unistep.errors import UserError
-from unistep.generation.plan import make_plan, random_labels
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import make_plan
 
 pytestmark = NEEDED
 

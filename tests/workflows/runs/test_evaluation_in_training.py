@@ -18,7 +18,8 @@ from unistep.data import DataConfig, ImageDataset, open_dataset
 from unistep.errors import UserError
 from unistep.formats.model_folder.folder import load_model
 from unistep.generation.generate import generate
-from unistep.generation.plan import default_plan, random_labels
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import default_plan
 from unistep.metrics.config import EvaluationConfig
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.mnist import MNIST

@@ -24,7 +24,7 @@ from unistep.editing.tasks.sdedit import Vary
 from unistep.editing.tasks.task import EditContext, EditTask, ImageProgress, check_between, no_progress
 from unistep.errors import UserError
 from unistep.formats.model import LoadedModel
-from unistep.generation.plan import random_labels
+from unistep.generation.labels import random_labels
 from unistep.images.read import ImageInput
 
 _STOPS = 6

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from unistep.workflows.estimate.measure import AVERAGES, KERNELS, OPTIMIZER
 from unistep.workflows.estimate.result import StageEstimate
 
-_UPDATE_PASSES = 7  # reads of weight, gradient and two moments, writes of weight and moments
+_WEIGHT_PASSES, _MOMENT_PASSES = 3, 2  # reads of weight, gradient and moments, writes of weight and moments
 _AVERAGE_PASSES = 3
 _GATHERED_BLOCKS = 2  # the one that computes, and the next
 COPY = "copy for a checkpoint"
@@ -133,7 +133,8 @@ def stage_plan(
 def update_bytes(stage: StageEstimate) -> int:
     """Bytes of memory that an update of the weights reads and writes."""
     parts = stage.memory.parts
-    return _UPDATE_PASSES * parts[OPTIMIZER] // 2 + _AVERAGE_PASSES * parts[AVERAGES]
+    trained = parts["weights"] + parts.get("critic", 0)
+    return _WEIGHT_PASSES * trained + _MOMENT_PASSES * parts[OPTIMIZER] + _AVERAGE_PASSES * parts[AVERAGES]
 
 
 def _exchange(stage: StageEstimate, processes: int, sharded: bool) -> int:

@@ -21,7 +21,8 @@ from unistep.errors import UserError
 from unistep.formats.model import ModelInfo, num_classes
 from unistep.generation.collect import share
 from unistep.generation.generate import generate
-from unistep.generation.plan import default_plan, random_labels
+from unistep.generation.labels import random_labels
+from unistep.generation.plan import default_plan
 from unistep.metrics.config import MIN_IMAGES, EvaluationConfig
 from unistep.metrics.estimate import Estimate
 from unistep.metrics.features.extract import features_of
